@@ -1,0 +1,83 @@
+"""Hugging Face transformers to Core ML packages, graph by graph, without tracing, proved against PyTorch on any machine.
+
+    import milbuild
+
+    model = milbuild.gpt2.build("openai-community/gpt2", cache="state", prefill_length=64)
+    model.save("gpt2.mlpackage")
+    print(milbuild.validate("gpt2.mlpackage", "openai-community/gpt2"))
+
+Every family is a module under its model_type (`milbuild.gpt2`), whose `build` refuses a checkpoint of another family.
+Importing milbuild loads neither coremltools nor torch; what needs them loads them when it is called.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from milbuild.errors import Error
+
+if TYPE_CHECKING:
+    from milbuild.build import build
+    from milbuild.generate import generate
+    from milbuild.model import Model
+    from milbuild.validate import validate
+
+__version__ = "0.1.0"
+__all__ = ["Error", "Model", "__version__", "build", "generate", "validate"]
+
+# The public names that are not loaded until somebody asks for them.
+_LAZY = {"Model": "milbuild.model", "build": "milbuild.build", "generate": "milbuild.generate", "validate": "milbuild.validate"}
+
+
+class _Families:
+    """Finds `milbuild.<model_type>`: a module with one function, `build`, for checkpoints of that family only."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        package, _, family = name.rpartition(".")
+        if package != __name__ or _model_type(family) is None:
+            return None
+        return importlib.machinery.ModuleSpec(name, _Families)  # type: ignore[arg-type]
+
+    @staticmethod
+    def create_module(spec: Any) -> ModuleType:
+        return ModuleType(spec.name, f"Builds {_model_type(spec.name.rpartition('.')[2])} checkpoints.")
+
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
+        model_type = _model_type(module.__name__.rpartition(".")[2])
+
+        def build(source: Any, **options: Any) -> Any:
+            from milbuild.build import build as build_any
+
+            return build_any(source, model_type=model_type, **options)
+
+        build.__doc__ = f"`milbuild.build` for checkpoints of the model_type {model_type}, with the same options."
+        module.build = build  # type: ignore[attr-defined]
+
+
+def _model_type(name: str) -> str | None:
+    """gpt2 -> gpt2, xlm_roberta -> xlm-roberta; None for what is no family."""
+    from milbuild.architectures import SUPPORTED
+
+    return next((known for known in SUPPORTED if known.replace("-", "_") == name), None)
+
+
+sys.meta_path.append(_Families)  # type: ignore[arg-type]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        # Bound here, so that the function stands in the place of the submodule of the same name from now on.
+        globals()[name] = value = getattr(importlib.import_module(_LAZY[name]), name)
+        return value
+    if not name.startswith("_") and _model_type(name) is not None:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    from milbuild.architectures import SUPPORTED
+
+    return sorted([*globals(), *_LAZY, *(name.replace("-", "_") for name in SUPPORTED)])

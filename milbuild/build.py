@@ -1,0 +1,480 @@
+"""Options + checkpoint + architecture -> program -> Model. Every input and output name and shape is decided here.
+
+What a build is asked for (`Options`, all of it optional) is first made whole against the checkpoint (`Plan`): what does
+not fit together is refused there, before anything is built.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Function, Program, Var, get_new_symbol, types
+
+import milbuild
+from milbuild import architectures, heads, tasks
+from milbuild.caches import Cache, InputOutputCache, NoCache, StateCache
+from milbuild.errors import Error
+from milbuild.model import Model
+from milbuild.options import INTERFACES, PRECISIONS, TARGETS, Length, parse_length, spell_length
+from milbuild.package.writer import Description, Dimension, Feature, lower
+from milbuild.weights import Checkpoint, Cursor
+
+
+def build(
+    source: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    sequence_length: Length | None = None,
+    batch_size: int = 1,
+    attention_mask: bool = False,
+    cache: str | None = None,
+    context_length: Length | None = None,
+    prefill_length: int | None = None,
+    logits: str = "all",
+    interface: str | None = None,
+    precision: str = "float16",
+    target: str = "iOS18",
+    revision: str | None = None,
+    model_type: str | None = None,
+) -> Model:
+    """A Hugging Face checkpoint as a Core ML model, its graph written operation by operation.
+
+    Nothing is read of the weights before the model is saved or asked for a prediction.
+
+    Args:
+        source: a checkpoint's folder, its .safetensors file, or a hub id.
+        task: one of `milbuild list`, or exporters' name for it; what the checkpoint was saved for by default, else
+            text-generation.
+        sequence_length: tokens in a call: a number, a range (lowest, highest), or a list of numbers. 128 by default,
+            with a cache 1.
+        batch_size: sequences in a call; more than one without a cache only.
+        attention_mask: whether there is an input that marks padding (without a cache; `hf` with a cache always has it).
+        cache: "none", "io" (keys and values as inputs and outputs) or "state" (kept by Core ML, iOS 18).
+        context_length: with a cache, the tokens of past and call together; the checkpoint's whole context by default.
+            A range makes the past of "io" grow.
+        prefill_length: adds a function `prefill` that takes so many tokens at once and shares every weight with `main`.
+        logits: "all", or "last" for the scores of the last token only, which saves the head's product for the others.
+        interface: names and shapes of a consumer: "milbuild", "hf" (transformers' and exporters' names),
+            "swift-transformers". By default "hf" with cache="io", else "milbuild".
+        precision: "float16" or "float32", of weights and arithmetic.
+        target: the oldest system the package runs on, "iOS15" to "iOS18" or "iOS26".
+        revision: branch, tag or commit of a hub id.
+        model_type: what the checkpoint must be; `milbuild.gpt2.build` sets it.
+
+    Returns:
+        a `milbuild.Model`, which is a coremltools MLModel.
+
+    Raises:
+        milbuild.Error: for a checkpoint or an option that no right package can be made of.
+    """
+    checkpoint = Checkpoint.open(source, revision)
+    config = read_config(checkpoint, model_type)
+    family = architectures.find(config.model_type)
+    for name, (value, reason) in family.only.items():
+        if getattr(config, name) != value:
+            raise Error(f"{checkpoint.name} has {name}: {getattr(config, name)!r}; the graph is written for {value!r} only: {reason}")
+    plan = Plan.make(
+        config,
+        task=task,
+        sequence_length=sequence_length,
+        batch_size=batch_size,
+        attention_mask=attention_mask,
+        cache=cache,
+        context_length=context_length,
+        prefill_length=prefill_length,
+        logits=logits,
+        interface=interface,
+        precision=precision,
+        target=target,
+    )
+    program, descriptions = Program(), {}
+    for name, tokens in plan.functions().items():
+        mb.name_count.clear()  # a counter of the whole process: names would depend on what was built before
+        function, descriptions[name] = _Graph(plan, tokens, checkpoint, config, family).function()
+        program.add_function(name, function)
+    program.default_function_name = "main"
+    program.export_as_multifunction = len(descriptions) > 1
+    others = [module for head in family.heads.values() for module in head.modules]
+    checkpoint.check_all_read(family.ignored, others, family.prefix)
+    model, weights = lower(program, descriptions, TARGETS[target])
+    _write_metadata(model.description.metadata, checkpoint, config, plan)
+    return Model.built(model, weights)
+
+
+class Config:
+    """transformers' configuration object with a record of the fields that were read (`read`), by their own names."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._config, name)
+        self.read.add(type(self._config).attribute_map.get(name, name))
+        return value
+
+
+def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config:
+    """The configuration of a checkpoint as transformers reads it. Raises `Error` where it is none, or not of `model_type`."""
+    found = checkpoint.config.get("model_type")
+    if not isinstance(found, str):
+        raise Error(f"config.json of {checkpoint.name} has no model_type", "It is not a configuration that transformers saved.")
+    if model_type is not None and found != model_type:
+        raise Error(f"{checkpoint.name} is a {found}, not a {model_type}", f"Use milbuild.build, or milbuild.{found.replace('-', '_')}.build.")
+    architectures.find(found)
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
+
+    try:
+        return Config(CONFIG_MAPPING[found].from_dict(dict(checkpoint.config)))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise Error(f"config.json of {checkpoint.name} is no configuration of {found}: {' '.join(str(error).split())}") from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A build's options, complete and consistent; what a package's metadata holds."""
+
+    task: str
+    sequence_length: Length
+    batch_size: int
+    attention_mask: bool
+    cache: str
+    context_length: Length | None
+    prefill_length: int | None
+    logits: str
+    interface: str
+    precision: str
+    target: str
+
+    @classmethod
+    def make(cls, config: Config, **options: Any) -> "Plan":
+        """Fills what was left open from the configuration. Raises `Error` for what does not fit together."""
+        supported = architectures.SUPPORTED[config.model_type].tasks
+        name = options["task"] or tasks.guess(config.architectures, supported)
+        task, with_past = tasks.resolve(name, supported, config.model_type)
+        options["task"] = task.name
+        cache = options["cache"] or ("io" if with_past else "none")
+        _one_of("cache", cache, tasks.ALL_CACHES)
+        if with_past and cache == "none":
+            raise Error(f"the task {name} asks for a cache, and cache is none", f"Use the task {task.name}, or cache io or state.")
+        if cache not in task.caches:
+            raise Error(f"{task.name} has no cache: it needs the whole text in one call", "Build it with cache none.")
+        options["cache"] = cache
+        for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
+            _one_of(option, options[option], known)
+        options["interface"] = options["interface"] or {"io": "hf"}.get(cache, "milbuild")
+        _one_of("interface", options["interface"], INTERFACES)
+        names = INTERFACES[options["interface"]]
+        if cache not in names.caches:
+            having = [other for other, entry in INTERFACES.items() if cache in entry.caches]
+            raise Error(f"the interface {options['interface']} has no cache {cache}; it has {', '.join(names.caches)}", f"Cache {cache}: {', '.join(having)}.")
+        _check_context(options, names.ranged and cache == "state", config.max_position_embeddings)
+        plan = cls(**options)
+        plan.check()
+        return plan
+
+    def check(self) -> None:
+        cached = self.cache != "none"
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise Error(f"batch_size is {self.batch_size!r}; it is a whole number from 1")
+        if cached and self.batch_size > 1:
+            raise Error(f"a cache holds one sequence, and batch_size is {self.batch_size}", "Build with batch size 1, or without a cache.")
+        if cached and self.attention_mask:
+            hint = "Leave attention_mask out: with cache io the interface always has one, with a state `position` says what is filled."
+            raise Error("attention_mask is an input of builds without a cache", hint)
+        if self.logits == "last" and self.task != "text-generation":
+            raise Error(f"logits last belongs to text-generation, and the task is {self.task}")
+        if self.cache == "state":
+            self._needs("iOS18", "a state")
+        if isinstance(self.sequence_length, list) and self.attention_mask:
+            self._needs("iOS18", "more than one input with listed lengths")
+        if isinstance(self.sequence_length, list) and len(self.sequence_length) > 128:
+            raise Error(f"{len(self.sequence_length)} lengths are listed; Core ML takes 128 at most", "Use a range: 1:128.")
+        if self.prefill_length is not None:
+            self._needs("iOS18", "a package with two functions (prefill_length)")
+            if not cached:
+                raise Error("prefill_length fills a cache, and cache is none", "Add cache state or io.")
+            if INTERFACES[self.interface].ranged:
+                raise Error(f"{self.interface} prefills through its ranged main function; it does not know a second one")
+            if not isinstance(self.sequence_length, int):
+                raise Error("with prefill_length, main has a fixed sequence_length", "Leave it out to decode one token a call.")
+        if INTERFACES[self.interface].ranged and cached:
+            if self.logits == "last":
+                raise Error(f"{self.interface} reads the scores of every token (logits all)")
+            length = self.sequence_length
+            if not isinstance(length, tuple) or length[1] - length[0] < 2:
+                hint = "Leave sequence_length out: it is the whole context then."
+                raise Error(f"{self.interface} needs a ranged sequence_length, and it is {spell_length(length)}", hint)
+        if self.cache == "io" and isinstance(self.context_length, int):
+            if not isinstance(self.sequence_length, int):
+                hint = "Give context_length as a range (1:512) for a past that grows, or a fixed sequence_length."
+                raise Error("a fixed past leaves room for a fixed number of tokens, and sequence_length is not fixed", hint)
+            if max(self.sequence_length, self.prefill_length or 0) >= self.context_length:
+                hint = "Core ML has no empty arrays: a fixed past needs at least one slot."
+                raise Error(f"context_length {self.context_length} leaves no slot for the past", hint)
+
+    def _needs(self, target: str, what: str) -> None:
+        if TARGETS[self.target] < TARGETS[target]:
+            raise Error(f"{what} needs {target}, and the target is {self.target}", f"Build with target {target} or later.")
+
+    def functions(self) -> dict[str, Length]:
+        """The tokens that each function of the package takes."""
+        return {"main": self.sequence_length} | ({} if self.prefill_length is None else {"prefill": self.prefill_length})
+
+    def as_json(self) -> str:
+        lengths = {name: None if (value := getattr(self, name)) is None else spell_length(value) for name in ("sequence_length", "context_length")}
+        return json.dumps(vars(self) | lengths, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        values = json.loads(text)
+        for name in ("sequence_length", "context_length"):
+            values[name] = None if values[name] is None else parse_length(values[name], name)
+        return cls(**values)
+
+
+def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
+    """Sequence, context and prefill lengths against each other and the checkpoint's own `limit`."""
+    if options["cache"] == "none":
+        if options["context_length"] is not None:
+            raise Error("context_length belongs to a cache, and cache is none", "sequence_length is what one call takes.")
+        context = limit
+    else:
+        context = options["context_length"] = parse_length(options["context_length"] or limit, "context_length")
+        if isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io"):
+            hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
+            raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
+    highest = context if isinstance(context, int) else context[1]
+    if highest > limit:
+        hint = "It has no position embeddings beyond that."
+        raise Error(f"context_length is {highest}, the checkpoint's context ends at {limit} tokens", hint)
+    length = options["sequence_length"]
+    if length is None:
+        length = (1, highest) if whole else min(128, limit) if options["cache"] == "none" else 1
+    options["sequence_length"] = length = parse_length(length, "sequence_length")
+    longest = length if isinstance(length, int) else max(length)
+    if longest > highest:
+        known = f"the checkpoint's context ends at {limit} tokens" if highest == limit else f"context_length is {highest}"
+        raise Error(f"sequence_length goes to {longest}, {known}")
+    prefill = options["prefill_length"]
+    if prefill is not None and (not isinstance(prefill, int) or not 1 <= prefill <= highest):
+        raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
+
+
+def _one_of(option: str, value: Any, known: Any) -> None:
+    if value not in known:
+        raise Error(f"{option} is {value!r}; known are {', '.join(known)}")
+
+
+class _Graph:
+    """One function of the package: its inputs and states, the cache over them, the family, the head, its outputs."""
+
+    def __init__(self, plan: Plan, tokens: Length, checkpoint: Checkpoint, config: Config, family: type[Any]) -> None:
+        self.plan, self.config, self.family = plan, config, family
+        self.names = INTERFACES[plan.interface]
+        self.dtype = np.dtype(plan.precision)
+        # iOS 15 takes and gives no float16.
+        self.io_dtype = "float32" if plan.target == "iOS15" else plan.precision
+        self.weights = Cursor(checkpoint, self.dtype, family.prefix)
+        self.length = tokens
+        self.tokens: Any = tokens if isinstance(tokens, int) else get_new_symbol()
+        self.placeholders: dict[str, Any] = {}
+        self.features: list[Feature] = []
+        self.states: list[Feature] = []
+
+    def function(self) -> tuple[Function, Description]:
+        ids = self._declare_inputs()
+        with Function(self.placeholders, opset_version=ct.target[self.plan.target]) as function:
+            input_ids = function.inputs[ids]
+            cache = self._cache(function.inputs, input_ids)
+            model = self.family(self.config, self.weights / self.family.prefix, cache)
+            hidden = model.hidden_states(input_ids)
+            if self.plan.logits == "last":
+                hidden = heads.last(hidden, f"{model.weights.name}_last")
+            outputs = {name: self._output(var, name) for name, var in self.family.heads[self.plan.task](model, hidden, input_ids).items()}
+            features = [self._output_feature(name, var) for name, var in outputs.items()]
+            for name, var, feature in self._present(cache):
+                outputs[name] = var
+                features.append(feature)
+            function.set_outputs(list(outputs.values()))
+        return function, Description(self.features, features, self.states)
+
+    # Inputs and states
+
+    def _input(self, name: str, dtype: str, shape: Sequence[Any], described: Sequence[Dimension], text: str, axis: int | None = None) -> None:
+        """Declares an input; `axis` is the one that follows a listed sequence length."""
+        listed: tuple[tuple[int, ...], ...] = ()
+        if axis is not None and isinstance(self.length, list):
+            listed = tuple(tuple(n if i == axis else d for i, d in enumerate(shape)) for n in self.length)
+        self.placeholders[name] = mb.placeholder(tuple(shape), types.string_to_builtin({"float16": "fp16", "float32": "fp32"}.get(dtype, dtype)))
+        self.features.append(Feature(name, dtype, tuple(described), text, listed))
+
+    def _declare_inputs(self) -> str:
+        plan, names = self.plan, self.names
+        batch = plan.batch_size
+        tokens = self._dimension(self.length)
+        text = f"Token ids, {spell_length(self.length)} a call, below {self.config.vocab_size}."
+        self._input(names.input_ids, "int32", (batch, self.tokens), (batch, tokens), text, axis=1)
+        if plan.cache == "none" and plan.attention_mask:
+            text = "1 for a token, 0 for padding, which no token attends to."
+            self._input(names.attention_mask, "int32", (batch, self.tokens), (batch, tokens), text, axis=1)
+        if plan.cache == "io":
+            self._declare_past()
+        if plan.cache == "state":
+            self._declare_states()
+        return names.input_ids
+
+    def _declare_past(self) -> None:
+        context, names = self.plan.context_length, self.names
+        layers, heads_, width = self._cache_shape()
+        shortest, longest = _ends(self.length)
+        if isinstance(context, int):
+            past: Any = context - longest
+            described: Dimension = past
+            slots: Any = context
+            slots_described: Dimension = context
+            text = f"{past} slots for keys and values of earlier tokens; attention_mask says which are filled. The caller stores what `present` brings."
+        else:
+            assert context is not None
+            past, slots = get_new_symbol(), get_new_symbol()
+            described = (1, max(1, context[1] - shortest))
+            slots_described = (1 + shortest, max(context[1], 1 + longest))
+            text = "Keys and values of earlier tokens. The first call passes one slot of zeros with attention_mask 0."
+        mask = "For the slots of the past, then the tokens of the call: 1 where there is something, 0 for empty slots and padding."
+        self._input(names.attention_mask, "int32", (1, slots), (1, slots_described), mask)
+        for layer in range(layers):
+            for kind in ("key", "value"):
+                name = names.past.format(layer=layer, kind=kind)
+                shape = (1, heads_, past, width)
+                self._input(name, self.io_dtype, shape, (1, heads_, described, width), f"Layer {layer}. {text}")
+
+    def _declare_states(self) -> None:
+        context, names = self.plan.context_length, self.names
+        assert isinstance(context, int)
+        layers, heads_, width = self._cache_shape()
+        slots = context
+        if names.ranged:
+            slots = context + 1
+            text = (
+                f"One slot more than there are tokens in the sequence so far, at most {slots}; the first slot stays empty. "
+                "Negative hides a slot; order in time is the graph's own affair."
+            )
+            self._input(names.position, "float16", (1, 1, 1, get_new_symbol()), (1, 1, 1, (2, slots)), text)
+        else:
+            longest = _ends(self.length)[1]
+            text = f"Tokens already in the cache, at most {context - longest}: writing past the {context} slots of the context is undefined."
+            self._input(names.position, "int32", (1,), (1,), text)
+        for name in (names.key, names.value):
+            shape = (layers, 1, heads_, slots, width)
+            self.placeholders[name] = mb.state_tensor_placeholder(shape, types.fp16)
+            self.states.append(Feature(name, "float16", shape, "Layers, 1, heads, slots, width of a head; zeros in a new state."))
+
+    def _cache_shape(self) -> tuple[int, int, int]:
+        """(layers, key/value heads, width of a head)."""
+        config = self.config
+        return config.num_hidden_layers, config.num_attention_heads, config.hidden_size // config.num_attention_heads
+
+    def _cache(self, inputs: dict[str, Var], input_ids: Var) -> Cache:
+        names, plan = self.names, self.plan
+        tokens = self.tokens if isinstance(self.length, int) else _size(input_ids, 1, "sequence_length")
+        if plan.cache == "io":
+            past = [
+                tuple(self._arithmetic(inputs[names.past.format(layer=layer, kind=kind)]) for kind in ("key", "value"))
+                for layer in range(self._cache_shape()[0])
+            ]
+            return InputOutputCache(past, inputs[names.attention_mask], tokens, whole=not isinstance(plan.context_length, int))  # type: ignore[arg-type]
+        if plan.cache == "state" and names.ranged:
+            mask = inputs[names.position]
+            end = mb.expand_dims(x=_size(mask, 3, "slots"), axes=[0], name="slots_end")
+            begin = mb.sub(x=end, y=tokens, name="slots_begin")
+            return StateCache(inputs[names.key], inputs[names.value], begin, tokens, reserved=1, end=end, hidden=mask)
+        if plan.cache == "state":
+            return StateCache(inputs[names.key], inputs[names.value], inputs[names.position], tokens)
+        return NoCache(tokens, inputs.get(names.attention_mask))
+
+    # Outputs
+
+    def _output(self, var: Var, name: str) -> Var:
+        """Gives a value its name at the interface and the type that the target has there."""
+        if self.io_dtype != self.plan.precision:
+            var = mb.cast(x=var, dtype="fp32", name=f"{var.op.name}_float32")
+        var.name = name
+        return var
+
+    def _output_feature(self, name: str, var: Var) -> Feature:
+        what = {
+            "logits": "Scores before softmax.",
+            "last_hidden_state": "Hidden states after the last layer's norm.",
+            "start_logits": "Scores of each token for beginning the answer, before softmax.",
+            "end_logits": "Scores of each token for ending the answer, before softmax.",
+        }[name]
+        shape, spelled = self._output_shape(var)
+        labels = f" Labels: {', '.join(self.config.id2label[i] for i in sorted(self.config.id2label))}." if "classification" in self.plan.task else ""
+        return Feature(name, self.io_dtype, shape, f"{what} Shape {spelled}.{labels}")
+
+    def _output_shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
+        dimensions = [d if isinstance(d, int) else None for d in var.shape]
+        spelled = ", ".join("tokens" if d is None else str(d) for d in dimensions)
+        return (None if None in dimensions else tuple(d for d in dimensions if d is not None)), f"({spelled})"
+
+    def _present(self, cache: Cache) -> list[tuple[str, Var, Feature]]:
+        if not isinstance(cache, InputOutputCache):
+            return []
+        what = "Past and new" if cache.whole else "New"
+        present = []
+        for layer, pair in enumerate(cache.present):
+            for kind, var in zip(("key", "value"), pair, strict=True):
+                name = self.names.present.format(layer=layer, kind=kind)
+                var = self._output(var, name)
+                shape, spelled = self._output_shape(var)
+                present.append((name, var, Feature(name, self.io_dtype, shape, f"{what} {kind}s of layer {layer}. Shape {spelled}.")))
+        return present
+
+    def _arithmetic(self, var: Var) -> Var:
+        """An input in the type that the graph computes in."""
+        if self.io_dtype == self.plan.precision:
+            return var
+        return mb.cast(x=var, dtype="fp16", name=f"{var.name}_float16")
+
+    @staticmethod
+    def _dimension(length: Length) -> Dimension:
+        return length if isinstance(length, int) else (min(length), max(length))
+
+
+def _ends(length: Length) -> tuple[int, int]:
+    return (length, length) if isinstance(length, int) else (min(length), max(length))
+
+
+def _size(x: Var, axis: int, name: str) -> Var:
+    """The length of an axis that is not known before the call, as an int32 scalar."""
+    return mb.gather(x=mb.shape(x=x, name=f"{name}_shape"), indices=axis, axis=0, name=name)
+
+
+def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan: Plan) -> None:
+    from importlib.metadata import version
+
+    author, license_ = checkpoint.credits()
+    metadata.shortDescription = f"{checkpoint.name} ({config.model_type}) for {plan.task}, built by milbuild."
+    metadata.author, metadata.license = author, license_
+    metadata.userDefined.update(
+        {
+            "milbuild.version": milbuild.__version__,
+            "milbuild.source": checkpoint.name,
+            "milbuild.model_type": config.model_type,
+            "milbuild.options": plan.as_json(),
+            "com.github.apple.coremltools.version": ct.__version__,
+            "transformers_version": version("transformers"),
+            # What swift-transformers and exporters' tools read: the tokenizer's repository is the name.
+            "co.huggingface.exporters.name": checkpoint.name,
+            "co.huggingface.exporters.task": plan.task,
+            "co.huggingface.exporters.architecture": (config.architectures or [config.model_type])[0],
+            "co.huggingface.exporters.framework": "pytorch",
+            "co.huggingface.exporters.precision": plan.precision,
+        }
+    )

@@ -1,0 +1,52 @@
+"""Weights as constants, and what multiplies by them."""
+
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Var, types
+
+from milbuild.weights import Cursor, Tensor, Unread
+
+
+def constant(tensor: Tensor, w: Cursor, name: str) -> Var:
+    """A checkpoint's tensor as a constant of the graph, in the graph's precision, unread until it is saved."""
+    return mb.const(val=Unread.of(tensor, w.dtype), name=f"{w.name}_{name}")
+
+
+def like(x: Var, value: float) -> np.generic:
+    """A number in the type of `x`: MIL promotes nothing."""
+    return types.nptype_from_builtin(x.dtype)(value)
+
+
+def add(x: Var, y: Var, w: Cursor) -> Var:
+    """x + y; in a residual stream the sum is the output of the module `w`."""
+    return mb.add(x=x, y=y, name=w.name)
+
+
+def linear(x: Var, w: Cursor, width: int, bias: bool = True) -> Var:
+    """(..., D) -> (..., width), with a weight stored (width, D), as torch.nn.Linear has it."""
+    return _linear(x, w.tensor("weight", width, x.shape[-1]), w, width, bias)
+
+
+def conv1d(x: Var, w: Cursor, width: int) -> Var:
+    """(..., D) -> (..., width), with a weight stored (D, width), as transformers' Conv1D has it; transposed when saved."""
+    return _linear(x, w.tensor("weight", x.shape[-1], width).T, w, width, bias=True)
+
+
+def tied_linear(x: Var, w: Cursor, tensor: Tensor) -> Var:
+    """(..., D) -> (..., V) with another module's tensor (V, D) as the weight of `w`, and no bias."""
+    return mb.linear(x=x, weight=constant(tensor, w, "weight"), name=w.name)
+
+
+def embedding(ids: Var | np.ndarray, w: Cursor, rows: int, width: int) -> Var:
+    """int32 (...) -> (..., width). Ids that are known when the graph is built (0, 1, 2, ...) become a slice of the table."""
+    table = w.tensor("weight", rows, width)
+    if isinstance(ids, np.ndarray):
+        if not np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids))):
+            raise AssertionError(f"ids known in advance must be consecutive, got {ids}")
+        return constant(table.rows(int(ids[0]), int(ids[0]) + len(ids)), w, "weight")
+    return mb.gather(x=constant(table, w, "weight"), indices=ids, axis=0, name=w.name)
+
+
+def _linear(x: Var, weight: Tensor, w: Cursor, width: int, bias: bool) -> Var:
+    arguments = {"bias": constant(w.tensor("bias", width), w, "bias")} if bias else {}
+    return mb.linear(x=x, weight=constant(weight, w, "weight"), name=w.name, **arguments)

@@ -1,0 +1,140 @@
+"""Model: coremltools' MLModel over a build that is not on the disk yet, or over a saved package, on any system."""
+
+import os
+import shutil
+import sys
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+
+from milbuild.errors import Error
+from milbuild.package import reader, writer
+from milbuild.package.blob import BlobPlan
+
+SUFFIX = ".mlpackage"
+
+
+class Model(ct.models.MLModel):  # type: ignore[misc]
+    """What `milbuild.build` returns, and what a saved package opens as: `Model("gpt2.mlpackage", function_name="prefill")`.
+
+    Everything of coremltools' MLModel works on it. On macOS `predict` and `make_state` are Core ML's, elsewhere those of
+    `milbuild.runtime`, with the same arguments and results. `save` never leaves half a package behind and may name the
+    path that the model came from. Opening a package does not write into it.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        function_name: str | None = None,
+        compute_units: ct.ComputeUnit = ct.ComputeUnit.ALL,
+    ) -> None:
+        path = Path(model).expanduser()
+        self._open(reader.read_spec(path), path, None, function_name, compute_units)
+
+    @classmethod
+    def built(cls, spec: Any, weights: BlobPlan) -> "Model":
+        """The model of a lowered program, whose weights are still where the checkpoint has them."""
+        model = cls.__new__(cls)
+        model._open(spec, None, weights, None, ct.ComputeUnit.ALL)
+        return model
+
+    def _open(self, spec: Any, path: Path | None, weights: BlobPlan | None, function: str | None, units: ct.ComputeUnit) -> None:
+        # The attributes that MLModel's own constructor sets; it would copy the package and rewrite its manifest.
+        self._spec = spec
+        self._path, self._weights = path, weights
+        self._engine: Any = None
+        self.compute_unit = units
+        self.optimization_hints = None
+        self.is_package = True
+        self.is_temp_package = False
+        self._mil_program = None
+        self._framework_error = None
+        self.__proxy__ = None
+        functions = [description.name for description in spec.description.functions]
+        self.function_name = function or spec.description.defaultFunctionName or None
+        if self.function_name is not None and self.function_name not in (functions or ["main"]):
+            raise Error(f"the package has no function {self.function_name}; it has {', '.join(functions or ['main'])}")
+        self._interface = next((f for f in spec.description.functions if f.name == self.function_name), spec.description)
+        self._input_description = ct.models.model._FeatureDescription(self._interface.input)
+        self._output_description = ct.models.model._FeatureDescription(self._interface.output)
+        self._model_input_names_set = {feature.name for feature in self._interface.input}
+
+    def function(self, name: str) -> "Model":
+        """The same package with another function as the one that `predict` calls; states can be shared between them."""
+        other = type(self).__new__(type(self))
+        self._materialise()
+        other._open(self._spec, self._path, self._weights, name, self.compute_unit)
+        return other
+
+    @property
+    def interface(self) -> Any:
+        """The description (input, output, state) of the function that `predict` calls."""
+        return self._interface
+
+    @property
+    def package_path(self) -> str:
+        """The package on the disk; a build that was not saved is written to a temporary folder first."""
+        return str(self._materialise())
+
+    @property
+    def weights_dir(self) -> str:
+        return str(self._materialise() / writer.ROOT / writer.WEIGHTS.parent)
+
+    _weights_dir = weights_dir
+
+    def save(self, save_path: str | os.PathLike[str], progress: writer.Progress | None = None) -> None:
+        """Writes the package; `.mlpackage` is added to a name without a suffix. What stands there is replaced when done.
+
+        `progress(bytes_written, bytes_in_all)` is called while the weights are converted. Raises `Error` for weights that
+        the precision cannot hold, and when the place cannot be written to; then nothing has changed.
+        """
+        target = Path(save_path).expanduser()
+        if target.suffix != SUFFIX:
+            if target.suffix:
+                raise Error(f"{target.name} does not end with {SUFFIX}", f"An ML Program is a folder called {target.stem}{SUFFIX}.")
+            target = target.with_name(target.name + SUFFIX)
+        writer.write(self._spec, self._weights if self._weights is not None else self._saved_weights(), target, progress)
+        if self._path is None:
+            self._path = target
+
+    def predict(self, data: dict[str, Any] | list[dict[str, Any]], state: Any = None) -> Any:
+        """Outputs by name for inputs by name (or a list of them); float16 outputs come as float32, as from coremltools."""
+        engine = self._loaded()
+        if isinstance(data, list):
+            if state is not None:
+                raise Error("a state serves one prediction at a time, not a list")
+            return [engine.predict(each) for each in data]
+        return engine.predict(data, state)
+
+    def make_state(self) -> Any:
+        """A new state: a cache that holds nothing yet."""
+        return self._loaded().make_state()
+
+    def _loaded(self) -> Any:
+        if self._engine is None:
+            if sys.platform == "darwin":
+                name = self.function_name if self._spec.description.functions else None
+                self._engine = ct.models.MLModel(self.package_path, compute_units=self.compute_unit, function_name=name)
+            else:
+                from milbuild import runtime
+
+                self._engine = runtime.load(self.package_path, function_name=self.function_name)
+        return self._engine
+
+    def _saved_weights(self) -> Path:
+        return self._materialise() / writer.ROOT / writer.WEIGHTS
+
+    def _materialise(self) -> Path:
+        if self._path is None or not self._path.exists():
+            if self._weights is None:
+                raise Error(f"{self._path} is gone")
+            folder = tempfile.mkdtemp(prefix="milbuild-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            path = Path(folder) / f"model{SUFFIX}"
+            writer.write(self._spec, self._weights, path)
+            self._path = path
+        return self._path

@@ -1,0 +1,201 @@
+"""Any saved package, checked before it is believed: its description, its functions, its values mapped from disk.
+
+Nothing is ever written into a package that is read. The runtime and inspect stand on this.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from coremltools import proto
+
+from milbuild.errors import Error
+from milbuild.package.blob import ALIGNMENT, CODES, HEADER, METADATA, SENTINEL
+
+# MIL's names of types -> numpy's. A type that is not here has no values that a function of ours could hold.
+DTYPES = {
+    "FLOAT16": np.dtype(np.float16),
+    "FLOAT32": np.dtype(np.float32),
+    "FLOAT64": np.dtype(np.float64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "BOOL": np.dtype(np.bool_),
+    "STRING": np.dtype(object),
+}
+BYTES = {"FLOAT16", "INT8", "UINT8"}  # immediate values that the protobuf holds as raw bytes
+DAMAGED = "The package is damaged or was cut off while it was copied: build or download it again."
+
+
+@dataclass(frozen=True)
+class Value:
+    """The name, element type (MIL's: FLOAT16) and shape of a value; None for a length that is known at the call only."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`inputs` are names of values or, for constants bound in place, arrays. `attributes` are those of the file but `name`."""
+
+    type: str
+    name: str
+    inputs: dict[str, list[str | np.ndarray]]
+    outputs: tuple[Value, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Function:
+    name: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[str, ...]
+    operations: tuple[Operation, ...]
+    opset: str
+
+
+class Package:
+    """A package of type ML Program: `spec` (the Model protobuf), `functions`, `weights` (weight.bin, mapped)."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.spec = read_spec(self.path)
+        kind = self.spec.WhichOneof("Type")
+        if kind != "mlProgram":
+            raise Error(f"{self.path.name} is a {kind}, not an ML Program", "Convert it for iOS 15 or later (convert_to='mlprogram').")
+        self._files: dict[str, np.ndarray] = {}
+
+    @property
+    def function_names(self) -> list[str]:
+        return sorted(self.spec.mlProgram.functions)
+
+    @property
+    def default_function(self) -> str:
+        return str(self.spec.description.defaultFunctionName or "main")
+
+    def description(self, function: str) -> Any:
+        """The description (input, output, state) of a function."""
+        named = [description for description in self.spec.description.functions if description.name == function]
+        return named[0] if named else self.spec.description
+
+    def function(self, name: str | None = None) -> Function:
+        """A function by its name, the default one without. Raises `Error` for one that the package has not."""
+        name = name or self.default_function
+        if name not in self.spec.mlProgram.functions:
+            raise Error(f"{self.path.name} has no function {name}; it has {', '.join(self.function_names)}")
+        function = self.spec.mlProgram.functions[name]
+        blocks = function.block_specializations
+        block = blocks.get(function.opset) if function.opset in blocks else None
+        if block is None:
+            raise Error(f"{self.path.name}: function {name} has no block for its opset {function.opset}", DAMAGED)
+        inputs = tuple(_value(entry) for entry in function.inputs)
+        return Function(name, inputs, tuple(block.outputs), tuple(self._operations(block)), function.opset)
+
+    def array(self, value: Any) -> Any:
+        """The content of a Value protobuf: an array (mapped from disk where it stands in a file), or a list of strings."""
+        kind = value.WhichOneof("value")
+        if value.type.WhichOneof("type") != "tensorType":
+            raise Error(f"{self.path.name} holds a value of the kind {value.type.WhichOneof('type')}, which is not read yet")
+        dtype, shape = _tensor_type(value.type)
+        if None in shape or dtype not in DTYPES:
+            raise Error(f"{self.path.name} holds a value of type {dtype} and shape {shape}", DAMAGED)
+        if kind == "blobFileValue":
+            return self._blob(value.blobFileValue, dtype, tuple(d for d in shape if d is not None))
+        return _immediate(value.immediateValue.tensor, dtype, shape, self.path.name)
+
+    def _operations(self, block: Any) -> Iterator[Operation]:
+        for entry in block.operations:
+            attributes = {key: self.array(value) for key, value in entry.attributes.items()}
+            name = attributes.pop("name", np.array("")).item()
+            inputs: dict[str, list[str | np.ndarray]] = {
+                key: [binding.name if binding.WhichOneof("binding") == "name" else self.array(binding.value) for binding in argument.arguments]
+                for key, argument in entry.inputs.items()
+            }
+            if entry.blocks:
+                raise Error(f"{self.path.name}: {entry.type} {name} holds blocks of its own, which is not read yet")
+            yield Operation(entry.type, name, inputs, tuple(_value(output) for output in entry.outputs), attributes)
+
+    def _blob(self, blob: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        data = self._file(blob.fileName)
+        where, at = f"{self.path.name}: {blob.fileName.removeprefix('@model_path/')}", blob.offset
+        if at % ALIGNMENT or at + METADATA.size > data.size:
+            raise Error(f"{where} has {data.size:,} bytes, a value should begin at {at:,}", DAMAGED)
+        sentinel, code, nbytes, start, _ = METADATA.unpack(data[at : at + METADATA.size].tobytes())
+        needed = int(np.prod(shape, dtype=object)) * DTYPES[dtype].itemsize
+        if sentinel != SENTINEL or code != CODES.get(DTYPES[dtype].name):
+            raise Error(f"{where} has no {dtype.lower()} value at byte {at:,}", DAMAGED)
+        if nbytes != needed or start + nbytes > data.size:
+            raise Error(f"{where}: the value at byte {at:,} has {nbytes:,} bytes of {data.size:,}, its shape {shape} needs {needed:,}", DAMAGED)
+        return data[start : start + nbytes].view(DTYPES[dtype]).reshape(shape)
+
+    def _file(self, name: str) -> np.ndarray:
+        if name not in self._files:
+            root = _model_path(self.path).parent
+            inside = Path(name.removeprefix("@model_path/"))
+            if not name.startswith("@model_path/") or ".." in inside.parts or inside.is_absolute():
+                raise Error(f"{self.path.name} names the file {name!r}, which is not in the package")
+            try:
+                data = np.memmap(root / inside, np.uint8, "r").view(np.ndarray)
+            except (OSError, ValueError) as error:
+                raise Error(f"{self.path.name} has no {inside}", DAMAGED) from error
+            if data.size < HEADER.size:
+                raise Error(f"{self.path.name}: {inside} has {data.size} bytes", DAMAGED)
+            self._files[name] = data
+        return self._files[name]
+
+
+def read_spec(path: Path) -> Any:
+    """The Model protobuf of a package. Raises `Error` for what is none."""
+    if not path.is_dir():
+        raise Error(f"there is no package {path}", "A package is a folder whose name ends with .mlpackage.")
+    file = _model_path(path)
+    try:
+        return proto.Model_pb2.Model.FromString(file.read_bytes())
+    except Exception as error:  # protobuf's DecodeError has no public base class that all its implementations share
+        raise Error(f"{path.name}: {file.name} cannot be read ({type(error).__name__})", DAMAGED) from error
+
+
+def _model_path(path: Path) -> Path:
+    """The model's file inside the package, as the manifest names it."""
+    try:
+        manifest = json.loads((path / "Manifest.json").read_text("utf-8"))
+        inside = Path(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Error(f"{path.name} has no manifest that names its model", "Is it a package? It holds Manifest.json and Data/.") from error
+    if inside.is_absolute() or ".." in inside.parts:
+        raise Error(f"the manifest of {path.name} names {inside}, which is not in the package")
+    return path / "Data" / inside
+
+
+def _value(entry: Any) -> Value:
+    kind = entry.type.WhichOneof("type")
+    inner = entry.type.stateType.wrappedType if kind == "stateType" else entry.type
+    if inner.WhichOneof("type") != "tensorType":
+        raise Error(f"the value {entry.name} is of the kind {kind}, which is not read yet")
+    return Value(entry.name, *_tensor_type(inner))
+
+
+def _tensor_type(entry: Any) -> tuple[str, tuple[int | None, ...]]:
+    tensor = entry.tensorType
+    name = proto.MIL_pb2.DataType.Name(tensor.dataType) if tensor.dataType in proto.MIL_pb2.DataType.values() else str(tensor.dataType)
+    shape = tuple(d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in tensor.dimensions)
+    return name, shape
+
+
+def _immediate(tensor: Any, dtype: str, shape: tuple[int | None, ...], where: str) -> Any:
+    kind = tensor.WhichOneof("value")
+    values = getattr(tensor, kind).values if kind else []
+    array = np.frombuffer(values, DTYPES[dtype]) if dtype in BYTES else np.array(list(values), DTYPES[dtype])
+    size = int(np.prod([d for d in shape if d is not None]))
+    if array.size != size:
+        raise Error(f"{where} holds {array.size} values where its shape {shape} needs {size}", DAMAGED)
+    return array.reshape([d for d in shape if d is not None])

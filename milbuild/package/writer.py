@@ -1,0 +1,176 @@
+"""From a program to a .mlpackage: lowered to protobuf, described, and written in one step that succeeds or leaves nothing."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coremltools import proto
+from coremltools.converters.mil.backend.mil.helper import create_file_value_tensor, types_to_proto_primitive
+from coremltools.converters.mil.backend.mil.load import MILProtoExporter
+from coremltools.converters.mil.mil import Program, Var
+
+from milbuild.errors import Error
+from milbuild.package import passes
+from milbuild.package.blob import BlobPlan
+
+ROOT = Path("Data") / "com.apple.CoreML"
+WEIGHTS = Path("weights") / "weight.bin"
+Progress = Callable[[int, int], None]  # bytes written, bytes in all
+
+Dimension = int | tuple[int, int]  # fixed, or (lowest, highest)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """An input, output or state of a function as Core ML describes it: `text` is for people, `listed` are whole shapes."""
+
+    name: str
+    dtype: str  # float16, float32, int32
+    shape: tuple[Dimension, ...] | None  # None: it follows from the inputs
+    text: str
+    listed: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Description:
+    """The interface of one function."""
+
+    inputs: Sequence[Feature]
+    outputs: Sequence[Feature]
+    states: Sequence[Feature] = ()
+
+
+class _Exporter(MILProtoExporter):  # type: ignore[misc]
+    """coremltools' lowering, with our plan of weight.bin in the place of its blob writer."""
+
+    def __init__(self, program: Program, version: int, plan: BlobPlan) -> None:
+        super().__init__(program, weights_dir="", specification_version=version)
+        self.plan = plan
+
+    def create_file_value(self, var: Var) -> Any:
+        primitive = types_to_proto_primitive(var.dtype)
+        return create_file_value_tensor(f"@model_path/{WEIGHTS}", self.plan.offset(var.val), var.shape, primitive)
+
+
+def lower(program: Program, descriptions: dict[str, Description], version: int) -> tuple[Any, BlobPlan]:
+    """(the Model protobuf, the plan of its weight.bin) of a program; `version` is Core ML's specification version."""
+    passes.run(program)
+    plan = BlobPlan()
+    model = proto.Model_pb2.Model(specificationVersion=version)
+    model.mlProgram.CopyFrom(_Exporter(program, version, plan).export())
+    if len(descriptions) == 1:
+        _describe(model.description, descriptions[program.default_function_name])
+    else:
+        model.description.defaultFunctionName = program.default_function_name
+        for name, description in descriptions.items():
+            _describe(model.description.functions.add(name=name), description)
+    return model, plan
+
+
+def _describe(target: Any, description: Description) -> None:
+    for feature in description.inputs:
+        _multi_array(target.input.add(name=feature.name, shortDescription=feature.text).type.multiArrayType, feature)
+    for feature in description.outputs:
+        _multi_array(target.output.add(name=feature.name, shortDescription=feature.text).type.multiArrayType, feature)
+    for feature in description.states:
+        entry = target.state.add(name=feature.name, shortDescription=feature.text)
+        _multi_array(entry.type.stateType.arrayType, feature)
+
+
+def _multi_array(array: Any, feature: Feature) -> None:
+    array.dataType = proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType.Value(feature.dtype.upper())
+    if feature.shape is None:
+        return
+    if feature.listed:
+        array.shape.extend(feature.listed[0])
+        for shape in feature.listed:
+            array.enumeratedShapes.shapes.add(shape=shape)
+        return
+    # The default of a range is its lowest: it is what Core ML allocates when it loads the model.
+    array.shape.extend(d if isinstance(d, int) else d[0] for d in feature.shape)
+    if not all(isinstance(d, int) for d in feature.shape):
+        for d in feature.shape:
+            lowest, highest = (d, d) if isinstance(d, int) else d
+            array.shapeRange.sizeRanges.add(lowerBound=lowest, upperBound=highest)
+
+
+def manifest() -> str:
+    """Manifest.json, with the same identifiers in every package: nothing outside it refers to them."""
+    items, root = {}, ""
+    for name, description in (("model.mlmodel", "CoreML Model Specification"), ("weights", "CoreML Model Weights")):
+        identifier = str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://pypi.org/project/milbuild#{name}"))
+        items[identifier] = {"author": "com.apple.CoreML", "description": description, "name": name, "path": f"com.apple.CoreML/{name}"}
+        root = root or identifier
+    return json.dumps({"fileFormatVersion": "1.0.0", "itemInfoEntries": items, "rootModelIdentifier": root}, indent=4, sort_keys=True) + "\n"
+
+
+def write(model: Any, weights: BlobPlan | Path, target: Path, progress: Progress | None = None) -> None:
+    """Writes a package at `target`, replacing what stands there only once the new one is whole and on the disk.
+
+    `weights` is the plan of a build, or the weight.bin of a package that is saved again. Raises `Error` when the place
+    cannot be written to or the disk is full, and for weights that the precision cannot hold; nothing is left behind.
+    """
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        root = partial / ROOT
+        (root / WEIGHTS.parent).mkdir(parents=True)
+        with (root / WEIGHTS).open("wb") as file:
+            if isinstance(weights, BlobPlan):
+                _write_plan(weights, file, progress)
+            else:
+                with weights.open("rb") as source:
+                    shutil.copyfileobj(source, file, 1 << 20)
+            _sync(file)
+        with (root / "model.mlmodel").open("wb") as file:
+            file.write(model.SerializeToString(deterministic=True))
+            _sync(file)
+        (partial / "Manifest.json").write_text(manifest())
+        _replace(partial, target)
+    except OSError as error:
+        where = target.parent if str(target.parent) != "." else Path.cwd()
+        if error.errno == errno.ENOSPC:
+            needed = weights.end if isinstance(weights, BlobPlan) else weights.stat().st_size
+            raise Error(f"the disk of {where} is full: the package needs {needed / 1e6:,.1f} MB", "Free some space, or save elsewhere.") from error
+        raise Error(f"{target} cannot be written: {error.strerror or error}", "Choose an existing folder that you may write to.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_plan(plan: BlobPlan, file: Any, progress: Progress | None) -> None:
+    done = 0
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress:
+            progress(done, plan.end)
+
+    plan.write(file, step)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Renames `partial` to `target`; a package that stands there is moved aside first, and back if that fails."""
+    if not target.exists():
+        partial.rename(target)
+        return
+    aside = partial.with_suffix(".replaced")
+    target.rename(aside)
+    try:
+        partial.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    with contextlib.suppress(OSError):
+        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()

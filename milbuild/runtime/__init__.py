@@ -1,0 +1,43 @@
+"""Executes saved ML Programs exactly as they are serialised, on any system, with PyTorch's kernels.
+
+    model = milbuild.runtime.load("gpt2.mlpackage", function_name="prefill")
+    state = model.make_state()
+    outputs = model.predict({"input_ids": ids, "position": [0]}, state)
+
+Inputs, outputs and states are those of coremltools' MLModel. It shows what a package computes, not what Apple's compiler
+and hardware make of it. Stands on `package.reader` and on nothing else of milbuild.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from milbuild.errors import missing_torch
+from milbuild.package.reader import Package
+
+__all__ = ["load"]
+
+
+def load(path: str | os.PathLike[str], function_name: str | None = None, precision: str = "declared", keep: Sequence[str] = ()) -> Any:
+    """A function of the package at `path`, ready to predict.
+
+    Args:
+        path: a .mlpackage of type ML Program.
+        function_name: the package's default function without it.
+        precision: "declared" rounds every result to the type that the package declares for it (products accumulate in
+            float32, overflow becomes infinity); "float32" computes in float32 throughout.
+        keep: operations whose values stand in the `kept` of the model after a prediction, by name; `*` is a wildcard.
+
+    Returns:
+        an object with `predict(inputs, state=None) -> dict`, `make_state()` and `kept`.
+
+    Raises:
+        milbuild.Error: for what is no package, has no such function, or holds an operation that is not known.
+    """
+    try:
+        from milbuild.runtime.engine import Engine
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise missing_torch("milbuild.runtime") from None
+    return Engine(Package(os.fspath(path)), function_name, precision, keep)

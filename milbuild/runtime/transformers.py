@@ -1,0 +1,11 @@
+"""Attention as one operation (coremltools: ops/defs/iOS18/transformers.py)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from milbuild.runtime.registry import operation
+
+
+@operation
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, attn_mask)

@@ -1,0 +1,7 @@
+"""From a Hugging Face checkpoint to tensors by their names in the file, none of them read before it is written out."""
+
+from milbuild.weights.checkpoint import Checkpoint
+from milbuild.weights.cursor import Cursor
+from milbuild.weights.tensor import Tensor, Unread
+
+__all__ = ["Checkpoint", "Cursor", "Tensor", "Unread"]

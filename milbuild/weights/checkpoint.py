@@ -1,0 +1,215 @@
+"""A Hugging Face checkpoint as it lies on the disk or on the hub: its config.json and its tensors by their names.
+
+Every tensor is accounted for: `tensor()` refuses what is missing or misshapen and remembers what was asked for, and
+`check_all_read()` refuses what nobody asked for.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from milbuild.errors import Error
+from milbuild.weights import safetensors
+from milbuild.weights.tensor import Tensor
+
+# What a build reads of a repository, with the card that names the license; *.bin, *.pt and *.h5 (pickles and other frameworks) are never fetched.
+HUB_FILES = ["*.safetensors", "*.json", "README.md", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "spiece.*"]
+
+# Spellings of old checkpoints, as transformers renames them for every type (conversion_mapping.py, "legacy").
+RENAMES = ((re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"), (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"))
+
+SAFE_CONVERSION = (
+    "A pickle can run code when it is loaded, so milbuild reads safetensors only. Convert it once: "
+    "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
+)
+
+
+class Checkpoint:
+    """A checkpoint: `name` (hub id or the folder's name), `folder`, `config` (config.json as it stands), `tensors`."""
+
+    def __init__(self, name: str, folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        self.name = name
+        self.folder = folder
+        self.config = config
+        self.tensors = {_modern(key, tensors): array for key, array in tensors.items()}
+        self.read: set[str] = set()
+
+    @classmethod
+    def open(cls, source: str | os.PathLike[str], revision: str | None = None) -> "Checkpoint":
+        """The checkpoint at `source`: a folder, a .safetensors file with a config.json beside it, or a hub id.
+
+        `revision` is a branch, tag or commit of a hub id. With HF_HUB_OFFLINE=1 only the local cache is asked.
+        Raises `Error` for whatever cannot be a checkpoint.
+        """
+        name, folder, file = locate(source, revision)
+        config = read_config(folder)
+        if config.get("quantization_config"):
+            method = config["quantization_config"].get("quant_method", "an unnamed method")
+            hint = "Use the checkpoint it was made from; compression belongs behind the build (coremltools.optimize)."
+            raise Error(f"{name} is quantized ({method}); its tensors are not the model's weights", hint)
+        if config.get("per_layer_config"):
+            raise Error(f"{name} has a per_layer_config: its layers differ in size, which no graph of milbuild is written for")
+        return cls(name, folder, config, _read_tensors(folder, file))
+
+    def credits(self) -> tuple[str, str]:
+        """(author, license) as far as the checkpoint says: the hub's organisation, and the model card's front matter."""
+        author = self.name.split("/")[0] if "/" in self.name else ""
+        card = self.folder / "README.md"
+        text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
+        front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+        named = re.search(r"^license:\s*(\S+)", front[1], re.MULTILINE) if front else None
+        return author, named[1] if named else f"as {self.name}"
+
+    def has(self, path: str, prefix: str) -> bool:
+        """Whether the file has the parameter `path`, with or without the base model's prefix."""
+        return self._key(path, prefix) is not None
+
+    def tensor(self, path: str, shape: tuple[int, ...], prefix: str) -> Tensor:
+        """The parameter `path` of `shape`; files may leave out the base model's `prefix`. Raises `Error`."""
+        key = self._key(path, prefix)
+        if key is None:
+            alike = [name for name in self.tensors if name.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]]
+            known = _list(sorted(alike) or sorted(self.tensors))
+            hint = "The checkpoint is incomplete, or its config.json belongs to another model."
+            raise Error(f"{self.name} has no tensor {path} of shape {shape}; it has {known}", hint)
+        self.read.add(key)
+        array = self.tensors[key]
+        if array.shape != shape:
+            raise Error(f"{self.name}: {key} has the shape {array.shape}, config.json asks for {shape}", "Is it the config.json of this checkpoint?")
+        return Tensor(path, path, array)
+
+    def same(self, path: str, other: str, prefix: str) -> bool:
+        """Whether two parameters are equal, byte by byte: a tied tensor that was stored twice."""
+        one, two = (self.tensors[self._key(name, prefix) or ""] for name in (path, other))
+        if one.shape != two.shape or one.dtype != two.dtype:
+            return False
+        a, b = one.reshape(-1).view(np.uint8), two.reshape(-1).view(np.uint8)
+        step = 1 << 20
+        return all(np.array_equal(a[i : i + step], b[i : i + step]) for i in range(0, a.size, step))
+
+    def mark_read(self, path: str, prefix: str) -> None:
+        """Counts a parameter as used though its content comes from elsewhere (the second copy of a tied tensor)."""
+        if key := self._key(path, prefix):
+            self.read.add(key)
+
+    def check_all_read(self, ignored: Iterable[str], other_heads: Iterable[str], prefix: str) -> None:
+        """Raises `Error` unless every tensor was asked for, matches `ignored`, or belongs to a head of another task.
+
+        `ignored` are patterns of the base model's own names (buffers of old checkpoints), `other_heads` module names.
+        """
+        patterns = [re.compile(pattern) for pattern in ignored]
+        heads = tuple(f"{head}." for head in other_heads)
+        unused = [
+            key
+            for key in self.tensors
+            if key not in self.read
+            and not key.startswith(heads)
+            and not any(pattern.fullmatch(key.removeprefix(f"{prefix}.")) for pattern in patterns)
+        ]
+        if unused:
+            hint = "Parameters that the graph leaves out would change its numbers silently. Is config.json this checkpoint's own?"
+            raise Error(f"{self.name} has {len(unused)} tensors that its architecture does not use: {', '.join(sorted(unused))}", hint)
+
+    def _key(self, path: str, prefix: str) -> str | None:
+        return next((key for key in (path, path.removeprefix(f"{prefix}.")) if key in self.tensors), None)
+
+
+def locate(source: str | os.PathLike[str], revision: str | None = None) -> tuple[str, Path, Path | None]:
+    """(name, folder, the one weight file that was named, if one was) of a source; downloads a hub id. Raises `Error`."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.resolve().name, path, None
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
+                raise Error(f"{path.name} is a pickle", SAFE_CONVERSION)
+            raise Error(f"{path.name} is neither a folder nor a .safetensors file")
+        return path.resolve().parent.name, path.parent, path
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
+        raise Error(f"there is no folder {source}", "Give a checkpoint's folder, its .safetensors file, or a hub id such as openai-community/gpt2.")
+    return str(source), _download(str(source), revision), None
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    at = f" at revision {revision}" if revision else ""
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
+    except LocalEntryNotFoundError as error:
+        hint = "Check the spelling; without a network only what the local cache holds can be built (HF_HUB_OFFLINE=1 asks nothing else)."
+        raise Error(f"there is no folder {repository}, the local cache has no {repository}{at}, and the hub cannot be reached", hint) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        hint = "Check the spelling; for a private or gated repository log in with: hf auth login"
+        raise Error(f"there is no folder {repository}, and the hub has no {repository}{at}", hint) from error
+    except (OSError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Error(f"{repository}{at} cannot be downloaded: {first}") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder, as it stands. Raises `Error` where there is none or it is no JSON object."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        hint = "A checkpoint is a folder with config.json and model.safetensors, as save_pretrained writes it."
+        raise Error(f"{folder.name} has no config.json", hint) from error
+    except (OSError, ValueError) as error:
+        raise Error(f"config.json of {folder.name} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise Error(f"config.json of {folder.name} is no object but a {type(config).__name__}")
+    return config
+
+
+def _read_tensors(folder: Path, file: Path | None) -> dict[str, np.ndarray]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if file or single.is_file():
+        return safetensors.read(file or single)
+    if index.is_file():
+        return _read_shards(folder, index)
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")):
+        raise Error(f"{folder.name} holds its weights as a pickle ({', '.join(pickles)}), not as safetensors", SAFE_CONVERSION)
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    hint = f"Name the file itself: {folder.name}/{found[0]}" if found else "A checkpoint has a model.safetensors or a model.safetensors.index.json."
+    raise Error(f"{folder.name} has no model.safetensors", hint)
+
+
+def _read_shards(folder: Path, index: Path) -> dict[str, np.ndarray]:
+    try:
+        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        files = sorted(set(weight_map.values()))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Error(f"{index.name} is no index of shards: it needs a weight_map of tensor names to file names") from error
+    tensors: dict[str, np.ndarray] = {}
+    for name in files:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            raise Error(f"{index.name} names the file {name!r}, which is not in the checkpoint's own folder")
+        if not (folder / name).is_file():
+            raise Error(f"{folder.name} lacks the shard {name}, which {index.name} names", "Download the missing file; all shards stand beside the index.")
+        shard = safetensors.read(folder / name)
+        if again := sorted(tensors.keys() & shard.keys()):
+            raise Error(f"{name} holds tensors that another shard holds too: {_list(again)}")
+        tensors |= shard
+    wrong = sorted(key for key in weight_map if key not in tensors)
+    if wrong:
+        raise Error(f"{index.name} names tensors that no shard has: {_list(wrong)}", safetensors.DOWNLOAD_AGAIN)
+    return tensors
+
+
+def _modern(key: str, tensors: dict[str, np.ndarray]) -> str:
+    for pattern, replacement in RENAMES:
+        new = pattern.sub(replacement, key)
+        if new != key and new not in tensors:
+            return new
+    return key
+
+
+def _list(names: list[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,145 @@
+"""A tensor of the checkpoint that nobody has read yet, and what is still to be done to it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from milbuild.errors import Error
+
+PIECE = 1 << 16  # elements converted at a time: source, result and what lies between stay in the processor's cache
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A name in the checkpoint and a view on its mapped bytes; transposing and slicing only change the view.
+
+    `key` is equal for equal content: the name, and what was done to it.
+    """
+
+    name: str
+    key: str
+    data: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def T(self) -> "Tensor":
+        """The transposed matrix."""
+        return Tensor(self.name, self.key + ".T", self.data.T)
+
+    def rows(self, start: int, stop: int) -> "Tensor":
+        """The rows `start` to `stop`, without `stop`."""
+        return Tensor(self.name, f"{self.key}[{start}:{stop}]", self.data[start:stop])
+
+    def values(self) -> np.ndarray:
+        """The values themselves in float32, for the few that become numbers in the graph (an activation's slope)."""
+        return np.concatenate([piece.copy() for piece in self.pieces(np.dtype(np.float32))]).reshape(self.shape)
+
+    def pieces(self, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+        """The tensor in C order as one-dimensional arrays of `dtype`, each valid until the next is asked for.
+
+        Raises `Error` for NaN, infinity, and values that `dtype` cannot hold, with their number and the largest.
+        """
+        for piece in _converted(self.data, dtype):
+            if dtype.kind == "f" and not _finite(piece):
+                raise self._not_finite(dtype)
+            yield piece
+
+    def _not_finite(self, dtype: np.dtype[Any]) -> Error:
+        nan = infinite = overflowing = 0
+        largest = 0.0
+        for piece in _converted(self.data, np.dtype(np.float64)):
+            with np.errstate(over="ignore"):
+                narrow = np.isinf(piece.astype(dtype)) & np.isfinite(piece)
+            nan += int(np.isnan(piece).sum())
+            infinite += int(np.isinf(piece).sum())
+            overflowing += int(narrow.sum())
+            largest = max(largest, float(np.abs(piece[narrow]).max(initial=0.0)))
+        if nan or infinite:
+            hint = "The checkpoint itself is broken; no precision can hold these values."
+            return Error(f"{self.name}: {nan:,} of {self.data.size:,} values are NaN and {infinite:,} are infinite", hint)
+        what = f"{self.name}: {overflowing:,} of {self.data.size:,} values overflow {dtype}, the largest is {largest:.6g}"
+        return Error(f"{what}; {dtype} ends at {np.finfo(dtype).max:.6g}", "Build with precision float32.")
+
+
+class Unread(np.ndarray):
+    """What a tensor looks like to the graph: an array of the right shape and type that costs nothing and has no values.
+
+    MIL keeps the arrays of constants by reference, so the serialiser finds the tensor again in `tensor`. Whoever computes
+    with the values gets an error, never wrong numbers.
+    """
+
+    tensor: Tensor
+
+    @staticmethod
+    def of(tensor: Tensor, dtype: np.dtype[Any]) -> "Unread":
+        array = np.broadcast_to(np.zeros((), dtype), tensor.shape).view(Unread)
+        array.tensor = tensor
+        return array
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        raise AssertionError(f"{ufunc.__name__} was asked to compute with {self.tensor.name}, which is not read while the graph is built")
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        raise AssertionError(f"{function.__name__} was asked to read {self.tensor.name}, which is not read while the graph is built")
+
+    def astype(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError(f"a cast was asked to read {self.tensor.name}, which is not read while the graph is built")
+
+
+def _converted(data: np.ndarray, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+    if data.size == 0:
+        return
+    if data.flags.c_contiguous:
+        flat = data.reshape(-1)
+        buffer = np.empty(min(PIECE, data.size), dtype)
+        for start in range(0, data.size, PIECE):
+            piece = flat[start : start + PIECE]
+            yield piece if piece.dtype == dtype else _cast(piece, buffer[: piece.size])
+    elif data.ndim == 2 and data.T.flags.c_contiguous:
+        # Read in bands of the file's columns, cast as they come, transpose the small result: the file is never walked
+        # with a stride that leaves the cache.
+        rows, columns = data.shape
+        band = max(1, PIECE // columns)
+        before, after = np.empty((columns, band), dtype), np.empty((band, columns), dtype)
+        for start in range(0, rows, band):
+            piece = data.T[:, start : start + band]
+            wide = piece.shape[1]
+            _cast(piece, before[:, :wide])
+            np.copyto(after[:wide], before[:, :wide].T)
+            yield after[:wide].reshape(-1)
+    else:
+        for row in data:
+            yield from _converted(np.ascontiguousarray(row), dtype)
+
+
+def _cast(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    if source.dtype == BFLOAT16 and target.dtype == np.float16:
+        np.take(_bfloat16_to_float16(), source.view(np.uint16), out=target.view(np.uint16), mode="clip")
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.copyto(target, source, casting="unsafe")
+    return target
+
+
+@cache
+def _bfloat16_to_float16() -> np.ndarray:
+    """Every bfloat16 as float16, by its bits: half the time of the best cast (docs/performance.md)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.arange(1 << 16, dtype=np.uint16).view(BFLOAT16).astype(np.float32).astype(np.float16).view(np.uint16)
+
+
+def _finite(piece: np.ndarray) -> bool:
+    if piece.dtype.itemsize == 8:
+        return bool(np.isfinite(piece).all())
+    # Without their sign (shifted out), NaN and infinity are the largest bit patterns: one pass in integers.
+    bits = piece.view(np.uint16 if piece.dtype == np.float16 else np.uint32)
+    infinity = 0x7C00 if piece.dtype == np.float16 else 0x7F800000
+    return bool((bits << 1).max() < infinity << 1)
