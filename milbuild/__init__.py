@@ -12,22 +12,29 @@ Importing milbuild loads neither coremltools nor torch; what needs them loads th
 
 import importlib
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from milbuild.errors import Error
 
 if TYPE_CHECKING:
-    from milbuild.build import build
-    from milbuild.generate import generate
+    from milbuild.builder import build
+    from milbuild.generation import generate
     from milbuild.model import Model
-    from milbuild.validate import validate
+    from milbuild.validation import validate
 
 __version__ = "0.1.0"
 __all__ = ["Error", "Model", "__version__", "build", "generate", "validate"]
 
-# The public names that are not loaded until somebody asks for them.
-_LAZY = {"Model": "milbuild.model", "build": "milbuild.build", "generate": "milbuild.generate", "validate": "milbuild.validate"}
+# The public names that are not loaded until somebody asks for them. No module bears the name of a function: importing it
+# would put the module in the function's place.
+_LAZY = {
+    "Model": "milbuild.model",
+    "build": "milbuild.builder",
+    "generate": "milbuild.generation",
+    "validate": "milbuild.validation",
+}
 
 
 class _Families:
@@ -38,7 +45,7 @@ class _Families:
         package, _, family = name.rpartition(".")
         if package != __name__ or _model_type(family) is None:
             return None
-        return importlib.machinery.ModuleSpec(name, _Families)  # type: ignore[arg-type]
+        return ModuleSpec(name, _Families)  # type: ignore[arg-type]
 
     @staticmethod
     def create_module(spec: Any) -> ModuleType:
@@ -49,7 +56,7 @@ class _Families:
         model_type = _model_type(module.__name__.rpartition(".")[2])
 
         def build(source: Any, **options: Any) -> Any:
-            from milbuild.build import build as build_any
+            from milbuild.builder import build as build_any
 
             return build_any(source, model_type=model_type, **options)
 
@@ -69,7 +76,6 @@ sys.meta_path.append(_Families)  # type: ignore[arg-type]
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        # Bound here, so that the function stands in the place of the submodule of the same name from now on.
         globals()[name] = value = getattr(importlib.import_module(_LAZY[name]), name)
         return value
     if not name.startswith("_") and _model_type(name) is not None:

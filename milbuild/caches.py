@@ -71,7 +71,12 @@ class InputOutputCache:
         self.key_positions: Positions = hide(positions, attention_mask, "key_positions")
         begin: list[int] | Var = [0, -tokens] if isinstance(tokens, int) else _last(tokens)
         self.query_positions: Positions = mb.slice_by_index(
-            x=positions, begin=begin, end=[0, 0], begin_mask=[True, False], end_mask=[True, True], name="query_positions"
+            x=positions,
+            begin=begin,
+            end=[0, 0],
+            begin_mask=[True, False],
+            end_mask=[True, True],
+            name="query_positions",
         )
 
     def update(self, layer: int, k: Var, v: Var) -> tuple[Var, Var]:
@@ -114,7 +119,9 @@ class StateCache:
         if end is not None and hidden is not None:
             held = mb.slice_by_index(x=held, begin=[0], end=end, name="slot_positions")
             flat = mb.reshape(x=hidden, shape=[1, -1], name="slots_hidden")
-            seen = mb.cast(x=mb.greater_equal(x=flat, y=np.float16(0), name="slots_seen"), dtype="int32", name="slots_mask")
+            seen = mb.cast(
+                x=mb.greater_equal(x=flat, y=np.float16(0), name="slots_seen"), dtype="int32", name="slots_mask"
+            )
             self.key_positions = hide(held, seen, "key_positions")
 
     def update(self, layer: int, k: Var, v: Var) -> tuple[Var, Var]:
@@ -144,7 +151,9 @@ class StateCache:
             stop = mb.concat(values=[one, zero, zero, self.end, zero], axis=0, name=f"{name}_read_end")
             slots = {"end": stop, "end_mask": [False, True, True, False, True]}
         squeeze = [True, False, False, False, False]
-        read = mb.slice_by_index(x=cache, begin=[layer, 0, 0, 0, 0], squeeze_mask=squeeze, **slots, name=f"{name}_layer")
+        read = mb.slice_by_index(
+            x=cache, begin=[layer, 0, 0, 0, 0], squeeze_mask=squeeze, **slots, name=f"{name}_layer"
+        )
         return read if wide == types.fp16 else mb.cast(x=read, dtype="fp32", name=f"{name}_layer_float32")
 
 

@@ -18,4 +18,7 @@ class Error(Exception):
 
 def missing_torch(what: str) -> Error:
     """The error for `what`, which needs PyTorch, on a machine that has none."""
-    return Error(f"{what} needs PyTorch, which is not installed", "Install the extra that brings it: pip install 'milbuild[validate]'")
+    return Error(
+        f"{what} needs PyTorch, which is not installed",
+        "Install the extra that brings it: pip install 'milbuild[validate]'",
+    )

@@ -71,7 +71,9 @@ def per_token(module: str) -> Head:
     return Head(
         (module,),
         ("logits",),
-        lambda family, hidden, input_ids: {"logits": linear(hidden, family.weights.root / module, family.config.num_labels)},
+        lambda family, hidden, input_ids: {
+            "logits": linear(hidden, family.weights.root / module, family.config.num_labels)
+        },
     )
 
 
@@ -115,13 +117,20 @@ def last(hidden: Var, name: str) -> Var:
     if hidden.shape[1] == 1:
         return hidden
     return mb.slice_by_index(
-        x=hidden, begin=[0, -1, 0], end=[0, 0, 0], begin_mask=[True, False, True], end_mask=[True, True, True], name=name
+        x=hidden,
+        begin=[0, -1, 0],
+        end=[0, 0, 0],
+        begin_mask=[True, False, True],
+        end_mask=[True, True, True],
+        name=name,
     )
 
 
 def _last_of(input_ids: Var, pad: int, steps: Positions, name: str) -> Var:
     """(B, T), (T,) -> (B, 1): the step of the last id that is not `pad`; 0 where all are."""
-    real = mb.cast(x=mb.not_equal(x=input_ids, y=np.int32(pad), name=f"{name}_real"), dtype="int32", name=f"{name}_real_steps")
+    real = mb.cast(
+        x=mb.not_equal(x=input_ids, y=np.int32(pad), name=f"{name}_real"), dtype="int32", name=f"{name}_real_steps"
+    )
     places = mb.mul(x=real, y=steps, name=f"{name}_places")
     return mb.reduce_max(x=places, axes=[1], keep_dims=True, name=f"{name}_last")
 

@@ -42,7 +42,9 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         model._open(spec, None, weights, None, ct.ComputeUnit.ALL)
         return model
 
-    def _open(self, spec: Any, path: Path | None, weights: BlobPlan | None, function: str | None, units: ct.ComputeUnit) -> None:
+    def _open(
+        self, spec: Any, path: Path | None, weights: BlobPlan | None, function: str | None, units: ct.ComputeUnit
+    ) -> None:
         # The attributes that MLModel's own constructor sets; it would copy the package and rewrite its manifest.
         self._spec = spec
         self._path, self._weights = path, weights
@@ -58,7 +60,9 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         self.function_name = function or spec.description.defaultFunctionName or None
         if self.function_name is not None and self.function_name not in (functions or ["main"]):
             raise Error(f"the package has no function {self.function_name}; it has {', '.join(functions or ['main'])}")
-        self._interface = next((f for f in spec.description.functions if f.name == self.function_name), spec.description)
+        self._interface = next(
+            (f for f in spec.description.functions if f.name == self.function_name), spec.description
+        )
         self._input_description = ct.models.model._FeatureDescription(self._interface.input)
         self._output_description = ct.models.model._FeatureDescription(self._interface.output)
         self._model_input_names_set = {feature.name for feature in self._interface.input}
@@ -95,9 +99,14 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         target = Path(save_path).expanduser()
         if target.suffix != SUFFIX:
             if target.suffix:
-                raise Error(f"{target.name} does not end with {SUFFIX}", f"An ML Program is a folder called {target.stem}{SUFFIX}.")
+                raise Error(
+                    f"{target.name} does not end with {SUFFIX}",
+                    f"An ML Program is a folder called {target.stem}{SUFFIX}.",
+                )
             target = target.with_name(target.name + SUFFIX)
-        writer.write(self._spec, self._weights if self._weights is not None else self._saved_weights(), target, progress)
+        writer.write(
+            self._spec, self._weights if self._weights is not None else self._saved_weights(), target, progress
+        )
         if self._path is None:
             self._path = target
 
@@ -114,11 +123,19 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         """A new state: a cache that holds nothing yet."""
         return self._loaded().make_state()
 
+    def core_ml(self) -> ct.models.MLModel:
+        """The function of this model in Core ML itself, on macOS."""
+        name = self.function_name if self._spec.description.functions else None
+        return ct.models.MLModel(self.package_path, compute_units=self.compute_unit, function_name=name)
+
+    def use(self, engine: Any) -> None:
+        """Lets `engine` (of `core_ml()` or `milbuild.runtime.load`) answer `predict` and `make_state` from now on."""
+        self._engine = engine
+
     def _loaded(self) -> Any:
         if self._engine is None:
             if sys.platform == "darwin":
-                name = self.function_name if self._spec.description.functions else None
-                self._engine = ct.models.MLModel(self.package_path, compute_units=self.compute_unit, function_name=name)
+                self._engine = self.core_ml()
             else:
                 from milbuild import runtime
 

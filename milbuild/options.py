@@ -1,14 +1,26 @@
-"""The words of a build's options, for Python and the command line alike. Imports nothing heavy."""
+"""A build's options: their words, for Python and the command line alike, and the plan they make of a checkpoint.
 
+What a build is asked for, all of it optional, is made whole against the checkpoint's configuration; what does not fit
+together is refused here, before anything is built. Imports nothing heavy.
+"""
+
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from milbuild import architectures, tasks
 from milbuild.errors import Error
 
 PRECISIONS = ("float16", "float32")
 
 # The oldest system of a target -> Core ML's specification version (coremltools/__init__.py).
 TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9, "iOS26": 10}
+
+# Where a build is not told otherwise, in Python and on the command line.
+BATCH_SIZE, LOGITS, PRECISION, TARGET = 1, "all", "float16", "iOS18"
+
+METADATA_KEY = "milbuild.options"
 
 # A number of tokens: fixed, (lowest, highest), or one of a list.
 Length = int | tuple[int, int] | list[int]
@@ -37,7 +49,9 @@ INTERFACES = {
     # huggingface/exporters
     "hf": Interface(("none", "io"), past="past_key_values_{layer}_{kind}", present="present_key_values_{layer}_{kind}"),
     # huggingface/swift-transformers, Sources/Models/LanguageModel.swift
-    "swift-transformers": Interface(("none", "state"), "inputIds", "attentionMask", "causalMask", "keyCache", "valueCache", ranged=True),
+    "swift-transformers": Interface(
+        ("none", "state"), "inputIds", "attentionMask", "causalMask", "keyCache", "valueCache", ranged=True
+    ),
 }
 
 
@@ -55,13 +69,20 @@ def parse_length(value: Any, option: str) -> Length:
         except ValueError:
             raise Error(f"{option} is {value!r}", "Write 64, a range 1:128, or a list 16,32,64.") from None
     numbers = [length] if isinstance(length, int) else length
-    if not isinstance(numbers, list | tuple) or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers) or not numbers:
+    if (
+        not isinstance(numbers, list | tuple)
+        or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
+        or not numbers
+    ):
         raise Error(f"{option} is {value!r}", "It is a number, a range (lowest, highest), or a list of numbers.")
     if min(numbers) < 1:
         raise Error(f"{option} is {spell_length(length)}; a call takes at least 1 token")
     if isinstance(length, tuple):
         if len(length) != 2 or length[0] > length[1]:
-            raise Error(f"{option} is the range {spell_length(length)}, whose end lies before its beginning", "Write the lowest length first: 1:128.")
+            raise Error(
+                f"{option} is the range {spell_length(length)}, whose end lies before its beginning",
+                "Write the lowest length first: 1:128.",
+            )
         return length[0] if length[0] == length[1] else length
     if isinstance(length, list):
         unique = list(dict.fromkeys(length))  # in the order given: the first is the default shape
@@ -74,3 +95,171 @@ def spell_length(length: Length) -> str:
     if isinstance(length, tuple):
         return ":".join(map(str, length))
     return ",".join(map(str, length)) if isinstance(length, list) else str(length)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A build's options, complete and consistent; what a package's metadata holds."""
+
+    task: str
+    sequence_length: Length
+    batch_size: int
+    attention_mask: bool
+    cache: str
+    context_length: Length | None
+    prefill_length: int | None
+    logits: str
+    interface: str
+    precision: str
+    target: str
+
+    @classmethod
+    def make(cls, config: Any, **options: Any) -> "Plan":
+        """Fills what was left open from the configuration. Raises `Error` for what does not fit together."""
+        supported = architectures.SUPPORTED[config.model_type].tasks
+        name = options["task"] or tasks.guess(config.architectures, supported)
+        task, with_past = tasks.resolve(name, supported, config.model_type)
+        options["task"] = task.name
+        cache = options["cache"] or ("io" if with_past else "none")
+        _one_of("cache", cache, tasks.ALL_CACHES)
+        if with_past and cache == "none":
+            raise Error(
+                f"the task {name} asks for a cache, and cache is none",
+                f"Use the task {task.name}, or cache io or state.",
+            )
+        if cache not in task.caches:
+            raise Error(f"{task.name} has no cache: it needs the whole text in one call", "Build it with cache none.")
+        options["cache"] = cache
+        for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
+            _one_of(option, options[option], known)
+        options["interface"] = options["interface"] or {"io": "hf"}.get(cache, "milbuild")
+        _one_of("interface", options["interface"], INTERFACES)
+        names = INTERFACES[options["interface"]]
+        if cache not in names.caches:
+            having = [other for other, entry in INTERFACES.items() if cache in entry.caches]
+            raise Error(
+                f"the interface {options['interface']} has no cache {cache}; it has {', '.join(names.caches)}",
+                f"Cache {cache}: {', '.join(having)}.",
+            )
+        _check_context(options, names.ranged and cache == "state", config.max_position_embeddings)
+        plan = cls(**options)
+        plan.check()
+        return plan
+
+    def check(self) -> None:
+        cached = self.cache != "none"
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise Error(f"batch_size is {self.batch_size!r}; it is a whole number from 1")
+        if cached and self.batch_size > 1:
+            raise Error(
+                f"a cache holds one sequence, and batch_size is {self.batch_size}",
+                "Build with batch size 1, or without a cache.",
+            )
+        if cached and self.attention_mask:
+            hint = "Leave attention_mask out: with cache io the interface always has one, with a state `position` says what is filled."
+            raise Error("attention_mask is an input of builds without a cache", hint)
+        if self.logits == "last" and self.task != "text-generation":
+            raise Error(f"logits last belongs to text-generation, and the task is {self.task}")
+        if self.cache == "state":
+            self._needs("iOS18", "a state")
+        if isinstance(self.sequence_length, list) and self.attention_mask:
+            self._needs("iOS18", "more than one input with listed lengths")
+        if isinstance(self.sequence_length, list) and len(self.sequence_length) > 128:
+            raise Error(
+                f"{len(self.sequence_length)} lengths are listed; Core ML takes 128 at most", "Use a range: 1:128."
+            )
+        if self.prefill_length is not None:
+            self._needs("iOS18", "a package with two functions (prefill_length)")
+            if not cached:
+                raise Error("prefill_length fills a cache, and cache is none", "Add cache state or io.")
+            if INTERFACES[self.interface].ranged:
+                raise Error(
+                    f"{self.interface} prefills through its ranged main function; it does not know a second one"
+                )
+            if not isinstance(self.sequence_length, int):
+                raise Error(
+                    "with prefill_length, main has a fixed sequence_length", "Leave it out to decode one token a call."
+                )
+        if INTERFACES[self.interface].ranged and cached:
+            if self.logits == "last":
+                raise Error(f"{self.interface} reads the scores of every token (logits all)")
+            length = self.sequence_length
+            if not isinstance(length, tuple) or length[1] - length[0] < 2:
+                hint = "Leave sequence_length out: it is the whole context then."
+                raise Error(f"{self.interface} needs a ranged sequence_length, and it is {spell_length(length)}", hint)
+        if self.cache == "io" and isinstance(self.context_length, int):
+            if not isinstance(self.sequence_length, int):
+                hint = "Give context_length as a range (1:512) for a past that grows, or a fixed sequence_length."
+                raise Error(
+                    "a fixed past leaves room for a fixed number of tokens, and sequence_length is not fixed", hint
+                )
+            if max(self.sequence_length, self.prefill_length or 0) >= self.context_length:
+                hint = "Core ML has no empty arrays: a fixed past needs at least one slot."
+                raise Error(f"context_length {self.context_length} leaves no slot for the past", hint)
+
+    def _needs(self, target: str, what: str) -> None:
+        if TARGETS[self.target] < TARGETS[target]:
+            raise Error(
+                f"{what} needs {target}, and the target is {self.target}", f"Build with target {target} or later."
+            )
+
+    def functions(self) -> dict[str, Length]:
+        """The tokens that each function of the package takes."""
+        return {"main": self.sequence_length} | (
+            {} if self.prefill_length is None else {"prefill": self.prefill_length}
+        )
+
+    def as_json(self) -> str:
+        lengths = {
+            name: None if (value := getattr(self, name)) is None else spell_length(value)
+            for name in ("sequence_length", "context_length")
+        }
+        return json.dumps(vars(self) | lengths, sort_keys=True)
+
+    @classmethod
+    def of(cls, package: str, metadata: Mapping[str, str]) -> "Plan":
+        """The plan that a saved package was built by. Raises `Error` for one that milbuild did not build."""
+        if METADATA_KEY not in metadata:
+            hint = "Its metadata would say how it was built; build it with milbuild."
+            raise Error(f"{package} was not built by milbuild", hint)
+        values = json.loads(metadata[METADATA_KEY])
+        for name in ("sequence_length", "context_length"):
+            values[name] = None if values[name] is None else parse_length(values[name], name)
+        return cls(**values)
+
+
+def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
+    """Sequence, context and prefill lengths against each other and the checkpoint's own `limit`."""
+    if options["cache"] == "none":
+        if options["context_length"] is not None:
+            raise Error(
+                "context_length belongs to a cache, and cache is none", "sequence_length is what one call takes."
+            )
+        context = limit
+    else:
+        context = options["context_length"] = parse_length(options["context_length"] or limit, "context_length")
+        if isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io"):
+            hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
+            raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
+    highest = context if isinstance(context, int) else context[1]
+    if highest > limit:
+        hint = "It has no position embeddings beyond that."
+        raise Error(f"context_length is {highest}, the checkpoint's context ends at {limit} tokens", hint)
+    length = options["sequence_length"]
+    if length is None:
+        length = (1, highest) if whole else min(128, limit) if options["cache"] == "none" else 1
+    options["sequence_length"] = length = parse_length(length, "sequence_length")
+    longest = length if isinstance(length, int) else max(length)
+    if longest > highest:
+        known = (
+            f"the checkpoint's context ends at {limit} tokens" if highest == limit else f"context_length is {highest}"
+        )
+        raise Error(f"sequence_length goes to {longest}, {known}")
+    prefill = options["prefill_length"]
+    if prefill is not None and (not isinstance(prefill, int) or not 1 <= prefill <= highest):
+        raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
+
+
+def _one_of(option: str, value: Any, known: Any) -> None:
+    if value not in known:
+        raise Error(f"{option} is {value!r}; known are {', '.join(known)}")

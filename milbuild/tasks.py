@@ -28,8 +28,17 @@ ALL_CACHES = ("none", "io", "state")
 TASKS = {
     task.name: task
     for task in (
-        Task("feature-extraction", "AutoModel", "Model", ("default",), ALL_CACHES, "hidden states after the last layer"),
-        Task("text-generation", "AutoModelForCausalLM", "LMHeadModel", ("causal-lm",), ALL_CACHES, "scores of the next token"),
+        Task(
+            "feature-extraction", "AutoModel", "Model", ("default",), ALL_CACHES, "hidden states after the last layer"
+        ),
+        Task(
+            "text-generation",
+            "AutoModelForCausalLM",
+            "LMHeadModel",
+            ("causal-lm",),
+            ALL_CACHES,
+            "scores of the next token",
+        ),
         Task(
             "text-classification",
             "AutoModelForSequenceClassification",

@@ -27,7 +27,12 @@ def find(model_type: str) -> type[Any]:
     """The family of a model_type. Raises `Error` with the nearest known ones."""
     if model_type not in SUPPORTED:
         near = get_close_matches(model_type, SUPPORTED, n=3, cutoff=0.5)
-        known = f"The nearest known: {', '.join(near)}." if near else f"Known model types: {', '.join(sorted(SUPPORTED))}."
-        raise Error(f"no graph is written for the model_type {model_type!r}", f"{known} `milbuild list` shows all with their tasks.")
+        known = (
+            f"The nearest known: {', '.join(near)}." if near else f"Known model types: {', '.join(sorted(SUPPORTED))}."
+        )
+        raise Error(
+            f"no graph is written for the model_type {model_type!r}",
+            f"{known} `milbuild list` shows all with their tasks.",
+        )
     file, name = SUPPORTED[model_type].where.split(":")
     return getattr(importlib.import_module(f"milbuild.architectures.{file}"), name)  # type: ignore[no-any-return]

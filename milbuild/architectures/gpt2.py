@@ -12,7 +12,17 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache
 from milbuild.heads import hidden_states, last_token, per_token, span, tied
-from milbuild.layers import activation, add, attention, causal_mask, conv1d, embedding, layer_norm, merge_heads, split_heads
+from milbuild.layers import (
+    activation,
+    add,
+    attention,
+    causal_mask,
+    conv1d,
+    embedding,
+    layer_norm,
+    merge_heads,
+    split_heads,
+)
 from milbuild.weights import Cursor
 
 
@@ -20,7 +30,12 @@ class GPT2:
     prefix = "transformer"
     only = {"add_cross_attention": (False, "there is no encoder whose states it could attend to")}
     not_read = (
-        *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"),  # GPT2DoubleHeadsModel only
+        *(
+            "summary_type",
+            "summary_use_proj",
+            "summary_activation",
+            "summary_proj_to_labels",
+        ),  # GPT2DoubleHeadsModel only
         *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "initializer_range"),  # training
     )
     ignored = (r"h\.\d+\.attn\.(masked_)?bias",)  # causal-mask buffers of old checkpoints
@@ -56,7 +71,9 @@ class GPT2:
         width = self.config.n_embd
         q, k, v = split_heads(conv1d(x, w / "c_attn", 3 * width), self.config.n_head, w, parts=3)  # (B, H, T, E) each
         k, v = self.cache.update(i, k, v)  # (B, H, S, E)
-        y = attention(q, k, v, mask, self.scale(i, width // self.config.n_head), w, upcast=self.config.reorder_and_upcast_attn)
+        y = attention(
+            q, k, v, mask, self.scale(i, width // self.config.n_head), w, upcast=self.config.reorder_and_upcast_attn
+        )
         return conv1d(merge_heads(y, w), w / "c_proj", width)
 
     def scale(self, i: int, head_width: int) -> float:

@@ -10,4 +10,15 @@ from milbuild.layers.attention import attention, causal_mask, merge_heads, split
 from milbuild.layers.linear import add, conv1d, embedding, linear
 from milbuild.layers.normalization import layer_norm
 
-__all__ = ["activation", "add", "attention", "causal_mask", "conv1d", "embedding", "layer_norm", "linear", "merge_heads", "split_heads"]
+__all__ = [
+    "activation",
+    "add",
+    "attention",
+    "causal_mask",
+    "conv1d",
+    "embedding",
+    "layer_norm",
+    "linear",
+    "merge_heads",
+    "split_heads",
+]

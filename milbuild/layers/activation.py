@@ -63,7 +63,9 @@ def _xielu(x: Var, w: Cursor) -> Var:
     decay = mb.exp(x=mb.minimum(x=x, y=like(x, epsilon), name=f"{w.name}_minimum"), name=f"{w.name}_exp")
     decay = mb.sub(x=mb.sub(x=decay, y=like(x, 1.0), name=f"{w.name}_expm1"), y=x, name=f"{w.name}_decay")
     decay = mb.mul(x=decay, y=like(x, alpha_n), name=f"{w.name}_negative")
-    chosen = mb.select(cond=mb.greater(x=x, y=like(x, 0.0), name=f"{w.name}_sign"), a=square, b=decay, name=f"{w.name}_chosen")
+    chosen = mb.select(
+        cond=mb.greater(x=x, y=like(x, 0.0), name=f"{w.name}_sign"), a=square, b=decay, name=f"{w.name}_chosen"
+    )
     return mb.add(x=chosen, y=linear, name=w.name)
 
 

@@ -42,7 +42,9 @@ def causal_mask(query: Positions, key: Positions, w: Cursor) -> Var | None:
     """
     if isinstance(query, np.ndarray) and isinstance(key, np.ndarray):
         visible = key[None, :] <= query[:, None]
-        return None if visible.all() else mb.const(val=np.where(visible, 0, HIDDEN).astype(w.dtype), name=f"{w.name}_mask")
+        return (
+            None if visible.all() else mb.const(val=np.where(visible, 0, HIDDEN).astype(w.dtype), name=f"{w.name}_mask")
+        )
     query = _rows(query, f"{w.name}_query_positions")
     if isinstance(key, Var) and key.rank == 2:
         key = mb.expand_dims(x=key, axes=[1, 2], name=f"{w.name}_key_positions")

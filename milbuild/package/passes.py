@@ -18,7 +18,12 @@ def drop_implicit_biases(function: Function) -> None:
         if operation.op_type != "linear":
             continue
         bias = operation.inputs.get("bias")
-        if bias is not None and bias.op.op_type == "const" and bias.op.name.startswith(f"{operation.name}_bias_") and not bias.val.any():
+        if (
+            bias is not None
+            and bias.op.op_type == "const"
+            and bias.op.name.startswith(f"{operation.name}_bias_")
+            and not bias.val.any()
+        ):
             bias.remove_child_op(operation)
             operation._input_vars["bias"] = None
             operation.bias = None
@@ -27,7 +32,11 @@ def drop_implicit_biases(function: Function) -> None:
 def drop_unused_constants(function: Function) -> None:
     """Takes away constants that no operation reads: what other passes and the builder's defaults leave behind."""
     outputs = set(function.outputs)
-    unused = [op for op in _walk(function) if op.op_type == "const" and not op.outputs[0].child_ops and op.outputs[0] not in outputs]
+    unused = [
+        op
+        for op in _walk(function)
+        if op.op_type == "const" and not op.outputs[0].child_ops and op.outputs[0] not in outputs
+    ]
     function.remove_ops(unused)
 
 

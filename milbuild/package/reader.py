@@ -71,7 +71,10 @@ class Package:
         self.spec = read_spec(self.path)
         kind = self.spec.WhichOneof("Type")
         if kind != "mlProgram":
-            raise Error(f"{self.path.name} is a {kind}, not an ML Program", "Convert it for iOS 15 or later (convert_to='mlprogram').")
+            raise Error(
+                f"{self.path.name} is a {kind}, not an ML Program",
+                "Convert it for iOS 15 or later (convert_to='mlprogram').",
+            )
         self._files: dict[str, np.ndarray] = {}
 
     @property
@@ -104,7 +107,9 @@ class Package:
         """The content of a Value protobuf: an array (mapped from disk where it stands in a file), or a list of strings."""
         kind = value.WhichOneof("value")
         if value.type.WhichOneof("type") != "tensorType":
-            raise Error(f"{self.path.name} holds a value of the kind {value.type.WhichOneof('type')}, which is not read yet")
+            raise Error(
+                f"{self.path.name} holds a value of the kind {value.type.WhichOneof('type')}, which is not read yet"
+            )
         dtype, shape = _tensor_type(value.type)
         if None in shape or dtype not in DTYPES:
             raise Error(f"{self.path.name} holds a value of type {dtype} and shape {shape}", DAMAGED)
@@ -117,7 +122,10 @@ class Package:
             attributes = {key: self.array(value) for key, value in entry.attributes.items()}
             name = attributes.pop("name", np.array("")).item()
             inputs: dict[str, list[str | np.ndarray]] = {
-                key: [binding.name if binding.WhichOneof("binding") == "name" else self.array(binding.value) for binding in argument.arguments]
+                key: [
+                    binding.name if binding.WhichOneof("binding") == "name" else self.array(binding.value)
+                    for binding in argument.arguments
+                ]
                 for key, argument in entry.inputs.items()
             }
             if entry.blocks:
@@ -134,7 +142,10 @@ class Package:
         if sentinel != SENTINEL or code != CODES.get(DTYPES[dtype].name):
             raise Error(f"{where} has no {dtype.lower()} value at byte {at:,}", DAMAGED)
         if nbytes != needed or start + nbytes > data.size:
-            raise Error(f"{where}: the value at byte {at:,} has {nbytes:,} bytes of {data.size:,}, its shape {shape} needs {needed:,}", DAMAGED)
+            raise Error(
+                f"{where}: the value at byte {at:,} has {nbytes:,} bytes of {data.size:,}, its shape {shape} needs {needed:,}",
+                DAMAGED,
+            )
         return data[start : start + nbytes].view(DTYPES[dtype]).reshape(shape)
 
     def _file(self, name: str) -> np.ndarray:
@@ -170,7 +181,9 @@ def _model_path(path: Path) -> Path:
         manifest = json.loads((path / "Manifest.json").read_text("utf-8"))
         inside = Path(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Error(f"{path.name} has no manifest that names its model", "Is it a package? It holds Manifest.json and Data/.") from error
+        raise Error(
+            f"{path.name} has no manifest that names its model", "Is it a package? It holds Manifest.json and Data/."
+        ) from error
     if inside.is_absolute() or ".." in inside.parts:
         raise Error(f"the manifest of {path.name} names {inside}, which is not in the package")
     return path / "Data" / inside
@@ -186,7 +199,11 @@ def _value(entry: Any) -> Value:
 
 def _tensor_type(entry: Any) -> tuple[str, tuple[int | None, ...]]:
     tensor = entry.tensorType
-    name = proto.MIL_pb2.DataType.Name(tensor.dataType) if tensor.dataType in proto.MIL_pb2.DataType.values() else str(tensor.dataType)
+    name = (
+        proto.MIL_pb2.DataType.Name(tensor.dataType)
+        if tensor.dataType in proto.MIL_pb2.DataType.values()
+        else str(tensor.dataType)
+    )
     shape = tuple(d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in tensor.dimensions)
     return name, shape
 

@@ -106,9 +106,21 @@ def manifest() -> str:
     items, root = {}, ""
     for name, description in (("model.mlmodel", "CoreML Model Specification"), ("weights", "CoreML Model Weights")):
         identifier = str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://pypi.org/project/milbuild#{name}"))
-        items[identifier] = {"author": "com.apple.CoreML", "description": description, "name": name, "path": f"com.apple.CoreML/{name}"}
+        items[identifier] = {
+            "author": "com.apple.CoreML",
+            "description": description,
+            "name": name,
+            "path": f"com.apple.CoreML/{name}",
+        }
         root = root or identifier
-    return json.dumps({"fileFormatVersion": "1.0.0", "itemInfoEntries": items, "rootModelIdentifier": root}, indent=4, sort_keys=True) + "\n"
+    return (
+        json.dumps(
+            {"fileFormatVersion": "1.0.0", "itemInfoEntries": items, "rootModelIdentifier": root},
+            indent=4,
+            sort_keys=True,
+        )
+        + "\n"
+    )
 
 
 def write(model: Any, weights: BlobPlan | Path, target: Path, progress: Progress | None = None) -> None:
@@ -137,8 +149,13 @@ def write(model: Any, weights: BlobPlan | Path, target: Path, progress: Progress
         where = target.parent if str(target.parent) != "." else Path.cwd()
         if error.errno == errno.ENOSPC:
             needed = weights.end if isinstance(weights, BlobPlan) else weights.stat().st_size
-            raise Error(f"the disk of {where} is full: the package needs {needed / 1e6:,.1f} MB", "Free some space, or save elsewhere.") from error
-        raise Error(f"{target} cannot be written: {error.strerror or error}", "Choose an existing folder that you may write to.") from error
+            raise Error(
+                f"the disk of {where} is full: the package needs {needed / 1e6:,.1f} MB",
+                "Free some space, or save elsewhere.",
+            ) from error
+        raise Error(
+            f"{target} cannot be written: {error.strerror or error}", "Choose an existing folder that you may write to."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

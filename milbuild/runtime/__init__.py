@@ -18,7 +18,12 @@ from milbuild.package.reader import Package
 __all__ = ["load"]
 
 
-def load(path: str | os.PathLike[str], function_name: str | None = None, precision: str = "declared", keep: Sequence[str] = ()) -> Any:
+def load(
+    path: str | os.PathLike[str],
+    function_name: str | None = None,
+    precision: str = "declared",
+    keep: Sequence[str] = (),
+) -> Any:
     """A function of the package at `path`, ready to predict.
 
     Args:

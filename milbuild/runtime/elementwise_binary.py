@@ -12,7 +12,11 @@ from milbuild.runtime.registry import operation
 
 
 def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else None)
+    return (
+        value
+        if isinstance(value, Tensor)
+        else torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else None)
+    )
 
 
 def _both(x: Any, y: Any) -> tuple[Tensor, Tensor]:

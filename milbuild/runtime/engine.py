@@ -5,7 +5,7 @@ A value is freed after its last use. A slice of a state is written in place wher
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,11 @@ class Engine:
         self.rounds = precision == "declared"
         self.keep = tuple(keep)
         self.kept: dict[str, np.ndarray] = {}
-        self.states = {value.name: value.shape for value in self.function.inputs if value.name in {f.name for f in self.description.state}}
+        self.states = {
+            value.name: value.shape
+            for value in self.function.inputs
+            if value.name in {f.name for f in self.description.state}
+        }
         self._compile()
 
     def make_state(self) -> State:
@@ -75,6 +79,15 @@ class Engine:
             self._play(step, values, buffers)
         return features.outputs(self.description.output, values)
 
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Keeps the values of other operations from the next prediction on; `*` is a wildcard."""
+        self.keep = tuple(names)
+        for step in self._steps:
+            step.kept = self._keeps(step.op.name)
+
+    def _keeps(self, name: str) -> bool:
+        return name in self.keep or any("*" in pattern and fnmatch.fnmatchcase(name, pattern) for pattern in self.keep)
+
     # Compiling
 
     def _compile(self) -> None:
@@ -85,8 +98,10 @@ class Engine:
                 constants[op.outputs[0].name] = _constant(op.attributes["val"])
                 continue
             if op.type not in OPERATIONS and op.type not in ("read_state", "write_state"):
-                raise Error(f"{self.package.path.name}: operation {op.name} is a {op.type}, which the runtime does not know")
-            steps.append(_Step(op, self.rounds, any(fnmatch.fnmatchcase(op.name, pattern) for pattern in self.keep)))
+                raise Error(
+                    f"{self.package.path.name}: operation {op.name} is a {op.type}, which the runtime does not know"
+                )
+            steps.append(_Step(op, self.rounds, self._keeps(op.name)))
         self._constants, self._steps = constants, steps
         _free_after_last_use(steps, set(self.function.outputs) | set(constants))
         _write_in_place(steps, self.function)
@@ -97,7 +112,10 @@ class Engine:
         if not self.states:
             return {}
         if state is None:
-            raise Error(f"{self.package.path.name} keeps {', '.join(self.states)} in a state", "Pass predict one of make_state().")
+            raise Error(
+                f"{self.package.path.name} keeps {', '.join(self.states)} in a state",
+                "Pass predict one of make_state().",
+            )
         if not isinstance(state, State):
             raise Error(f"state is a {type(state).__name__}, not what make_state() gives")
         for name, shape in self.states.items():
@@ -116,14 +134,24 @@ class Engine:
         else:
             arguments: dict[str, Any] = dict(step.literals)
             for name, source in step.arguments:
-                arguments[name] = values[source] if isinstance(source, str) else [values[s] if isinstance(s, str) else s for s in source]
+                arguments[name] = (
+                    values[source]
+                    if isinstance(source, str)
+                    else [values[s] if isinstance(s, str) else s for s in source]
+                )
             if step.in_place:
                 arguments["in_place"] = True
             try:
                 result = OPERATIONS[op.type](**arguments)
             except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-                shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in arguments.items() if isinstance(value, torch.Tensor))
-                raise Error(f"operation {op.name} ({op.type}) of {self.package.path.name} failed on {shapes}: {error}") from error
+                shapes = ", ".join(
+                    f"{name} {tuple(value.shape)}"
+                    for name, value in arguments.items()
+                    if isinstance(value, torch.Tensor)
+                )
+                raise Error(
+                    f"operation {op.name} ({op.type}) of {self.package.path.name} failed on {shapes}: {error}"
+                ) from error
         results = result if isinstance(result, tuple | list) else (result,)
         for output, value, rounded in zip(op.outputs, results, step.rounded, strict=op.type != "write_state"):
             values[output.name] = value.half().float() if rounded else value
@@ -153,7 +181,10 @@ class _Step:
                 self.arguments.append((name, sources[0]))
             else:
                 self.literals[name] = sources[0]
-        self.rounded = [rounds and op.type not in MOVES and op.type != "read_state" and output.dtype == "FLOAT16" for output in op.outputs]
+        self.rounded = [
+            rounds and op.type not in MOVES and op.type != "read_state" and output.dtype == "FLOAT16"
+            for output in op.outputs
+        ]
 
     def reads(self) -> set[str]:
         names = {name for bindings in self.op.inputs.values() for name in bindings if isinstance(name, str)}
@@ -215,9 +246,12 @@ def _write_in_place(steps: list[_Step], function: Function) -> None:
         state = steps[reader[source]].state
         then = next((i for i in touched[state] if i > index), None)
         before = max(i for i in touched[state] if i < index)
-        if then is None or before != reader[source] or steps[then].op.type != "write_state" or steps[then].data != updated:
+        if (
+            then is None
+            or before != reader[source]
+            or steps[then].op.type != "write_state"
+            or steps[then].data != updated
+        ):
             continue
         if all(last.get(name, -1) <= index for name in shared(source) - {updated}):
             step.in_place = True
-
-

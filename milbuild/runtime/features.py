@@ -29,7 +29,11 @@ def _tensor(name: str, feature: Any, value: Any) -> torch.Tensor:
     _check_shape(name, multi, array.shape)
     kind = multi.ArrayDataType.Name(multi.dataType)
     if kind != "INT32":
-        return torch.from_numpy(array.astype(np.float32)) if kind != "FLOAT16" else torch.from_numpy(array.astype(np.float16).astype(np.float32))
+        return (
+            torch.from_numpy(array.astype(np.float32))
+            if kind != "FLOAT16"
+            else torch.from_numpy(array.astype(np.float16).astype(np.float32))
+        )
     whole = array.astype(np.int32)
     if not np.array_equal(whole, array):
         raise Error(f"the input {name} takes whole numbers of 32 bits; got {array.dtype} with other values")
@@ -47,7 +51,9 @@ def _check_shape(name: str, multi: Any, shape: tuple[int, ...]) -> None:
         ranges = [(size.lowerBound, size.upperBound) for size in multi.shapeRange.sizeRanges]
     else:
         ranges = [(size, size) for size in multi.shape]
-    inside = len(shape) == len(ranges) and all(low <= n and (high < 0 or n <= high) for n, (low, high) in zip(shape, ranges, strict=True))
+    inside = len(shape) == len(ranges) and all(
+        low <= n and (high < 0 or n <= high) for n, (low, high) in zip(shape, ranges, strict=True)
+    )
     if not inside:
         wanted = ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in ranges)
         raise Error(f"the input {name} has the shape {shape}; it takes ({wanted})")

@@ -8,7 +8,13 @@ from milbuild.runtime.registry import integers, operation
 
 
 @operation
-def layer_norm(x: Tensor, axes: Tensor | None = None, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5) -> Tensor:
+def layer_norm(
+    x: Tensor,
+    axes: Tensor | None = None,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    epsilon: float = 1e-5,
+) -> Tensor:
     where = sorted(axis % x.ndim for axis in (range(x.ndim) if axes is None else integers(axes)))
     if where == list(range(x.ndim - len(where), x.ndim)):
         return F.layer_norm(x, x.shape[where[0] :], gamma, beta, epsilon)

@@ -12,7 +12,9 @@ from milbuild.runtime.registry import integers, moves, operation
 def concat(values: list[Any], axis: int, interleave: bool = False) -> Tensor:
     if interleave:
         raise ValueError("concat with interleave is not known yet")
-    return torch.cat([torch.as_tensor(value).reshape(-1) if not getattr(value, "ndim", 0) else value for value in values], axis)
+    return torch.cat(
+        [torch.as_tensor(value).reshape(-1) if not getattr(value, "ndim", 0) else value for value in values], axis
+    )
 
 
 @operation
@@ -25,7 +27,9 @@ def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = Fa
 
 @moves
 def fill(shape: Tensor, value: Any = 0.0) -> Tensor:
-    return torch.full(integers(shape), value, dtype=torch.int32 if isinstance(value, int) and not isinstance(value, bool) else None)
+    return torch.full(
+        integers(shape), value, dtype=torch.int32 if isinstance(value, int) and not isinstance(value, bool) else None
+    )
 
 
 @moves
@@ -41,7 +45,10 @@ def range_1d(start: Any, end: Any, step: Any) -> Tensor:
 
 @moves
 def select(cond: Tensor, a: Any, b: Any) -> Tensor:
-    kind = next((value.dtype for value in (a, b) if isinstance(value, Tensor)), torch.float32 if isinstance(a, float) else torch.int32)
+    kind = next(
+        (value.dtype for value in (a, b) if isinstance(value, Tensor)),
+        torch.float32 if isinstance(a, float) else torch.int32,
+    )
     a, b = (torch.as_tensor(value, dtype=kind) for value in (a, b))
     return torch.where(cond, a, b)
 
@@ -52,8 +59,12 @@ def shape(x: Tensor) -> Tensor:
 
 
 @moves
-def split(x: Tensor, num_splits: int | None = None, split_sizes: Tensor | None = None, axis: int = 0) -> tuple[Tensor, ...]:
-    return torch.split(x, integers(split_sizes) if split_sizes is not None else x.shape[axis] // (num_splits or 1), axis)
+def split(
+    x: Tensor, num_splits: int | None = None, split_sizes: Tensor | None = None, axis: int = 0
+) -> tuple[Tensor, ...]:
+    return torch.split(
+        x, integers(split_sizes) if split_sizes is not None else x.shape[axis] // (num_splits or 1), axis
+    )
 
 
 @moves

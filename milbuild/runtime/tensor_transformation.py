@@ -34,10 +34,14 @@ def transpose(x: Tensor, perm: Tensor) -> Tensor:
     return x.permute(integers(perm))
 
 
-def _slices(x: Tensor, begin: Any, end: Any, stride: Any, begin_mask: Any, end_mask: Any, squeeze_mask: Any) -> tuple[Any, ...]:
+def _slices(
+    x: Tensor, begin: Any, end: Any, stride: Any, begin_mask: Any, end_mask: Any, squeeze_mask: Any
+) -> tuple[Any, ...]:
     first, last = integers(begin), integers(end)
     steps = [1] * x.ndim if stride is None else integers(stride)
-    free_begin, free_end, squeezed = ([0] * x.ndim if mask is None else integers(mask) for mask in (begin_mask, end_mask, squeeze_mask))
+    free_begin, free_end, squeezed = (
+        [0] * x.ndim if mask is None else integers(mask) for mask in (begin_mask, end_mask, squeeze_mask)
+    )
     if any(step < 0 for step in steps):
         raise ValueError("a slice with a negative stride is not known yet")
     slices: list[Any] = []

@@ -53,7 +53,9 @@ class Checkpoint:
             hint = "Use the checkpoint it was made from; compression belongs behind the build (coremltools.optimize)."
             raise Error(f"{name} is quantized ({method}); its tensors are not the model's weights", hint)
         if config.get("per_layer_config"):
-            raise Error(f"{name} has a per_layer_config: its layers differ in size, which no graph of milbuild is written for")
+            raise Error(
+                f"{name} has a per_layer_config: its layers differ in size, which no graph of milbuild is written for"
+            )
         return cls(name, folder, config, _read_tensors(folder, file))
 
     def credits(self) -> tuple[str, str]:
@@ -80,7 +82,10 @@ class Checkpoint:
         self.read.add(key)
         array = self.tensors[key]
         if array.shape != shape:
-            raise Error(f"{self.name}: {key} has the shape {array.shape}, config.json asks for {shape}", "Is it the config.json of this checkpoint?")
+            raise Error(
+                f"{self.name}: {key} has the shape {array.shape}, config.json asks for {shape}",
+                "Is it the config.json of this checkpoint?",
+            )
         return Tensor(path, path, array)
 
     def same(self, path: str, other: str, prefix: str) -> bool:
@@ -113,7 +118,10 @@ class Checkpoint:
         ]
         if unused:
             hint = "Parameters that the graph leaves out would change its numbers silently. Is config.json this checkpoint's own?"
-            raise Error(f"{self.name} has {len(unused)} tensors that its architecture does not use: {', '.join(sorted(unused))}", hint)
+            raise Error(
+                f"{self.name} has {len(unused)} tensors that its architecture does not use: {', '.join(sorted(unused))}",
+                hint,
+            )
 
     def _key(self, path: str, prefix: str) -> str | None:
         return next((key for key in (path, path.removeprefix(f"{prefix}.")) if key in self.tensors), None)
@@ -131,20 +139,31 @@ def locate(source: str | os.PathLike[str], revision: str | None = None) -> tuple
             raise Error(f"{path.name} is neither a folder nor a .safetensors file")
         return path.resolve().parent.name, path.parent, path
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
-        raise Error(f"there is no folder {source}", "Give a checkpoint's folder, its .safetensors file, or a hub id such as openai-community/gpt2.")
+        raise Error(
+            f"there is no folder {source}",
+            "Give a checkpoint's folder, its .safetensors file, or a hub id such as openai-community/gpt2.",
+        )
     return str(source), _download(str(source), revision), None
 
 
 def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     at = f" at revision {revision}" if revision else ""
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError as error:
         hint = "Check the spelling; without a network only what the local cache holds can be built (HF_HUB_OFFLINE=1 asks nothing else)."
-        raise Error(f"there is no folder {repository}, the local cache has no {repository}{at}, and the hub cannot be reached", hint) from error
+        raise Error(
+            f"there is no folder {repository}, the local cache has no {repository}{at}, and the hub cannot be reached",
+            hint,
+        ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         hint = "Check the spelling; for a private or gated repository log in with: hf auth login"
         raise Error(f"there is no folder {repository}, and the hub has no {repository}{at}", hint) from error
@@ -155,17 +174,21 @@ def _download(repository: str, revision: str | None) -> Path:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a folder, as it stands. Raises `Error` where there is none or it is no JSON object."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
+    if not (folder / "config.json").is_file():
         hint = "A checkpoint is a folder with config.json and model.safetensors, as save_pretrained writes it."
-        raise Error(f"{folder.name} has no config.json", hint) from error
+        raise Error(f"{folder.name} has no config.json", hint)
+    return read_json(folder / "config.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a file. Raises `Error`."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise Error(f"config.json of {folder.name} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise Error(f"config.json of {folder.name} is no object but a {type(config).__name__}")
-    return config
+        raise Error(f"{path.name} of {path.parent.name} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise Error(f"{path.name} of {path.parent.name} is no object but a {type(value).__name__}")
+    return value
 
 
 def _read_tensors(folder: Path, file: Path | None) -> dict[str, np.ndarray]:
@@ -175,9 +198,15 @@ def _read_tensors(folder: Path, file: Path | None) -> dict[str, np.ndarray]:
     if index.is_file():
         return _read_shards(folder, index)
     if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")):
-        raise Error(f"{folder.name} holds its weights as a pickle ({', '.join(pickles)}), not as safetensors", SAFE_CONVERSION)
+        raise Error(
+            f"{folder.name} holds its weights as a pickle ({', '.join(pickles)}), not as safetensors", SAFE_CONVERSION
+        )
     found = sorted(path.name for path in folder.glob("*.safetensors"))
-    hint = f"Name the file itself: {folder.name}/{found[0]}" if found else "A checkpoint has a model.safetensors or a model.safetensors.index.json."
+    hint = (
+        f"Name the file itself: {folder.name}/{found[0]}"
+        if found
+        else "A checkpoint has a model.safetensors or a model.safetensors.index.json."
+    )
     raise Error(f"{folder.name} has no model.safetensors", hint)
 
 
@@ -186,13 +215,18 @@ def _read_shards(folder: Path, index: Path) -> dict[str, np.ndarray]:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
         files = sorted(set(weight_map.values()))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Error(f"{index.name} is no index of shards: it needs a weight_map of tensor names to file names") from error
+        raise Error(
+            f"{index.name} is no index of shards: it needs a weight_map of tensor names to file names"
+        ) from error
     tensors: dict[str, np.ndarray] = {}
     for name in files:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
             raise Error(f"{index.name} names the file {name!r}, which is not in the checkpoint's own folder")
         if not (folder / name).is_file():
-            raise Error(f"{folder.name} lacks the shard {name}, which {index.name} names", "Download the missing file; all shards stand beside the index.")
+            raise Error(
+                f"{folder.name} lacks the shard {name}, which {index.name} names",
+                "Download the missing file; all shards stand beside the index.",
+            )
         shard = safetensors.read(folder / name)
         if again := sorted(tensors.keys() & shard.keys()):
             raise Error(f"{name} holds tensors that another shard holds too: {_list(again)}")

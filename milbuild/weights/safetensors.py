@@ -43,7 +43,9 @@ def read(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, MAX_HEADER):
-                raise Error(f"{path.name}: the header should have {length:,} bytes, the whole file has {size:,}", DOWNLOAD_AGAIN)
+                raise Error(
+                    f"{path.name}: the header should have {length:,} bytes, the whole file has {size:,}", DOWNLOAD_AGAIN
+                )
             text = file.read(length)
     except OSError as error:
         raise Error(f"{path.name} cannot be read: {error.strerror}") from error
@@ -58,12 +60,19 @@ def read(path: Path) -> dict[str, np.ndarray]:
     for name, (dtype, shape, start, stop) in sorted(entries.items(), key=lambda item: item[1][2:]):
         if stop > available:
             hint = DOWNLOAD_AGAIN
-            raise Error(f"{path.name}: {name} ends at byte {stop:,} of the data, of which the file has {available:,}", hint)
+            raise Error(
+                f"{path.name}: {name} ends at byte {stop:,} of the data, of which the file has {available:,}", hint
+            )
         if start < end:
-            raise Error(f"{path.name}: {name} begins at byte {start:,}, inside {before}, which ends at {end:,}", DOWNLOAD_AGAIN)
+            raise Error(
+                f"{path.name}: {name} begins at byte {start:,}, inside {before}, which ends at {end:,}", DOWNLOAD_AGAIN
+            )
         needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
         if stop - start != needed:
-            raise Error(f"{path.name}: {name} of shape {shape} needs {needed:,} bytes, its offsets leave {stop - start:,}", DOWNLOAD_AGAIN)
+            raise Error(
+                f"{path.name}: {name} of shape {shape} needs {needed:,} bytes, its offsets leave {stop - start:,}",
+                DOWNLOAD_AGAIN,
+            )
         end, before = stop, name
     data = np.memmap(path, np.uint8, "r", offset=8 + length) if available else np.empty(0, np.uint8)
     # np.memmap remembers the file in every view; a plain view on its buffer is lighter and behaves like any array.
@@ -75,7 +84,10 @@ def _entry(path: Path, name: str, value: Any) -> tuple[np.dtype[Any], tuple[int,
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
     if dtype not in DTYPES:
         known = ", ".join(DTYPES)
-        raise Error(f"{path.name}: {name} has the type {dtype}; known are {known}", "Save the checkpoint in float16, bfloat16 or float32.")
+        raise Error(
+            f"{path.name}: {name} has the type {dtype}; known are {known}",
+            "Save the checkpoint in float16, bfloat16 or float32.",
+        )
     whole = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
     if not whole or not all(isinstance(n, int) and n >= 0 for n in [*shape, *offsets]) or offsets[0] > offsets[1]:
         raise ValueError(f"{name}: shape {shape}, data_offsets {offsets}")

@@ -64,8 +64,12 @@ class Tensor:
             largest = max(largest, float(np.abs(piece[narrow]).max(initial=0.0)))
         if nan or infinite:
             hint = "The checkpoint itself is broken; no precision can hold these values."
-            return Error(f"{self.name}: {nan:,} of {self.data.size:,} values are NaN and {infinite:,} are infinite", hint)
-        what = f"{self.name}: {overflowing:,} of {self.data.size:,} values overflow {dtype}, the largest is {largest:.6g}"
+            return Error(
+                f"{self.name}: {nan:,} of {self.data.size:,} values are NaN and {infinite:,} are infinite", hint
+            )
+        what = (
+            f"{self.name}: {overflowing:,} of {self.data.size:,} values overflow {dtype}, the largest is {largest:.6g}"
+        )
         return Error(f"{what}; {dtype} ends at {np.finfo(dtype).max:.6g}", "Build with precision float32.")
 
 
@@ -85,10 +89,14 @@ class Unread(np.ndarray):
         return array
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        raise AssertionError(f"{ufunc.__name__} was asked to compute with {self.tensor.name}, which is not read while the graph is built")
+        raise AssertionError(
+            f"{ufunc.__name__} was asked to compute with {self.tensor.name}, which is not read while the graph is built"
+        )
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        raise AssertionError(f"{function.__name__} was asked to read {self.tensor.name}, which is not read while the graph is built")
+        raise AssertionError(
+            f"{function.__name__} was asked to read {self.tensor.name}, which is not read while the graph is built"
+        )
 
     def astype(self, *args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"a cast was asked to read {self.tensor.name}, which is not read while the graph is built")

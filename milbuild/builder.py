@@ -1,13 +1,7 @@
-"""Options + checkpoint + architecture -> program -> Model. Every input and output name and shape is decided here.
+"""Options + checkpoint + architecture -> program -> Model. Every input and output name and shape is decided here."""
 
-What a build is asked for (`Options`, all of it optional) is first made whole against the checkpoint (`Plan`): what does
-not fit together is refused there, before anything is built.
-"""
-
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import coremltools as ct
@@ -16,11 +10,22 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, get_new_symbol, types
 
 import milbuild
-from milbuild import architectures, heads, tasks
+from milbuild import architectures, heads
 from milbuild.caches import Cache, InputOutputCache, NoCache, StateCache
 from milbuild.errors import Error
 from milbuild.model import Model
-from milbuild.options import INTERFACES, PRECISIONS, TARGETS, Length, parse_length, spell_length
+from milbuild.options import (
+    BATCH_SIZE,
+    INTERFACES,
+    LOGITS,
+    METADATA_KEY,
+    PRECISION,
+    TARGET,
+    TARGETS,
+    Length,
+    Plan,
+    spell_length,
+)
 from milbuild.package.writer import Description, Dimension, Feature, lower
 from milbuild.weights import Checkpoint, Cursor
 
@@ -30,15 +35,15 @@ def build(
     *,
     task: str | None = None,
     sequence_length: Length | None = None,
-    batch_size: int = 1,
+    batch_size: int = BATCH_SIZE,
     attention_mask: bool = False,
     cache: str | None = None,
     context_length: Length | None = None,
     prefill_length: int | None = None,
-    logits: str = "all",
+    logits: str = LOGITS,
     interface: str | None = None,
-    precision: str = "float16",
-    target: str = "iOS18",
+    precision: str = PRECISION,
+    target: str = TARGET,
     revision: str | None = None,
     model_type: str | None = None,
 ) -> Model:
@@ -77,7 +82,9 @@ def build(
     family = architectures.find(config.model_type)
     for name, (value, reason) in family.only.items():
         if getattr(config, name) != value:
-            raise Error(f"{checkpoint.name} has {name}: {getattr(config, name)!r}; the graph is written for {value!r} only: {reason}")
+            raise Error(
+                f"{checkpoint.name} has {name}: {getattr(config, name)!r}; the graph is written for {value!r} only: {reason}"
+            )
     plan = Plan.make(
         config,
         task=task,
@@ -123,9 +130,14 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
     """The configuration of a checkpoint as transformers reads it. Raises `Error` where it is none, or not of `model_type`."""
     found = checkpoint.config.get("model_type")
     if not isinstance(found, str):
-        raise Error(f"config.json of {checkpoint.name} has no model_type", "It is not a configuration that transformers saved.")
+        raise Error(
+            f"config.json of {checkpoint.name} has no model_type", "It is not a configuration that transformers saved."
+        )
     if model_type is not None and found != model_type:
-        raise Error(f"{checkpoint.name} is a {found}, not a {model_type}", f"Use milbuild.build, or milbuild.{found.replace('-', '_')}.build.")
+        raise Error(
+            f"{checkpoint.name} is a {found}, not a {model_type}",
+            f"Use milbuild.build, or milbuild.{found.replace('-', '_')}.build.",
+        )
     architectures.find(found)
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
@@ -133,143 +145,9 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
     try:
         return Config(CONFIG_MAPPING[found].from_dict(dict(checkpoint.config)))
     except (StrictDataclassError, TypeError, ValueError) as error:
-        raise Error(f"config.json of {checkpoint.name} is no configuration of {found}: {' '.join(str(error).split())}") from error
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A build's options, complete and consistent; what a package's metadata holds."""
-
-    task: str
-    sequence_length: Length
-    batch_size: int
-    attention_mask: bool
-    cache: str
-    context_length: Length | None
-    prefill_length: int | None
-    logits: str
-    interface: str
-    precision: str
-    target: str
-
-    @classmethod
-    def make(cls, config: Config, **options: Any) -> "Plan":
-        """Fills what was left open from the configuration. Raises `Error` for what does not fit together."""
-        supported = architectures.SUPPORTED[config.model_type].tasks
-        name = options["task"] or tasks.guess(config.architectures, supported)
-        task, with_past = tasks.resolve(name, supported, config.model_type)
-        options["task"] = task.name
-        cache = options["cache"] or ("io" if with_past else "none")
-        _one_of("cache", cache, tasks.ALL_CACHES)
-        if with_past and cache == "none":
-            raise Error(f"the task {name} asks for a cache, and cache is none", f"Use the task {task.name}, or cache io or state.")
-        if cache not in task.caches:
-            raise Error(f"{task.name} has no cache: it needs the whole text in one call", "Build it with cache none.")
-        options["cache"] = cache
-        for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
-            _one_of(option, options[option], known)
-        options["interface"] = options["interface"] or {"io": "hf"}.get(cache, "milbuild")
-        _one_of("interface", options["interface"], INTERFACES)
-        names = INTERFACES[options["interface"]]
-        if cache not in names.caches:
-            having = [other for other, entry in INTERFACES.items() if cache in entry.caches]
-            raise Error(f"the interface {options['interface']} has no cache {cache}; it has {', '.join(names.caches)}", f"Cache {cache}: {', '.join(having)}.")
-        _check_context(options, names.ranged and cache == "state", config.max_position_embeddings)
-        plan = cls(**options)
-        plan.check()
-        return plan
-
-    def check(self) -> None:
-        cached = self.cache != "none"
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise Error(f"batch_size is {self.batch_size!r}; it is a whole number from 1")
-        if cached and self.batch_size > 1:
-            raise Error(f"a cache holds one sequence, and batch_size is {self.batch_size}", "Build with batch size 1, or without a cache.")
-        if cached and self.attention_mask:
-            hint = "Leave attention_mask out: with cache io the interface always has one, with a state `position` says what is filled."
-            raise Error("attention_mask is an input of builds without a cache", hint)
-        if self.logits == "last" and self.task != "text-generation":
-            raise Error(f"logits last belongs to text-generation, and the task is {self.task}")
-        if self.cache == "state":
-            self._needs("iOS18", "a state")
-        if isinstance(self.sequence_length, list) and self.attention_mask:
-            self._needs("iOS18", "more than one input with listed lengths")
-        if isinstance(self.sequence_length, list) and len(self.sequence_length) > 128:
-            raise Error(f"{len(self.sequence_length)} lengths are listed; Core ML takes 128 at most", "Use a range: 1:128.")
-        if self.prefill_length is not None:
-            self._needs("iOS18", "a package with two functions (prefill_length)")
-            if not cached:
-                raise Error("prefill_length fills a cache, and cache is none", "Add cache state or io.")
-            if INTERFACES[self.interface].ranged:
-                raise Error(f"{self.interface} prefills through its ranged main function; it does not know a second one")
-            if not isinstance(self.sequence_length, int):
-                raise Error("with prefill_length, main has a fixed sequence_length", "Leave it out to decode one token a call.")
-        if INTERFACES[self.interface].ranged and cached:
-            if self.logits == "last":
-                raise Error(f"{self.interface} reads the scores of every token (logits all)")
-            length = self.sequence_length
-            if not isinstance(length, tuple) or length[1] - length[0] < 2:
-                hint = "Leave sequence_length out: it is the whole context then."
-                raise Error(f"{self.interface} needs a ranged sequence_length, and it is {spell_length(length)}", hint)
-        if self.cache == "io" and isinstance(self.context_length, int):
-            if not isinstance(self.sequence_length, int):
-                hint = "Give context_length as a range (1:512) for a past that grows, or a fixed sequence_length."
-                raise Error("a fixed past leaves room for a fixed number of tokens, and sequence_length is not fixed", hint)
-            if max(self.sequence_length, self.prefill_length or 0) >= self.context_length:
-                hint = "Core ML has no empty arrays: a fixed past needs at least one slot."
-                raise Error(f"context_length {self.context_length} leaves no slot for the past", hint)
-
-    def _needs(self, target: str, what: str) -> None:
-        if TARGETS[self.target] < TARGETS[target]:
-            raise Error(f"{what} needs {target}, and the target is {self.target}", f"Build with target {target} or later.")
-
-    def functions(self) -> dict[str, Length]:
-        """The tokens that each function of the package takes."""
-        return {"main": self.sequence_length} | ({} if self.prefill_length is None else {"prefill": self.prefill_length})
-
-    def as_json(self) -> str:
-        lengths = {name: None if (value := getattr(self, name)) is None else spell_length(value) for name in ("sequence_length", "context_length")}
-        return json.dumps(vars(self) | lengths, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Plan":
-        values = json.loads(text)
-        for name in ("sequence_length", "context_length"):
-            values[name] = None if values[name] is None else parse_length(values[name], name)
-        return cls(**values)
-
-
-def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
-    """Sequence, context and prefill lengths against each other and the checkpoint's own `limit`."""
-    if options["cache"] == "none":
-        if options["context_length"] is not None:
-            raise Error("context_length belongs to a cache, and cache is none", "sequence_length is what one call takes.")
-        context = limit
-    else:
-        context = options["context_length"] = parse_length(options["context_length"] or limit, "context_length")
-        if isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io"):
-            hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
-            raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
-    highest = context if isinstance(context, int) else context[1]
-    if highest > limit:
-        hint = "It has no position embeddings beyond that."
-        raise Error(f"context_length is {highest}, the checkpoint's context ends at {limit} tokens", hint)
-    length = options["sequence_length"]
-    if length is None:
-        length = (1, highest) if whole else min(128, limit) if options["cache"] == "none" else 1
-    options["sequence_length"] = length = parse_length(length, "sequence_length")
-    longest = length if isinstance(length, int) else max(length)
-    if longest > highest:
-        known = f"the checkpoint's context ends at {limit} tokens" if highest == limit else f"context_length is {highest}"
-        raise Error(f"sequence_length goes to {longest}, {known}")
-    prefill = options["prefill_length"]
-    if prefill is not None and (not isinstance(prefill, int) or not 1 <= prefill <= highest):
-        raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
-
-
-def _one_of(option: str, value: Any, known: Any) -> None:
-    if value not in known:
-        raise Error(f"{option} is {value!r}; known are {', '.join(known)}")
+        raise Error(
+            f"config.json of {checkpoint.name} is no configuration of {found}: {' '.join(str(error).split())}"
+        ) from error
 
 
 class _Graph:
@@ -297,7 +175,10 @@ class _Graph:
             hidden = model.hidden_states(input_ids)
             if self.plan.logits == "last":
                 hidden = heads.last(hidden, f"{model.weights.name}_last")
-            outputs = {name: self._output(var, name) for name, var in self.family.heads[self.plan.task](model, hidden, input_ids).items()}
+            outputs = {
+                name: self._output(var, name)
+                for name, var in self.family.heads[self.plan.task](model, hidden, input_ids).items()
+            }
             features = [self._output_feature(name, var) for name, var in outputs.items()]
             for name, var, feature in self._present(cache):
                 outputs[name] = var
@@ -307,12 +188,22 @@ class _Graph:
 
     # Inputs and states
 
-    def _input(self, name: str, dtype: str, shape: Sequence[Any], described: Sequence[Dimension], text: str, axis: int | None = None) -> None:
+    def _input(
+        self,
+        name: str,
+        dtype: str,
+        shape: Sequence[Any],
+        described: Sequence[Dimension],
+        text: str,
+        axis: int | None = None,
+    ) -> None:
         """Declares an input; `axis` is the one that follows a listed sequence length."""
         listed: tuple[tuple[int, ...], ...] = ()
         if axis is not None and isinstance(self.length, list):
             listed = tuple(tuple(n if i == axis else d for i, d in enumerate(shape)) for n in self.length)
-        self.placeholders[name] = mb.placeholder(tuple(shape), types.string_to_builtin({"float16": "fp16", "float32": "fp32"}.get(dtype, dtype)))
+        self.placeholders[name] = mb.placeholder(
+            tuple(shape), types.string_to_builtin({"float16": "fp16", "float32": "fp32"}.get(dtype, dtype))
+        )
         self.features.append(Feature(name, dtype, tuple(described), text, listed))
 
     def _declare_inputs(self) -> str:
@@ -373,7 +264,9 @@ class _Graph:
         for name in (names.key, names.value):
             shape = (layers, 1, heads_, slots, width)
             self.placeholders[name] = mb.state_tensor_placeholder(shape, types.fp16)
-            self.states.append(Feature(name, "float16", shape, "Layers, 1, heads, slots, width of a head; zeros in a new state."))
+            self.states.append(
+                Feature(name, "float16", shape, "Layers, 1, heads, slots, width of a head; zeros in a new state.")
+            )
 
     def _cache_shape(self) -> tuple[int, int, int]:
         """(layers, key/value heads, width of a head)."""
@@ -388,7 +281,9 @@ class _Graph:
                 tuple(self._arithmetic(inputs[names.past.format(layer=layer, kind=kind)]) for kind in ("key", "value"))
                 for layer in range(self._cache_shape()[0])
             ]
-            return InputOutputCache(past, inputs[names.attention_mask], tokens, whole=not isinstance(plan.context_length, int))  # type: ignore[arg-type]
+            return InputOutputCache(
+                past, inputs[names.attention_mask], tokens, whole=not isinstance(plan.context_length, int)
+            )  # type: ignore[arg-type]
         if plan.cache == "state" and names.ranged:
             mask = inputs[names.position]
             end = mb.expand_dims(x=_size(mask, 3, "slots"), axes=[0], name="slots_end")
@@ -415,7 +310,11 @@ class _Graph:
             "end_logits": "Scores of each token for ending the answer, before softmax.",
         }[name]
         shape, spelled = self._output_shape(var)
-        labels = f" Labels: {', '.join(self.config.id2label[i] for i in sorted(self.config.id2label))}." if "classification" in self.plan.task else ""
+        labels = (
+            f" Labels: {', '.join(self.config.id2label[i] for i in sorted(self.config.id2label))}."
+            if "classification" in self.plan.task
+            else ""
+        )
         return Feature(name, self.io_dtype, shape, f"{what} Shape {spelled}.{labels}")
 
     def _output_shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
@@ -433,7 +332,13 @@ class _Graph:
                 name = self.names.present.format(layer=layer, kind=kind)
                 var = self._output(var, name)
                 shape, spelled = self._output_shape(var)
-                present.append((name, var, Feature(name, self.io_dtype, shape, f"{what} {kind}s of layer {layer}. Shape {spelled}.")))
+                present.append(
+                    (
+                        name,
+                        var,
+                        Feature(name, self.io_dtype, shape, f"{what} {kind}s of layer {layer}. Shape {spelled}."),
+                    )
+                )
         return present
 
     def _arithmetic(self, var: Var) -> Var:
@@ -467,7 +372,7 @@ def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan:
             "milbuild.version": milbuild.__version__,
             "milbuild.source": checkpoint.name,
             "milbuild.model_type": config.model_type,
-            "milbuild.options": plan.as_json(),
+            METADATA_KEY: plan.as_json(),
             "com.github.apple.coremltools.version": ct.__version__,
             "transformers_version": version("transformers"),
             # What swift-transformers and exporters' tools read: the tokenizer's repository is the name.

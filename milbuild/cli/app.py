@@ -1,0 +1,328 @@
+"""The commands, their options and what they print. Whatever is heavy is imported by the command that needs it."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from milbuild import architectures, options, tasks
+from milbuild.errors import Error
+
+app = typer.Typer(
+    name="milbuild",
+    help="Hugging Face transformers to Core ML packages, graph by graph, without tracing, proved against PyTorch on any machine.",
+    epilog="Start with: milbuild demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="A checkpoint: folder, .safetensors file, or hub id (openai-community/gpt2)."
+    ),
+]
+Package = Annotated[Path, typer.Argument(metavar="PACKAGE", help="A .mlpackage folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default=False)]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        from milbuild import __version__
+
+        print(f"milbuild {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def build(
+    source: Source,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Where the package goes: out.mlpackage.")],
+    task: Annotated[
+        str | None,
+        typer.Option(help="See `milbuild list`. (default: what the checkpoint was saved for)", show_default=False),
+    ] = None,
+    sequence_length: Annotated[
+        str | None,
+        typer.Option(
+            metavar="64|1:128|16,32,64",
+            help="Tokens in a call: fixed, a range, or a list. (default: 128, with a cache 1)",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Sequences in a call, without a cache.")] = options.BATCH_SIZE,
+    attention_mask: Annotated[
+        bool, typer.Option("--attention-mask", help="Add an input that marks padding, without a cache.")
+    ] = False,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|io|state",
+            help="Where keys and values live between calls. (default: none)",
+            show_default=False,
+        ),
+    ] = None,
+    context_length: Annotated[
+        str | None,
+        typer.Option(
+            metavar="512|1:512",
+            help="Tokens a cache holds; a range lets the past of io grow. (default: all)",
+            show_default=False,
+        ),
+    ] = None,
+    prefill_length: Annotated[
+        int | None,
+        typer.Option(
+            help="Add a function `prefill` for so many tokens at once, with main's weights.", show_default=False
+        ),
+    ] = None,
+    logits: Annotated[
+        str, typer.Option(metavar="all|last", help="Scores of every token, or of the last only.")
+    ] = options.LOGITS,
+    interface: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(options.INTERFACES),
+            help="Names and shapes of a consumer. (default: hf with io, else milbuild)",
+            show_default=False,
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="|".join(options.PRECISIONS), help="Of weights and arithmetic.")
+    ] = options.PRECISION,
+    target: Annotated[
+        str, typer.Option(metavar="|".join(options.TARGETS), help="The oldest system it runs on.")
+    ] = options.TARGET,
+    revision: Revision = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what stands at OUTPUT.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build a Core ML package from a checkpoint.
+
+    [dim]A GPT-2 that decodes token by token with its cache in a state, and takes its prompt 64 tokens at a time:[/dim]
+
+      milbuild build openai-community/gpt2 gpt2.mlpackage --cache state --prefill-length 64
+    """
+    target_path = _output(output, force)
+    from milbuild.cli import imports
+
+    start = time.perf_counter()
+    imports.prepare(configurations=True)
+    import milbuild
+
+    model = milbuild.build(
+        source,
+        task=task,
+        sequence_length=None if sequence_length is None else options.parse_length(sequence_length, "sequence_length"),
+        batch_size=batch_size,
+        attention_mask=attention_mask,
+        cache=cache,
+        context_length=None if context_length is None else options.parse_length(context_length, "context_length"),
+        prefill_length=prefill_length,
+        logits=logits,
+        interface=interface,
+        precision=precision,
+        target=target,
+        revision=revision,
+    )
+    _save(model, target_path)
+    seconds = time.perf_counter() - start
+    from milbuild.inspection import inspect as describe
+
+    found = describe(target_path)
+    if as_json:
+        print(json.dumps({"package": str(target_path), "seconds": round(seconds, 3), **found.as_dict()}, indent=2))
+        return
+    counted = ", ".join(f"{name} {function.total} operations" for name, function in found.functions.items())
+    _note(f"Built {target_path} in {seconds:.1f} s: {found.bytes / 1e6:,.1f} MB; {counted}")
+
+
+@app.command()
+def validate(package: Package, source: Source, revision: Revision = None, seed: int = 0, as_json: Json = False) -> None:
+    """Compare a package with transformers' PyTorch model of its checkpoint.
+
+    [dim]Exit code 0: passed. 1: compared and failed. 2: could not compare.[/dim]
+    """
+    from milbuild.cli import imports
+
+    imports.prepare()
+    import milbuild
+
+    with _status("comparing with transformers"):
+        report = milbuild.validate(package, source, revision=revision, seed=seed)
+    _print(report.as_dict() if as_json else report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    package: Package,
+    tokenizer: Annotated[
+        str, typer.Option(metavar="SOURCE", help="The checkpoint whose tokenizer to use: folder or hub id.")
+    ],
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="The text to go on with.")],
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="(default: 100, or what the context leaves)", show_default=False)
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sample; without it the likeliest token is taken.", show_default=False)
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the k likeliest.", show_default=False)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the likeliest that make up p.", show_default=False)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Write text with a package, token by token, until its end-of-text token."""
+    from milbuild.cli import imports
+
+    imports.prepare()
+    from milbuild.generation import TextStream
+
+    with _status("loading"):
+        stream = TextStream(
+            package,
+            tokenizer,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+        )
+    if as_json:
+        text = "".join(stream)
+        _print({"prompt": prompt, "text": text, "tokens": stream.tokens, **stream.speed()})
+        return
+    _stream(prompt, stream)
+
+
+@app.command()
+def inspect(package: Package, as_json: Json = False) -> None:
+    """Show what stands in a package: functions, inputs, outputs, states, operations, weights."""
+    from milbuild.cli import imports
+
+    imports.prepare()
+    from milbuild.inspection import inspect as describe
+
+    found = describe(package)
+    _print(found.as_dict() if as_json else found)
+
+
+@app.command(name="list")
+def list_(as_json: Json = False) -> None:
+    """List the model types that can be built, with their tasks and caches."""
+    rows = [
+        {
+            "model_type": model_type,
+            "tasks": list(entry.tasks),
+            "caches": sorted({c for t in entry.tasks for c in tasks.TASKS[t].caches}),
+        }
+        for model_type, entry in sorted(architectures.SUPPORTED.items())
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    width = max(len(str(row["model_type"])) for row in rows) + 2
+    for row in rows:
+        print(f"{row['model_type']:{width}}{', '.join(row['tasks'])}  (caches: {', '.join(row['caches'])})")
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Keep the package there.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Build milbuild's own small GPT-2, prove it against transformers, and let it write."""
+    from milbuild.cli import imports
+    from milbuild.cli.demo import run
+
+    target = None if keep is None else _output(keep, force=False)
+    imports.prepare()
+    result = run(target, quiet=as_json)
+    if as_json:
+        _print(result)
+    if result["validation"]["verdict"] != "passed":
+        raise typer.Exit(1)
+
+
+def _output(path: Path, force: bool) -> Path:
+    """The package's path, checked before any work is done. Raises `Error`."""
+    path = path.expanduser()
+    if path.suffix != ".mlpackage":
+        if path.suffix:
+            raise Error(
+                f"{path.name} does not end with .mlpackage", f"An ML Program is a folder called {path.stem}.mlpackage."
+            )
+        path = path.with_name(f"{path.name}.mlpackage")
+    if path.exists() and not force:
+        raise Error(f"{path} exists", "Add --force to replace it.")
+    parent = path.parent
+    if not parent.is_dir():
+        raise Error(f"there is no folder {parent}", f"Make it first: mkdir -p {parent}")
+    import os
+
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise Error(f"{parent} is not writable", "Choose a folder that you may write to.")
+    return path
+
+
+def _save(model: Any, path: Path) -> None:
+    """Saves with a bar of the bytes written, on a terminal."""
+    if not sys.stderr.isatty():
+        model.save(path)
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_stderr(), transient=True) as progress:
+        bar = progress.add_task("weights", total=None)
+        model.save(path, progress=lambda done, total: progress.update(bar, completed=done, total=total))
+
+
+def _stream(prompt: str, stream: Any) -> None:
+    sys.stdout.write(prompt)
+    for piece in stream:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    speed = stream.speed()
+    _note(f"{speed['prompt_tokens']} tokens of prompt at {speed['prompt_tokens_per_second']:,.0f} a second, "
+          f"{len(stream.tokens)} new ones at {speed['tokens_per_second']:,.0f} a second")  # fmt: skip
+
+
+def _print(value: Any) -> None:
+    if isinstance(value, dict):
+        print(json.dumps(value, indent=2))
+        return
+    from rich.console import Console
+
+    # A table is data: beside a terminal it keeps its full width.
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(value)
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _status(text: str) -> Any:
+    return _stderr().status(f"{text} ...")
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)

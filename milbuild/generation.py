@@ -1,0 +1,329 @@
+"""Text from a package: a prompt in as few calls as its functions allow, then token by token."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from milbuild.errors import Error
+from milbuild.model import Model
+from milbuild.options import INTERFACES, Plan
+from milbuild.weights.checkpoint import locate, read_config, read_json
+
+
+class Session:
+    """One sequence played through a package, whatever its cache is: feed it tokens, it gives scores (or hidden states).
+
+    `context` is how many tokens fit, `length` how many are in. `functions` counts the calls of each function.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.plan = Plan.of(os.path.basename(model.package_path), model.user_defined_metadata)
+        outputs = {"text-generation": "logits", "feature-extraction": "last_hidden_state"}
+        if self.plan.task not in outputs:
+            raise Error(f"the package is for {self.plan.task}; it takes a whole text in one call")
+        self.output = outputs[self.plan.task]
+        self.names = INTERFACES[self.plan.interface]
+        self.models = {name: model.function(name) for name in self.plan.functions()}
+        self.calls = dict.fromkeys(self.models, 0)
+        self.lengths = self.plan.functions()
+        self.context = self._context()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the sequence."""
+        self.length = 0
+        self.tokens: list[int] = []
+        self.state = self.models["main"].make_state() if self.plan.cache == "state" else None
+        self.past: dict[str, np.ndarray] = {}
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        """The scores (n, vocabulary) behind each of n ids; rows that the package does not compute are NaN, never the last.
+
+        Raises `Error` when the sequence would leave the context.
+        """
+        if not ids:
+            raise Error("there is no token to feed", "A prompt has at least one token.")
+        if self.length + len(ids) > self.context:
+            hint = "Shorten the prompt or build with a longer context."
+            raise Error(f"{self.length + len(ids)} tokens do not fit into the context of {self.context}", hint)
+        rows: list[np.ndarray] = []
+        if self.plan.cache == "none":
+            self.tokens += ids
+            rows = [self._whole(len(ids))]
+            self.length += len(ids)
+        else:
+            rest = list(ids)
+            while rest:
+                name, size, count = self._next(len(rest))
+                rows.append(self._cached(name, size, rest[:count]))
+                self.length += count
+                rest = rest[count:]
+        scores = np.concatenate(rows)
+        if np.isnan(scores[-1]).all():
+            raise AssertionError("the last token has no scores")
+        return scores
+
+    def _context(self) -> int:
+        if self.plan.cache == "none":
+            return _longest(self.plan.sequence_length)
+        assert self.plan.context_length is not None
+        return _longest(self.plan.context_length)
+
+    def _next(self, rest: int) -> tuple[str, int, int]:
+        """(function, the tokens it is called with, how many of them are real) for the next call."""
+        main, prefill = self.lengths["main"], self.plan.prefill_length
+        last_only = self.plan.logits == "last"
+        room = self.context - self.length
+        if prefill is not None and rest > 1 and prefill <= room:
+            # A padded call has no scores of its own last token when only the last slot's are computed: leave that one to main.
+            count = min(prefill, rest - 1 if last_only and rest < prefill else rest)
+            if count > 1:
+                return "prefill", prefill, count
+        if isinstance(main, int):
+            if main > room:
+                raise Error(f"the last {room} slots of the context are fewer than the {main} tokens of a call")
+            if last_only and rest < main:
+                raise Error(
+                    f"main takes {main} tokens and scores the last only; {rest} are left",
+                    "Build with logits all, or one token a call.",
+                )
+            return "main", main, min(main, rest)
+        fitting = [n for n in main if n >= rest] if isinstance(main, list) else [min(max(rest, main[0]), main[1])]
+        size = min(fitting) if fitting else max(main)
+        return "main", size, min(size, rest)
+
+    def _cached(self, name: str, size: int, ids: list[int]) -> np.ndarray:
+        padded = np.array([ids + [0] * (size - len(ids))], np.int32)
+        data: dict[str, Any] = {self.names.input_ids: padded}
+        if self.plan.cache == "io":
+            outputs = self._input_output(name, data, size, len(ids))
+        elif self.names.ranged:
+            data[self.names.position] = np.zeros((1, 1, 1, self.length + size + 1), np.float16)
+            outputs = self._call(name, data)
+        else:
+            data[self.names.position] = np.array([self.length], np.int32)
+            outputs = self._call(name, data)
+        return self._rows(outputs[self.output][0], size, len(ids))
+
+    def _call(self, name: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
+        self.calls[name] += 1
+        return self.models[name].predict(data, self.state)  # type: ignore[no-any-return]
+
+    def _rows(self, logits: np.ndarray, size: int, count: int) -> np.ndarray:
+        if self.plan.logits == "all" or size == 1:
+            return logits[:count]
+        rows = np.full((count, logits.shape[-1]), np.nan, np.float32)
+        if count == size:
+            rows[-1] = logits[-1]
+        return rows
+
+    def _input_output(self, name: str, data: dict[str, Any], size: int, count: int) -> dict[str, np.ndarray]:
+        growing = not isinstance(self.plan.context_length, int)
+        slots = max(1, self.length) if growing else self.context - size
+        for feature in self.models[name].interface.input:
+            if feature.name in (self.names.input_ids, self.names.attention_mask):
+                continue
+            _, heads, _, width = feature.type.multiArrayType.shape
+            data[feature.name] = np.zeros((1, heads, slots, width), np.float32)
+            if self.length:
+                data[feature.name][:, :, : self.length] = self.past[feature.name]
+        mask = np.zeros((1, slots + size), np.int32)
+        mask[:, : self.length] = mask[:, slots : slots + count] = 1
+        data[self.names.attention_mask] = mask
+        outputs = self._call(name, data)
+        for feature_name in list(data):
+            present = outputs.get(feature_name.replace("past_", "present_"))
+            if present is None:
+                continue
+            new = present[:, :, slots:] if growing else present
+            before = [self.past[feature_name]] if self.length else []
+            self.past[feature_name] = np.concatenate([*before, new[:, :, :count]], axis=2)
+        return outputs
+
+    def _whole(self, new: int) -> np.ndarray:
+        length, batch = self.plan.sequence_length, self.plan.batch_size
+        count = len(self.tokens)
+        if isinstance(length, list):
+            size = min(n for n in length if n >= count)
+        else:
+            size = length if isinstance(length, int) else max(count, length[0])
+        if self.plan.logits == "last" and count < size:
+            hint = "Build with logits all, a ranged sequence_length or a cache."
+            raise Error(f"the package scores the last of {size} tokens only, and the sequence has {count}", hint)
+        ids = np.zeros((batch, size), np.int32)
+        ids[0, :count] = self.tokens
+        data = {self.names.input_ids: ids}
+        if self.plan.attention_mask:
+            data[self.names.attention_mask] = np.ones((batch, size), np.int32)
+            data[self.names.attention_mask][0, count:] = 0
+        logits = self._call("main", data)[self.output][0]
+        if self.plan.logits == "last":
+            return np.concatenate([np.full((new - 1, logits.shape[-1]), np.nan, np.float32), logits])
+        return logits[count - new : count]
+
+
+@dataclass
+class Sampling:
+    """How the next token is chosen: the most likely one, or with a `temperature` drawn from what top-k and top-p leave."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    _random: np.random.Generator = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and self.temperature <= 0:
+            raise Error(
+                f"temperature is {self.temperature}; it is a number above 0", "Leave it out for the most likely token."
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise Error(f"top_k is {self.top_k}; it is a whole number from 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise Error(f"top_p is {self.top_p}; it lies above 0 and is at most 1")
+        if self.temperature is None and (self.top_k is not None or self.top_p is not None or self.seed is not None):
+            # As transformers: sampling at all is asked for by any of them.
+            self.temperature = 1.0
+        self._random = np.random.default_rng(self.seed)
+
+    def choose(self, scores: np.ndarray) -> int:
+        """A token id from the scores (vocabulary,)."""
+        if self.temperature is None:
+            return int(scores.argmax())
+        scores = scores.astype(np.float64) / self.temperature
+        order = np.argsort(-scores, kind="stable")[: self.top_k]
+        probabilities = np.exp(scores[order] - scores[order[0]])
+        probabilities /= probabilities.sum()
+        if self.top_p is not None:
+            # The smallest set of the likeliest tokens that reaches top_p; always at least one.
+            enough = int(np.searchsorted(probabilities.cumsum(), self.top_p)) + 1
+            order, probabilities = order[:enough], probabilities[:enough] / probabilities[:enough].sum()
+        return int(self._random.choice(order, p=probabilities))
+
+
+def generate_tokens(
+    session: Session, prompt: Sequence[int], most: int, stop: Sequence[int], sampling: Sampling
+) -> Iterator[int]:
+    """New tokens one by one, until one of `stop` (which is not given out) or `most` of them."""
+    scores = session.feed(prompt)[-1]
+    for number in range(most):
+        token = sampling.choose(scores)
+        if token in stop:
+            return
+        yield token
+        if number + 1 < most:
+            scores = session.feed([token])[-1]
+
+
+class TextStream:
+    """New text behind a prompt, piece by piece as it is written; counts and times what it does.
+
+    Args:
+        package: a package's path or a `Model` built for text-generation.
+        tokenizer: where the checkpoint's tokenizer is (folder or hub id), or a tokenizer of transformers.
+        prompt: the text to go on with.
+        max_new_tokens: by default 100, or what the context leaves.
+        temperature, top_k, top_p, seed: sampling; without any of them the most likely token is taken.
+
+    Raises `Error` when the prompt, or what is asked for behind it, is longer than the context.
+    """
+
+    def __init__(
+        self,
+        package: str | os.PathLike[str] | Model,
+        tokenizer: Any,
+        prompt: str,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.sampling = Sampling(temperature, top_k, top_p, seed)
+        self.session = Session(package if isinstance(package, Model) else Model(package))
+        if self.session.plan.task != "text-generation":
+            raise Error(f"the package is for {self.session.plan.task}, not for text-generation")
+        self.tokenizer, self.stop = _tokenizer(tokenizer)
+        self.prompt = [int(token) for token in self.tokenizer.encode(prompt)]
+        context = self.session.context
+        if not self.prompt:
+            raise Error("the prompt has no token", "Give at least a word to go on with.")
+        if len(self.prompt) > context:
+            raise Error(
+                f"the prompt has {len(self.prompt)} tokens, the context {context}",
+                "Shorten the prompt or build with a longer context.",
+            )
+        left = context - len(self.prompt) + 1  # the last new token is not fed
+        if max_new_tokens is not None and not 1 <= max_new_tokens <= left:
+            raise Error(
+                f"max_new_tokens is {max_new_tokens}; behind {len(self.prompt)} tokens the context of {context} leaves 1 to {left}"
+            )
+        self.most = min(100, left) if max_new_tokens is None else max_new_tokens
+        self.tokens: list[int] = []
+        self.prompt_seconds = self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[str]:
+        start = time.perf_counter()
+        written = ""
+        for token in generate_tokens(self.session, self.prompt, self.most, self.stop, self.sampling):
+            if not self.tokens:
+                self.prompt_seconds = time.perf_counter() - start
+                start = time.perf_counter()
+            self.tokens.append(token)
+            text = self._decode()
+            # Bytes of a character that is not complete decode to a replacement character: wait for the rest.
+            if not text.endswith("\ufffd") and len(text) > len(written):
+                yield text[len(written) :]
+                written = text
+        self.seconds = time.perf_counter() - start
+        if len(text := self._decode()) > len(written):
+            yield text[len(written) :]
+
+    def speed(self) -> dict[str, Any]:
+        """Tokens a second of the prompt (its calls and the first new token) and of those behind it."""
+        behind = max(0, len(self.tokens) - 1)
+        return {
+            "prompt_tokens": len(self.prompt),
+            "prompt_tokens_per_second": len(self.prompt) / self.prompt_seconds if self.prompt_seconds else 0.0,
+            "tokens_per_second": behind / self.seconds if behind and self.seconds else 0.0,
+            "calls": dict(self.session.calls),
+        }
+
+    def _decode(self) -> str:
+        # Behind the prompt, not alone: some tokenizers drop the space in front of a first word.
+        whole = self.tokenizer.decode(self.prompt + self.tokens, skip_special_tokens=True)
+        return str(whole[len(self.tokenizer.decode(self.prompt, skip_special_tokens=True)) :])
+
+
+def generate(package: str | os.PathLike[str] | Model, tokenizer: Any, prompt: str, **options: Any) -> str:
+    """The text that the package writes behind `prompt`; the options are those of `TextStream`."""
+    return "".join(TextStream(package, tokenizer, prompt, **options))
+
+
+def _longest(length: Any) -> int:
+    return length if isinstance(length, int) else int(max(length))
+
+
+def _tokenizer(source: Any) -> tuple[Any, tuple[int, ...]]:
+    """(a tokenizer, the ids that end a text) of a checkpoint, or of a tokenizer that is given."""
+    if not isinstance(source, str | os.PathLike):
+        return source, tuple(id_ for id_ in [source.eos_token_id] if id_ is not None)
+    from transformers import AutoTokenizer
+
+    name, folder, _ = locate(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Error(f"{name} has no tokenizer that transformers can read: {first}") from error
+    config = read_config(folder)
+    eos = (
+        read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else config
+    ).get("eos_token_id")
+    eos = config.get("eos_token_id", tokenizer.eos_token_id) if eos is None else eos
+    return tokenizer, tuple(eos if isinstance(eos, list) else [] if eos is None else [eos])

@@ -1,0 +1,97 @@
+"""transformers' own model of a checkpoint, and what its modules give: the numbers a package is held against."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from milbuild.errors import Error
+from milbuild.tasks import TASKS
+from milbuild.weights.checkpoint import locate
+
+
+def load(source: str | os.PathLike[str], task: str, revision: str | None = None) -> Any:
+    """The transformers model for a task, eager, in float32. Raises `Error` where transformers cannot load it."""
+    name, folder, file = locate(source, revision)
+    auto = getattr(transformers, TASKS[task].auto)
+    arguments: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32, "local_files_only": True}
+    try:
+        with _quiet():
+            if file is not None and file.name != "model.safetensors":
+                from safetensors.torch import load_file
+
+                config = transformers.AutoConfig.from_pretrained(folder)
+                return auto.from_pretrained(None, config=config, state_dict=load_file(file), **arguments).eval()
+            return auto.from_pretrained(Path(folder), **arguments).eval()
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise Error(f"transformers cannot load {name} for {task}: {' '.join(str(error).split())[:300]}") from error
+
+
+def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One plain forward pass, without a cache; float32 outputs by transformers' names."""
+    tensors = {name: torch.from_numpy(np.asarray(value)).long() for name, value in inputs.items()}
+    with torch.no_grad():
+        outputs = model(**tensors, use_cache=False) if "use_cache" in _parameters(model) else model(**tensors)
+    return {name: value.float().numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+
+def _parameters(model: Any) -> Iterable[str]:
+    import inspect
+
+    return inspect.signature(model.forward).parameters
+
+
+@contextlib.contextmanager
+def modules(model: Any) -> Iterator[dict[str, np.ndarray]]:
+    """While it is open, every module's output of the last pass, by the module's path in the model for a task."""
+    seen: dict[str, np.ndarray] = {}
+    prefix = (
+        ""
+        if any(name == model.base_model_prefix for name, _ in model.named_children())
+        else f"{model.base_model_prefix}."
+    )
+
+    def remember(name: str) -> Any:
+        def hook(module: Any, arguments: Any, output: Any) -> None:
+            value = output[0] if isinstance(output, tuple) else output
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                seen[name] = value.detach().float().numpy()
+
+        return hook
+
+    handles = [module.register_forward_hook(remember(prefix + name)) for name, module in model.named_modules() if name]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def landmarks(paths: Iterable[str], operations: Iterable[str]) -> dict[str, str]:
+    """Module path -> the operation whose value is the module's output: the one of that name, else the last one under it."""
+    names = list(operations)
+    found: dict[str, str] = {}
+    for path in paths:
+        name = re.sub(r"\W", "_", path)
+        under = [operation for operation in names if operation == name or operation.startswith(f"{name}_")]
+        if under:
+            found[path] = name if name in under else under[-1]
+    return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers' progress bars and advice out of a report."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
