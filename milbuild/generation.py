@@ -92,8 +92,12 @@ class Session:
                     "Build with logits all, or one token a call.",
                 )
             return "main", main, min(main, rest)
-        fitting = [n for n in main if n >= rest] if isinstance(main, list) else [min(max(rest, main[0]), main[1])]
-        size = min(fitting) if fitting else max(main)
+        # The smallest call that takes the rest, else the largest that the room allows.
+        sizes = range(main[0], main[1] + 1) if isinstance(main, tuple) else main
+        sizes = [size for size in sizes if size <= room]
+        if not sizes:
+            raise Error(f"the last {room} slots of the context are fewer than the tokens of any call")
+        size = min((size for size in sizes if size >= rest), default=max(sizes))
         return "main", size, min(size, rest)
 
     def _cached(self, name: str, size: int, ids: list[int]) -> np.ndarray:

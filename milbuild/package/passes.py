@@ -6,7 +6,9 @@ coremltools' own pipeline is never run: it casts, guards gathers, reorders state
 
 from collections.abc import Callable
 
-from coremltools.converters.mil.mil import Function, Operation, Program
+from coremltools.converters.mil.mil import Function, Program
+
+from milbuild.weights import Unread
 
 
 def drop_implicit_biases(function: Function) -> None:
@@ -14,19 +16,13 @@ def drop_implicit_biases(function: Function) -> None:
 
     The default stands in the file otherwise: for a language model's head as many zeros as the vocabulary has entries.
     """
-    for operation in _walk(function):
-        if operation.op_type != "linear":
+    for operation in list(function.operations):
+        bias = operation.inputs.get("bias") if operation.op_type == "linear" else None
+        if bias is None or isinstance(bias.val, Unread) or bias.val.any():
             continue
-        bias = operation.inputs.get("bias")
-        if (
-            bias is not None
-            and bias.op.op_type == "const"
-            and bias.op.name.startswith(f"{operation.name}_bias_")
-            and not bias.val.any()
-        ):
-            bias.remove_child_op(operation)
-            operation._input_vars["bias"] = None
-            operation.bias = None
+        bias.remove_child_op(operation)
+        operation._input_vars["bias"] = None
+        operation.bias = None
 
 
 def drop_unused_constants(function: Function) -> None:
@@ -34,7 +30,7 @@ def drop_unused_constants(function: Function) -> None:
     outputs = set(function.outputs)
     unused = [
         op
-        for op in _walk(function)
+        for op in function.operations
         if op.op_type == "const" and not op.outputs[0].child_ops and op.outputs[0] not in outputs
     ]
     function.remove_ops(unused)
@@ -48,6 +44,3 @@ def run(program: Program) -> None:
         for apply in PASSES:
             apply(function)
 
-
-def _walk(function: Function) -> list[Operation]:
-    return list(function.operations)

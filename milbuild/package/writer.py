@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from coremltools import proto
-from coremltools.converters.mil.backend.mil.helper import create_file_value_tensor, types_to_proto_primitive
+from coremltools.converters.mil.backend.mil.helper import (
+    create_file_value_tensor,
+    create_tensor_value,
+    types_to_proto_primitive,
+)
 from coremltools.converters.mil.backend.mil.load import MILProtoExporter
 from coremltools.converters.mil.mil import Program, Var
 
 from milbuild.errors import Error
 from milbuild.package import passes
 from milbuild.package.blob import BlobPlan
+from milbuild.weights import Unread
 
+SMALLEST_BLOB = 10  # elements; smaller arrays stand in the program itself (coremltools' should_use_weight_file)
 ROOT = Path("Data") / "com.apple.CoreML"
 WEIGHTS = Path("weights") / "weight.bin"
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
@@ -53,6 +59,11 @@ class _Exporter(MILProtoExporter):  # type: ignore[misc]
     def __init__(self, program: Program, version: int, plan: BlobPlan) -> None:
         super().__init__(program, weights_dir="", specification_version=version)
         self.plan = plan
+
+    def get_milproto_value(self, var: Var) -> Any:
+        if isinstance(var.val, Unread) and var.val.size < SMALLEST_BLOB:
+            return create_tensor_value(var.val.tensor.values(var.val.dtype))
+        return super().get_milproto_value(var)
 
     def create_file_value(self, var: Var) -> Any:
         primitive = types_to_proto_primitive(var.dtype)

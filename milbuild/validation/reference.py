@@ -27,8 +27,10 @@ def load(source: str | os.PathLike[str], task: str, revision: str | None = None)
                 from safetensors.torch import load_file
 
                 config = transformers.AutoConfig.from_pretrained(folder)
-                return auto.from_pretrained(None, config=config, state_dict=load_file(file), **arguments).eval()
-            return auto.from_pretrained(Path(folder), **arguments).eval()
+                model = auto.from_pretrained(None, config=config, state_dict=load_file(file), **arguments)
+            else:
+                model = auto.from_pretrained(Path(folder), **arguments)
+            return model.float().eval()  # some parameters insist on another type (xIELU's on bfloat16)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise Error(f"transformers cannot load {name} for {task}: {' '.join(str(error).split())[:300]}") from error
 

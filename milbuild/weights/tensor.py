@@ -38,9 +38,9 @@ class Tensor:
         """The rows `start` to `stop`, without `stop`."""
         return Tensor(self.name, f"{self.key}[{start}:{stop}]", self.data[start:stop])
 
-    def values(self) -> np.ndarray:
-        """The values themselves in float32, for the few that become numbers in the graph (an activation's slope)."""
-        return np.concatenate([piece.copy() for piece in self.pieces(np.dtype(np.float32))]).reshape(self.shape)
+    def values(self, dtype: np.dtype[Any] = np.dtype(np.float32)) -> np.ndarray:
+        """The values themselves, for the few that become numbers in the program (an activation's slope, a short bias)."""
+        return np.concatenate([piece.copy() for piece in self.pieces(dtype)]).reshape(self.shape)
 
     def pieces(self, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
         """The tensor in C order as one-dimensional arrays of `dtype`, each valid until the next is asked for.
@@ -76,8 +76,8 @@ class Tensor:
 class Unread(np.ndarray):
     """What a tensor looks like to the graph: an array of the right shape and type that costs nothing and has no values.
 
-    MIL keeps the arrays of constants by reference, so the serialiser finds the tensor again in `tensor`. Whoever computes
-    with the values gets an error, never wrong numbers.
+    MIL keeps the arrays of constants by reference, so the serialiser finds the tensor again in `tensor`. Whoever looks at
+    the values gets an error, never wrong numbers.
     """
 
     tensor: Tensor
@@ -88,18 +88,13 @@ class Unread(np.ndarray):
         array.tensor = tensor
         return array
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        raise AssertionError(
-            f"{ufunc.__name__} was asked to compute with {self.tensor.name}, which is not read while the graph is built"
-        )
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        name = getattr(getattr(self, "tensor", None), "name", "a tensor")
+        raise AssertionError(f"{name} is not read while the graph is built, and something asked for its values")
 
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        raise AssertionError(
-            f"{function.__name__} was asked to read {self.tensor.name}, which is not read while the graph is built"
-        )
-
-    def astype(self, *args: Any, **kwargs: Any) -> Any:
-        raise AssertionError(f"a cast was asked to read {self.tensor.name}, which is not read while the graph is built")
+    __array_ufunc__ = __array_function__ = __getitem__ = __iter__ = __float__ = __int__ = __bool__ = _refuse
+    all = any = argmax = argmin = astype = copy = dot = flatten = item = max = mean = min = ravel = repeat = _refuse
+    reshape = round = squeeze = std = sum = take = tobytes = tofile = tolist = transpose = _refuse
 
 
 def _converted(data: np.ndarray, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:

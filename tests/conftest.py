@@ -1,0 +1,83 @@
+"""Tiny checkpoints, made once a process, and what tests share."""
+
+import functools
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+logging.getLogger("coremltools").setLevel(logging.ERROR)
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from milbuild.tasks import TASKS
+from tests.tiny import TABLE
+
+SHARED = Path(__file__).parents[2] / "shared" / "checkpoints"
+
+torch.set_num_threads(1)  # tests run side by side
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet() -> Iterator[None]:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    yield
+
+
+@functools.cache
+def checkpoint(model_type: str = "gpt2", task: str = "text-generation", **flags: Any) -> Path:
+    """A saved Hugging Face checkpoint of the table's configuration, its weights perturbed: with the initial ones a
+    dropped bias or norm goes unseen."""
+    config = transformers.AutoConfig.for_model(model_type, **TABLE[model_type].config | flags)
+    torch.manual_seed(0)
+    model = getattr(transformers, TASKS[task].auto).from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    folder = Path(_folder().name) / f"{model_type}-{task}-{len(list(Path(_folder().name).iterdir()))}"
+    model.save_pretrained(folder)
+    return folder
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="milbuild-tests-")
+
+
+@functools.cache
+def reference(folder: Path, task: str = "text-generation") -> Any:
+    from milbuild.validation.reference import load
+
+    return load(folder, task)
+
+
+def tokens(*shape: int, seed: int = 0, vocabulary: int = 61) -> np.ndarray:
+    """Random token ids, none of them the padding token."""
+    ids = np.random.default_rng(seed).integers(0, vocabulary, shape, np.int32)
+    return np.where(ids == 5, 6, ids).astype(np.int32)
+
+
+def difference(value: np.ndarray, expected: np.ndarray) -> float:
+    """The largest error over the range of what is expected."""
+    assert value.shape == expected.shape
+    return float(np.abs(value - expected).max() / np.ptp(expected))
+
+
+def psnr(value: np.ndarray, expected: np.ndarray) -> float:
+    assert value.shape == expected.shape
+    return float(20 * np.log10(np.ptp(expected) / np.sqrt(np.mean((value.astype(np.float64) - expected) ** 2))))
+
+
+def shared(name: str) -> Path:
+    """One of the real checkpoints that lie beside the project where it is developed."""
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"the real checkpoint {name} is not part of the project and not at hand")
+    return SHARED / name

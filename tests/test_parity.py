@@ -1,0 +1,142 @@
+"""Every flag, task, shape, precision and target of every family against transformers, eager, in float32."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import milbuild
+from milbuild import architectures, runtime
+from milbuild.layers.activation import ACTIVATIONS
+from milbuild.options import TARGETS
+from milbuild.tasks import TASKS
+from milbuild.validation import reference as hf
+from tests.conftest import checkpoint, difference, psnr, reference, tokens
+from tests.tiny import TABLE
+
+FLAGS = [(name, flag) for name, tiny in TABLE.items() for flag in tiny.flags]
+TASK_PAIRS = [(name, task) for name in TABLE for task in architectures.SUPPORTED[name].tasks]
+
+
+def compare(model: milbuild.Model, folder, task: str, inputs: dict[str, np.ndarray], rows=...) -> dict[str, tuple[float, float]]:
+    """(error over range, PSNR) of every output."""
+    expected = hf.forward(reference(folder, task), inputs)
+    outputs = model.predict(dict(inputs))
+    assert outputs.keys() <= expected.keys()
+    return {
+        name: (difference(value[rows], expected[name][rows]), psnr(value[rows], expected[name][rows]))
+        for name, value in outputs.items()
+    }
+
+
+@pytest.mark.parametrize(("model_type", "flag"), FLAGS)
+def test_flags_in_both_precisions(model_type: str, flag: str) -> None:
+    folder = checkpoint(model_type, **TABLE[model_type].flags[flag])
+    inputs = {"input_ids": tokens(3, 11)}
+    exact = milbuild.build(folder, sequence_length=11, batch_size=3, precision="float32")
+    assert compare(exact, folder, "text-generation", inputs)["logits"][0] <= 1e-5
+    half = milbuild.build(folder, sequence_length=11, batch_size=3)
+    assert compare(half, folder, "text-generation", inputs)["logits"][1] >= 55
+
+
+@pytest.mark.parametrize("function", sorted(ACTIVATIONS))
+def test_every_activation(function: str) -> None:
+    folder = checkpoint(activation_function=function)
+    inputs = {"input_ids": tokens(1, 11)}
+    exact = milbuild.build(folder, sequence_length=11, precision="float32")
+    assert compare(exact, folder, "text-generation", inputs)["logits"][0] <= 1e-5
+    half = milbuild.build(folder, sequence_length=11)
+    assert compare(half, folder, "text-generation", inputs)["logits"][1] >= 55
+
+
+def test_activations_are_all_of_transformers() -> None:
+    from transformers.activations import ACT2FN
+
+    assert sorted(ACT2FN) == sorted(ACTIVATIONS)
+
+
+@pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_tasks_of_a_padded_batch(model_type: str, task: str, precision: str) -> None:
+    folder = checkpoint(model_type, task)
+    ids, mask = tokens(3, 11), np.ones((3, 11), np.int32)
+    ids[1, 8:], mask[1, 8:] = 5, 0  # padded on the right
+    ids[2, :4], mask[2, :4] = 5, 0  # and on the left, where the first rows attend to nothing
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    model = milbuild.build(folder, task=task, sequence_length=11, batch_size=3, attention_mask=True, precision=precision)
+    rows = ... if task == "text-classification" else mask.astype(bool)
+    for name, (error, noise) in compare(model, folder, task, inputs, rows).items():
+        assert error <= 1e-5 if precision == "float32" else noise >= 55, name
+
+
+@pytest.mark.parametrize("length", [11, (4, 19), [4, 11, 19]], ids=str)
+@pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
+def test_tasks_at_every_kind_of_length(model_type: str, task: str, length) -> None:
+    folder = checkpoint(model_type, task)
+    model = milbuild.build(folder, task=task, sequence_length=length, precision="float32")
+    for count in [length] if isinstance(length, int) else length:
+        assert all(error <= 1e-5 for error, _ in compare(model, folder, task, {"input_ids": tokens(1, count)}).values())
+
+
+@pytest.mark.parametrize("length", [11, (2, 19), [4, 11]], ids=str)
+def test_logits_of_the_last_token(length) -> None:
+    folder = checkpoint()
+    model = milbuild.build(folder, sequence_length=length, batch_size=3, logits="last", precision="float32")
+    for count in [length] if isinstance(length, int) else length:
+        inputs = {"input_ids": tokens(3, count)}
+        expected = hf.forward(reference(folder), inputs)["logits"][:, -1:]
+        assert difference(model.predict(inputs)["logits"], expected) <= 1e-5
+
+
+@pytest.mark.parametrize("length", [7, (2, 19)], ids=str)
+@pytest.mark.parametrize(("target", "precision"), list(itertools.product(TARGETS, ["float32", "float16"])))
+def test_targets(target: str, precision: str, length) -> None:
+    folder = checkpoint()
+    arguments = {"sequence_length": length, "batch_size": 3, "attention_mask": True}
+    model = milbuild.build(folder, target=target, precision=precision, **arguments)
+    assert model.get_spec().specificationVersion == TARGETS[target]
+    mask = np.ones((3, 7), np.int32)
+    mask[0, :2] = 0
+    error, noise = compare(
+        model, folder, "text-generation", {"input_ids": tokens(3, 7), "attention_mask": mask}, mask.astype(bool)
+    )["logits"]
+    assert error <= 1e-5 if precision == "float32" else noise >= 55
+    fused = "scaled_dot_product_attention" in {op.type for op in _operations(model)}
+    assert fused == (TARGETS[target] >= TARGETS["iOS18"])
+
+
+@pytest.mark.parametrize("model_type", TABLE)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_landmark(model_type: str, task: str) -> None:
+    """Every module of transformers whose output stands in the graph has its value there, under its name."""
+    folder = checkpoint(model_type, task)
+    inputs = {"input_ids": tokens(1, 11)}
+    model = milbuild.build(folder, task=task, sequence_length=11, precision="float32")
+    path = model.package_path  # a temporary folder, which lasts as long as the model
+    truth = reference(folder, task)
+    with hf.modules(truth) as expected:
+        hf.forward(truth, inputs)
+    names = hf.landmarks(expected, [op.name for op in runtime.load(path).function.operations if op.type != "const"])
+    engine = runtime.load(path, keep=list(names.values()))
+    engine.predict(inputs)
+    compared = set()
+    for module, operation in names.items():
+        value = engine.kept[operation]
+        if value.shape == expected[module].shape:
+            assert difference(value, expected[module]) <= 1e-5, module
+            compared.add(module)
+    layers = TABLE[model_type].config["n_layer"]
+    blocks = {f"transformer.h.{i}{part}" for i in range(layers) for part in ("", ".attn", ".mlp", ".ln_1", ".ln_2")}
+    assert blocks | {"transformer.wte", "transformer.ln_f"} <= compared
+
+
+@pytest.mark.parametrize("model_type", TABLE)
+def test_operations_stay_few(model_type: str) -> None:
+    model = milbuild.build(checkpoint(model_type), sequence_length=11)
+    assert len(_operations(model)) <= TABLE[model_type].operations
+
+
+def _operations(model: milbuild.Model) -> list:
+    from milbuild.package.reader import Package
+
+    return [op for op in Package(model.package_path).function().operations if op.type != "const"]
