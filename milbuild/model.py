@@ -85,6 +85,11 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         return str(self._materialise())
 
     @property
+    def weight_bytes(self) -> int:
+        """The size of weight.bin, known before it is written."""
+        return self._weights.end if self._weights is not None else self._saved_weights().stat().st_size
+
+    @property
     def weights_dir(self) -> str:
         return str(self._materialise() / writer.ROOT / writer.WEIGHTS.parent)
 

@@ -13,6 +13,25 @@ from milbuild.errors import Error
 DECODER = ("feature-extraction", "text-generation", "text-classification", "token-classification", "question-answering")
 
 
+# Fields that configurations of all families share and that change no graph, each with the reason.
+NOT_READ = {
+    "architectures": "names the class the checkpoint was saved from; tasks.guess reads it",
+    "bos_token_id": "for whoever writes the prompt",
+    "chunk_size_feed_forward": "computes the same in pieces",
+    "dtype": "the type the weights were saved in; the tensors say it themselves",
+    "eos_token_id": "for whoever generates",
+    "id2label": "names of labels; their number is num_labels",
+    "initializer_range": "training",
+    "is_encoder_decoder": "follows from the model_type",
+    "label2id": "names of labels",
+    "output_hidden_states": "which results transformers returns beside its own",
+    "problem_type": "training: which loss",
+    "return_dict": "the form in which transformers returns results",
+    "transformers_version": "who saved it",
+    "use_cache": "the cache is an option of the build",
+}
+
+
 class Entry(NamedTuple):
     where: str  # "file:Class"
     tasks: tuple[str, ...]

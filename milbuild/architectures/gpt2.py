@@ -12,17 +12,10 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache
 from milbuild.heads import hidden_states, last_token, per_token, span, tied
-from milbuild.layers import (
-    activation,
-    add,
-    attention,
-    causal_mask,
-    conv1d,
-    embedding,
-    layer_norm,
-    merge_heads,
-    split_heads,
-)
+from milbuild.layers.activation import activation
+from milbuild.layers.attention import attention, causal_mask, merge_heads, split_heads
+from milbuild.layers.linear import add, conv1d, embedding
+from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
 
@@ -36,7 +29,7 @@ class GPT2:
             "summary_activation",
             "summary_proj_to_labels",
         ),  # GPT2DoubleHeadsModel only
-        *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout", "initializer_range"),  # training
+        *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"),  # training
     )
     ignored = (r"h\.\d+\.attn\.(masked_)?bias",)  # causal-mask buffers of old checkpoints
     heads = {

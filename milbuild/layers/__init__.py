@@ -4,21 +4,3 @@ A function takes the tokens' values and `w`, the cursor of the module it stands 
 the operations, so an operation called `transformer_h_0_attn_c_attn` is the module `transformer.h.0.attn.c_attn`.
 The layout is (B, T, D): batch, tokens, features; (B, H, T, E) inside attention: heads, width of a head.
 """
-
-from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, causal_mask, merge_heads, split_heads
-from milbuild.layers.linear import add, conv1d, embedding, linear
-from milbuild.layers.normalization import layer_norm
-
-__all__ = [
-    "activation",
-    "add",
-    "attention",
-    "causal_mask",
-    "conv1d",
-    "embedding",
-    "layer_norm",
-    "linear",
-    "merge_heads",
-    "split_heads",
-]

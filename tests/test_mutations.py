@@ -1,0 +1,255 @@
+"""The parity tests can fail: each of these faults, put into a layer, a cache or a family, must break them.
+
+A fault that passes would mean that the tests do not look at what it breaks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools.converters.mil import Builder as mb
+
+import milbuild
+from milbuild import caches, heads
+from milbuild.architectures import gpt2
+from milbuild.generation import Session
+from milbuild.layers import activation, linear, normalization
+from milbuild.package import passes
+from milbuild.validation import reference as hf
+from milbuild.weights.tensor import Tensor
+from tests.conftest import checkpoint, difference, reference, tokens
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Patch:
+    return lambda patch: patch.setattr(owner, name, wrap(getattr(owner, name)))
+
+
+def _mask_shows_the_next(original: Any) -> Any:
+    return lambda query, key, w: original(query + 1, key, w)
+
+
+def _mask_hides_itself(original: Any) -> Any:
+    return lambda query, key, w: original(np.maximum(query - 1, 0), key, w)
+
+
+def _no_mask(original: Any) -> Any:
+    return lambda query, key, w: None
+
+
+def _window(original: Any) -> Any:
+    """Only the last three keys are visible: a sliding window where there is none."""
+
+    def windowed(query: Any, key: Any, w: Any) -> Any:
+        visible = (key[None] <= query[:, None]) & (key[None] > query[:, None] - 3)
+        return mb.const(val=np.where(visible, 0, -1e4).astype(w.dtype))
+
+    return windowed
+
+
+def _other_epsilon(original: Any) -> Any:
+    return lambda x, w, epsilon: original(x, w, epsilon * 10)
+
+
+def _no_transposition(original: Any) -> Any:
+    # Square matrices only: others would not fit.
+    return property(lambda self: Tensor(self.name, self.key, self.data) if self.shape[0] == self.shape[1] else original.fget(self))
+
+
+def _no_bias(original: Any) -> Any:
+    def wrong(x: Any, weight: Tensor, w: Any, width: int, bias: bool) -> Any:
+        if bias:
+            w.tensor("bias", width)  # it counts as read: not the accounting, the numbers must tell
+        return original(x, weight, w, width, False)
+
+    return wrong
+
+
+def _exact_gelu(table: Any) -> Any:
+    return table | {"gelu_new": table["gelu"]}
+
+
+def _head_of_positions(original: Any) -> Any:
+    """The head tied to the wrong table."""
+
+    def wrong(x: Any, w: Any, tensor: Tensor) -> Any:
+        return original(x, w, Tensor(tensor.name, tensor.key + "?", tensor.data[::-1]))
+
+    return wrong
+
+
+def _positions_from_one(original: Any) -> Any:
+    return lambda tokens, name: original(tokens, name) + 1
+
+
+def _always_fused_scale(original: Any) -> Any:
+    return lambda self, i, width: width**-0.5
+
+
+def _no_residual(original: Any) -> Any:
+    return lambda x, y, w: y if w.path.endswith(".residual") else original(x, y, w)
+
+
+def _keys_are_values(original: Any) -> Any:
+    def wrong(self: Any, layer: int, k: Any, v: Any) -> Any:
+        keys, _ = original(self, layer, k, v)
+        return keys, keys
+
+    return wrong
+
+
+def _writes_one_slot_late(original: Any) -> Any:
+    def wrong(self: Any, keys: Any, values: Any, begin: Any, *rest: Any, **options: Any) -> None:
+        original(self, keys, values, begin, *rest, **options)
+        late = mb.add(x=begin, y=np.int32(1))
+        self.begin, self.stop = late, mb.add(x=self.stop, y=np.int32(1))
+
+    return wrong
+
+
+def _writes_first_layer_only(original: Any) -> Any:
+    return lambda self, which, name, layer, new: original(self, which, name, 0, new)
+
+
+def _present_is_past(original: Any) -> Any:
+    def wrong(self: Any, layer: int, k: Any, v: Any) -> Any:
+        whole = original(self, layer, k, v)
+        self.present[-1] = (v, k)
+        return whole
+
+    return wrong
+
+
+def _empty_slots_are_seen(original: Any) -> Any:
+    return lambda positions, mask, name: positions
+
+
+def _first_token(original: Any) -> Any:
+    return lambda input_ids, pad, steps, name: mb.mul(x=original(input_ids, pad, steps, name), y=np.int32(0))
+
+
+FORWARD = {
+    "mask shows the next token": _replace(gpt2, "causal_mask", _mask_shows_the_next),
+    "mask hides the token itself": _replace(gpt2, "causal_mask", _mask_hides_itself),
+    "no mask": _replace(gpt2, "causal_mask", _no_mask),
+    "a window": _replace(gpt2, "causal_mask", _window),
+    "epsilon": _replace(gpt2, "layer_norm", _other_epsilon),
+    "square matrices not transposed": _replace(Tensor, "T", _no_transposition),
+    "no biases": _replace(linear, "_linear", _no_bias),
+    "exact GELU for tanh": lambda patch: patch.setattr(activation, "ACTIVATIONS", _exact_gelu(activation.ACTIVATIONS)),
+    "head tied to another table": _replace(heads, "tied_linear", _head_of_positions),
+    "positions count from 1": _replace(caches, "count", _positions_from_one),
+    "no residual": _replace(gpt2, "add", _no_residual),
+}
+CACHED = {
+    "state: writes one slot late": ("state", _replace(caches.StateCache, "__init__", _writes_one_slot_late)),
+    "state: every layer writes the first's slots": ("state", _replace(caches.StateCache, "_update", _writes_first_layer_only)),
+    "state: values are keys": ("state", _replace(caches.StateCache, "update", _keys_are_values)),
+    "io: values are keys": ("io", _replace(caches.InputOutputCache, "update", _keys_are_values)),
+    "io: keys and values swapped on the way out": ("io", _replace(caches.InputOutputCache, "update", _present_is_past)),
+    "io: empty slots are seen": ("io", _replace(caches, "hide", _empty_slots_are_seen)),
+}
+
+
+def _error(folder: Any) -> float:
+    inputs = {"input_ids": tokens(3, 11)}
+    model = milbuild.build(folder, sequence_length=11, batch_size=3, precision="float32")
+    return difference(model.predict(inputs)["logits"], hf.forward(reference(folder), inputs)["logits"])
+
+
+@pytest.mark.parametrize("fault", FORWARD)
+def test_a_fault_in_the_graph_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoint()
+    assert _error(folder) <= 1e-5
+    FORWARD[fault](monkeypatch)
+    assert _error(folder) > 1e-5
+
+
+@pytest.mark.parametrize("flags", [{"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}], ids=str)
+def test_a_wrong_scale_is_seen(flags: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    _replace(gpt2.GPT2, "scale", _always_fused_scale)(monkeypatch)
+    assert _error(checkpoint(**flags)) > 1e-5
+
+
+@pytest.mark.parametrize("fault", CACHED)
+def test_a_fault_in_a_cache_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, break_it = CACHED[fault]
+    ids = tokens(12)
+    expected = hf.forward(reference(checkpoint()), {"input_ids": ids[None]})["logits"][0]
+
+    def error() -> float:
+        session = Session(milbuild.build(checkpoint(), cache=cache, context_length=20, precision="float32"))
+        return difference(np.concatenate([session.feed(part.tolist()) for part in (ids[:5], ids[5:])]), expected)
+
+    limit = 2e-3 if cache == "state" else 1e-5
+    assert error() <= limit
+    break_it(monkeypatch)
+    assert error() > limit
+
+
+def test_pooling_the_wrong_token_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoint("gpt2", "text-classification")
+    inputs = {"input_ids": tokens(3, 11)}
+    inputs["input_ids"][1, 6:] = 5
+    _replace(heads, "_last_of", _first_token)(monkeypatch)
+    model = milbuild.build(folder, sequence_length=11, batch_size=3, precision="float32")
+    expected = hf.forward(reference(folder, "text-classification"), inputs)["logits"]
+    assert difference(model.predict(inputs)["logits"], expected) > 1e-5
+
+
+def test_a_wrong_landmark_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in one layer shows at that layer's landmark first."""
+    from milbuild.validation.compare import compare
+
+    original = gpt2.GPT2.scale
+    monkeypatch.setattr(gpt2.GPT2, "scale", lambda self, i, width: original(self, i, width) * (2 if i == 1 else 1))
+    model = milbuild.build(checkpoint(), sequence_length=11, precision="float32")
+    report = compare(model, checkpoint(), None, 0, core_ml=False)
+    assert not report.passed
+    errors = {module: error["float32"] for module, error in report.drift.errors.items()}
+    assert errors["transformer.h.0"] <= 1e-5 < errors["transformer.h.1.attn"]
+    assert errors["transformer.h.1.ln_1"] <= 1e-5
+
+
+def test_without_its_passes_a_program_carries_zeros(monkeypatch: pytest.MonkeyPatch) -> None:
+    def size() -> int:
+        return milbuild.build(checkpoint(), sequence_length=11).weight_bytes
+
+    lean = size()
+    monkeypatch.setattr(passes, "PASSES", ())
+    assert size() > lean
+
+
+def test_a_normalization_with_a_vanishing_epsilon_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float16 an epsilon of 1e-12 is 0: a constant row would be divided by zero."""
+    with milbuild_function() as x:
+        w = _FakeCursor()
+        safe = normalization.layer_norm(x, w, 1e-12)
+        assert safe.op.epsilon.val > 0
+        monkeypatch.setattr(normalization, "SMALLEST_EPSILON", 0.0)
+        assert normalization.layer_norm(x, w, 1e-12).op.epsilon.val == 0
+
+
+def milbuild_function() -> Any:
+    import contextlib
+
+    from coremltools.converters.mil.mil import Function, types
+
+    @contextlib.contextmanager
+    def opened() -> Any:
+        with Function({"x": mb.placeholder((1, 4), types.fp16)}, opset_version=ct.target.iOS18) as function:
+            yield function.inputs["x"]
+
+    return opened()
+
+
+class _FakeCursor:
+    name, dtype = "norm", np.dtype(np.float16)
+
+    def tensor(self, name: str, *shape: int) -> Tensor:
+        return Tensor(name, name, np.ones(shape, np.float32))
+
+
