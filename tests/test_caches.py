@@ -29,7 +29,12 @@ BUILDS = {
     "io, growing": {"cache": "io", "context_length": (1, 29)},
     "io, growing, prefill 4": {"cache": "io", "context_length": (1, 29), "prefill_length": 4},
     "io, growing, ranged": {"cache": "io", "context_length": (1, 29), "sequence_length": (1, 13)},
-    "io, growing, ranged, iOS 15": {"cache": "io", "context_length": (1, 29), "sequence_length": (1, 13), "target": "iOS15"},
+    "io, growing, ranged, iOS 15": {
+        "cache": "io",
+        "context_length": (1, 29),
+        "sequence_length": (1, 13),
+        "target": "iOS15",
+    },
 }
 PARTS = [[1] * 16, [16], [9, 1, 1, 5], [3, 13], [4, 4, 4, 4], [1, 15], [15, 1]]
 
@@ -148,7 +153,10 @@ def test_positions_of_hf_come_from_the_mask() -> None:
     positions = torch.tensor([[0, 0, 0, 1, 2, 3, 4]])
     with torch.no_grad():
         expected = truth(
-            torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask[:, 13:]), position_ids=positions, use_cache=False
+            torch.from_numpy(ids).long(),
+            attention_mask=torch.from_numpy(mask[:, 13:]),
+            position_ids=positions,
+            use_cache=False,
         ).logits.numpy()
     assert difference(first["logits"][:, 2:], expected[:, 2:]) <= 1e-5
 
@@ -167,8 +175,13 @@ def test_positions_of_hf_come_from_the_mask() -> None:
 
 
 def test_a_growing_past_begins_with_one_masked_slot() -> None:
-    model = milbuild.build(checkpoint(), cache="io", context_length=(1, 29), sequence_length=(1, 9), precision="float32")
-    shapes = {f.name: [(s.lowerBound, s.upperBound) for s in f.type.multiArrayType.shapeRange.sizeRanges] for f in model.interface.input}
+    model = milbuild.build(
+        checkpoint(), cache="io", context_length=(1, 29), sequence_length=(1, 9), precision="float32"
+    )
+    shapes = {
+        f.name: [(s.lowerBound, s.upperBound) for s in f.type.multiArrayType.shapeRange.sizeRanges]
+        for f in model.interface.input
+    }
     assert shapes["past_key_values_0_key"] == [(1, 1), (4, 4), (1, 28), (6, 6)]
     ids = tokens(1, 6)
     past = {name: np.zeros((1, 4, 1, 6), np.float32) for name in shapes if name.startswith("past")}
@@ -213,7 +226,9 @@ def test_a_causal_mask_of_swift_transformers_can_hide_slots() -> None:
     mask = np.zeros((1, 1, 1, 7), np.float16)
     mask[..., 2] = -np.inf  # the second token
     scores = model.predict({"inputIds": ids, "causalMask": mask}, model.make_state())["logits"]
-    expected = hf.forward(reference(checkpoint()), {"input_ids": ids, "attention_mask": np.int32([[1, 0, 1, 1, 1, 1]])})["logits"]
+    expected = hf.forward(
+        reference(checkpoint()), {"input_ids": ids, "attention_mask": np.int32([[1, 0, 1, 1, 1, 1]])}
+    )["logits"]
     assert difference(scores[:, 2:], expected[:, 2:]) <= 2e-3
 
 

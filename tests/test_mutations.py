@@ -56,7 +56,9 @@ def _other_epsilon(original: Any) -> Any:
 
 def _no_transposition(original: Any) -> Any:
     # Square matrices only: others would not fit.
-    return property(lambda self: Tensor(self.name, self.key, self.data) if self.shape[0] == self.shape[1] else original.fget(self))
+    return property(
+        lambda self: Tensor(self.name, self.key, self.data) if self.shape[0] == self.shape[1] else original.fget(self)
+    )
 
 
 def _no_bias(original: Any) -> Any:
@@ -146,7 +148,10 @@ FORWARD = {
 }
 CACHED = {
     "state: writes one slot late": ("state", _replace(caches.StateCache, "__init__", _writes_one_slot_late)),
-    "state: every layer writes the first's slots": ("state", _replace(caches.StateCache, "_update", _writes_first_layer_only)),
+    "state: every layer writes the first's slots": (
+        "state",
+        _replace(caches.StateCache, "_update", _writes_first_layer_only),
+    ),
     "state: values are keys": ("state", _replace(caches.StateCache, "update", _keys_are_values)),
     "io: values are keys": ("io", _replace(caches.InputOutputCache, "update", _keys_are_values)),
     "io: keys and values swapped on the way out": ("io", _replace(caches.InputOutputCache, "update", _present_is_past)),
@@ -251,5 +256,3 @@ class _FakeCursor:
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         return Tensor(name, name, np.ones(shape, np.float32))
-
-

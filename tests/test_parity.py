@@ -18,7 +18,9 @@ FLAGS = [(name, flag) for name, tiny in TABLE.items() for flag in tiny.flags]
 TASK_PAIRS = [(name, task) for name in TABLE for task in architectures.SUPPORTED[name].tasks]
 
 
-def compare(model: milbuild.Model, folder, task: str, inputs: dict[str, np.ndarray], rows=...) -> dict[str, tuple[float, float]]:
+def compare(
+    model: milbuild.Model, folder, task: str, inputs: dict[str, np.ndarray], rows=...
+) -> dict[str, tuple[float, float]]:
     """(error over range, PSNR) of every output."""
     expected = hf.forward(reference(folder, task), inputs)
     outputs = model.predict(dict(inputs))
@@ -63,7 +65,9 @@ def test_tasks_of_a_padded_batch(model_type: str, task: str, precision: str) -> 
     ids[1, 8:], mask[1, 8:] = 5, 0  # padded on the right
     ids[2, :4], mask[2, :4] = 5, 0  # and on the left, where the first rows attend to nothing
     inputs = {"input_ids": ids, "attention_mask": mask}
-    model = milbuild.build(folder, task=task, sequence_length=11, batch_size=3, attention_mask=True, precision=precision)
+    model = milbuild.build(
+        folder, task=task, sequence_length=11, batch_size=3, attention_mask=True, precision=precision
+    )
     rows = ... if task == "text-classification" else mask.astype(bool)
     for name, (error, noise) in compare(model, folder, task, inputs, rows).items():
         assert error <= 1e-5 if precision == "float32" else noise >= 55, name

@@ -15,7 +15,26 @@ SUMS = 100
 SEED = 0
 
 ONES = (
-    *(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen"]),
+    *(
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+        ]
+    ),
     *(["sixteen", "seventeen", "eighteen", "nineteen"]),
 )
 TENS = ("twenty", "thirty", "forty")

@@ -43,4 +43,3 @@ def run(program: Program) -> None:
     for function in program.functions.values():
         for apply in PASSES:
             apply(function)
-

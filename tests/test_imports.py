@@ -1,0 +1,165 @@
+"""Who may import whom, and what importing costs."""
+
+import ast
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "milbuild"
+
+# docs/design.md, section 1: a room may import rooms of its own row and below, with the exceptions named there.
+ROWS = [
+    {"cli", "__main__"},
+    {"builder", "validation", "generation"},
+    {"model", "options", "architectures", "tasks"},
+    {"inspection", "runtime", "heads", "caches"},
+    {"layers", "package"},
+    {"weights"},
+    {"errors"},
+]
+ONLY = {
+    "runtime": {"runtime", "package.reader", "errors"},
+    "architectures": {"architectures", "layers", "heads", "caches", "weights", "errors"},
+    "weights": {"weights", "errors"},
+    "layers": {"layers", "weights", "errors"},
+    "package": {"package", "weights", "errors"},
+    "errors": set(),
+}
+
+
+def _arrows() -> list[tuple[str, str, str]]:
+    arrows = []
+    for file in sorted(ROOT.rglob("*.py")):
+        room = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "milbuild":
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("milbuild."):
+                names = [(node.module or "").removeprefix("milbuild.")]
+            elif isinstance(node, ast.Import):
+                names = [a.name.removeprefix("milbuild.") for a in node.names if a.name.startswith("milbuild.")]
+            else:
+                continue
+            arrows += [(str(file.relative_to(ROOT)), room, name) for name in names if name[0] != "_"]
+    return arrows
+
+
+def test_no_arrow_points_back() -> None:
+    row = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
+    arrows = _arrows()
+    assert len(arrows) > 50
+    wrong = []
+    for file, room, imported in arrows:
+        target = imported.split(".")[0]
+        if target in ("Error", "Model", "build", "validate", "generate"):
+            continue  # public names of the package itself
+        allowed = ONLY.get(room)
+        if allowed is not None and not any(imported == name or imported.startswith(f"{name}.") for name in allowed):
+            wrong.append(f"{file} imports {imported}")
+        elif row[target] < row[room]:
+            wrong.append(f"{file} imports {imported}")
+    assert not wrong
+
+
+def test_every_room_is_named_in_the_design() -> None:
+    rooms = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms - {"__init__", "__pycache__", "demo", "py.typed"} == set().union(*ROWS)
+
+
+def _run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("code", ["import milbuild", "import milbuild.gpt2; from milbuild import gpt2; dir(milbuild)"])
+def test_importing_milbuild_loads_nothing_heavy(code: str) -> None:
+    heavy = {
+        "coremltools",
+        "torch",
+        "numpy",
+        "transformers",
+        "safetensors",
+        "huggingface_hub",
+        "typer",
+        "rich",
+        "ml_dtypes",
+    }
+    loaded = set(_run(f"{code}\nimport sys; print(*sys.modules)").split())
+    assert not heavy & loaded
+
+
+def test_importing_milbuild_takes_less_than_50_ms() -> None:
+    code = "import time; start = time.process_time(); import milbuild; print(time.process_time() - start)"
+    assert min(float(_run(code)) for _ in range(5)) < 0.05
+
+
+@pytest.mark.parametrize("command", [["--help"], ["list"], ["list", "--json"], ["--version"]], ids=" ".join)
+def test_the_command_line_answers_at_once(command: list[str]) -> None:
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "milbuild", *command], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 0.3
+
+
+def test_families_are_modules() -> None:
+    import milbuild
+    import milbuild.gpt2
+    from milbuild import gpt2
+
+    assert gpt2 is milbuild.gpt2
+    assert "gpt2" in dir(milbuild)
+    assert "gpt2" in (milbuild.gpt2.build.__doc__ or "")
+    with pytest.raises(ImportError):
+        import milbuild.no_such_family  # noqa: F401
+    with pytest.raises(AttributeError, match="no attribute 'no_such_family'"):
+        _ = milbuild.no_such_family
+
+
+def test_functions_stay_functions_whatever_is_imported() -> None:
+    code = """
+import milbuild, milbuild.builder, milbuild.generation, milbuild.validation, milbuild.model
+from milbuild import build, validate, generate, Model, Error
+assert all(callable(thing) for thing in (milbuild.build, milbuild.validate, milbuild.generate, milbuild.Model))
+"""
+    _run(code)
+
+
+def test_the_command_line_hides_torch_only_while_coremltools_is_imported() -> None:
+    code = """
+import sys
+from milbuild.cli import imports
+imports.prepare()
+assert "coremltools" in sys.modules
+assert not {"torch", "sklearn", "scipy", "transformers"} & sys.modules.keys(), sys.modules.keys()
+import torch
+assert torch.__version__
+"""
+    _run(code)
+
+
+def test_as_a_library_milbuild_hides_nothing(tmp_path: Path) -> None:
+    """A user's own conversion of a torch model goes on working in the process that built with milbuild."""
+    from tests.conftest import checkpoint
+
+    code = f"""
+import numpy, torch, milbuild
+milbuild.build({str(checkpoint())!r}, sequence_length=5).save({str(tmp_path / "ours")!r})
+import coremltools as ct
+traced = torch.jit.trace(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()).eval(), torch.zeros(1, 4))
+model = ct.convert(traced, inputs=[ct.TensorType(name="x", shape=(1, 4))])
+model.save({str(tmp_path / "theirs.mlpackage")!r})
+milbuild.build({str(checkpoint())!r}, sequence_length=5).save({str(tmp_path / "again")!r})
+"""
+    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+    one, two = (tmp_path / f"{name}.mlpackage/Data/com.apple.CoreML/model.mlmodel" for name in ("ours", "again"))
+    assert one.read_bytes() == two.read_bytes()
+    assert (tmp_path / "theirs.mlpackage").is_dir()

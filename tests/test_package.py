@@ -1,0 +1,300 @@
+"""What is written: bytes, sharing, metadata, names; that it is written once, whole or not at all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import coremltools as ct
+import numpy as np
+import pytest
+
+import milbuild
+from milbuild import runtime
+from milbuild.options import Plan
+from milbuild.package import passes, writer
+from milbuild.package.reader import Package
+from milbuild.weights import Unread
+from tests.conftest import checkpoint, difference, tokens
+
+# coremltools leaves its temporary folders to the garbage collector, which Python reports.
+THEIR_TEMPORARY_FOLDERS = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
+
+CASES = {
+    "plain": {"sequence_length": 11},
+    "state": {"cache": "state", "prefill_length": 4},
+    "io": {"cache": "io", "context_length": (1, 29), "sequence_length": (1, 5)},
+    "swift": {"cache": "state", "interface": "swift-transformers"},
+}
+
+
+def _files(package: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(package)): file.read_bytes() for file in sorted(package.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_builds_in_two_processes_are_byte_identical(case: str, tmp_path: Path) -> None:
+    script = "import sys, milbuild; milbuild.build(sys.argv[1], **eval(sys.argv[3])).save(sys.argv[2])"
+    for name in ("one", "two"):
+        environment = os.environ | {"PYTHONHASHSEED": str(len(name) * 7 + (name == "two"))}
+        command = [sys.executable, "-c", script, str(checkpoint()), str(tmp_path / name), repr(CASES[case])]
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+    assert _files(tmp_path / "one.mlpackage") == _files(tmp_path / "two.mlpackage")
+
+
+def test_what_was_built_before_does_not_show(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        milbuild.build(checkpoint(), **CASES["state"]).save(tmp_path / name)
+        milbuild.build(checkpoint(), sequence_length=5)
+    assert _files(tmp_path / "one.mlpackage") == _files(tmp_path / "two.mlpackage")
+
+
+def test_functions_share_every_weight() -> None:
+    single = milbuild.build(checkpoint(), cache="state").weight_bytes
+    both = milbuild.build(checkpoint(), cache="state", prefill_length=8).weight_bytes
+    assert both <= 1.01 * single
+
+
+def test_a_tied_head_is_stored_once() -> None:
+    tied = milbuild.build(checkpoint(), sequence_length=4)
+    untied = milbuild.build(checkpoint(tie_word_embeddings=False), sequence_length=4)
+    assert untied.weight_bytes - tied.weight_bytes >= 61 * 24 * 2
+
+
+def test_names_come_from_the_checkpoint() -> None:
+    model = milbuild.build(checkpoint(), sequence_length=7)
+    operations = {op.name: op.type for op in Package(model.package_path).function().operations}
+    assert operations["transformer_h_0_attn_c_attn"] == "linear"
+    assert operations["transformer_h_2_mlp_c_proj"] == "linear"
+    assert operations["transformer_h_1"] == "add"
+    assert operations["transformer_ln_f"] == "layer_norm"
+    assert operations["lm_head"] == "linear"
+    assert operations["transformer_h_0_attn_c_attn_weight"] == "const"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_coremltools_reads_what_we_write(case: str, tmp_path: Path) -> None:
+    """coremltools' own loader takes the program apart and finds the checkpoint's numbers in it."""
+    from coremltools.converters.mil.frontend.milproto import load
+
+    milbuild.build(checkpoint(), **CASES[case]).save(tmp_path / "x.mlpackage")
+    model = ct.models.MLModel(str(tmp_path / "x.mlpackage"))
+    program = load.load(model.get_spec(), 9, str(tmp_path / "x.mlpackage/Data/com.apple.CoreML/weights"))
+    program.validate()
+    weights = Package(tmp_path / "x.mlpackage")
+    for name, function in program.functions.items():
+        assert set(function.inputs) == {value.name for value in weights.function(name).inputs}
+    constant = next(
+        op for op in program.functions["main"].operations if op.name == "transformer_h_0_attn_c_attn_weight"
+    )
+    from milbuild.weights import Checkpoint
+
+    tensor = Checkpoint.open(checkpoint()).tensors["transformer.h.0.attn.c_attn.weight"]
+    assert np.array_equal(constant.outputs[0].val, tensor.T.astype(np.float16))
+
+
+def test_metadata(tmp_path: Path) -> None:
+    model = milbuild.build(checkpoint(), cache="state", prefill_length=8, context_length=16)
+    metadata = model.user_defined_metadata
+    assert metadata["milbuild.source"] == checkpoint().name
+    assert metadata["milbuild.version"] == milbuild.__version__
+    assert str(checkpoint().parent) not in str(model.get_spec().description)
+    plan = Plan.of("x", metadata)
+    assert (plan.cache, plan.prefill_length, plan.context_length, plan.sequence_length) == ("state", 8, 16, 1)
+    assert json.loads(metadata["milbuild.options"])["precision"] == "float16"
+    for description in model.get_spec().description.functions:
+        for feature in [*description.input, *description.output, *description.state]:
+            assert feature.shortDescription, feature.name
+    state = next(f for f in model.get_spec().description.functions if f.name == "main").state[0]
+    assert list(state.type.stateType.arrayType.shape) == [3, 1, 4, 16, 6]
+    assert "at most 15" in next(f.shortDescription for f in model.interface.input if f.name == "position")
+    assert "(1, 1, 61)" in model.interface.output[0].shortDescription
+
+
+@pytest.mark.parametrize("length", ["7", "1:9", "3,5"])
+def test_lengths_survive_in_the_metadata(length: str) -> None:
+    from milbuild.options import parse_length
+
+    model = milbuild.build(checkpoint(), sequence_length=parse_length(length, "x"))
+    assert Plan.of("x", model.user_defined_metadata).sequence_length == parse_length(length, "x")
+
+
+def test_license_and_author_of_the_checkpoint(tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(checkpoint(), tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\n# A model\n")
+    assert milbuild.build(tmp_path / "model", sequence_length=4).license == "mit"
+
+
+def test_listed_and_ranged_shapes_are_described() -> None:
+    listed = milbuild.build(checkpoint(), sequence_length=[16, 4, 8], attention_mask=True)
+    for feature in listed.interface.input:
+        shapes = [list(entry.shape) for entry in feature.type.multiArrayType.enumeratedShapes.shapes]
+        assert shapes == [[1, 16], [1, 4], [1, 8]], "the default first, every input in the same order"
+    ranged = milbuild.build(checkpoint(), sequence_length=(2, 9))
+    sizes = ranged.interface.input[0].type.multiArrayType.shapeRange.sizeRanges
+    assert [(size.lowerBound, size.upperBound) for size in sizes] == [(1, 1), (2, 9)]
+
+
+@pytest.mark.parametrize("target", ["iOS15", "iOS16", "iOS18"])
+def test_types_at_the_interface(target: str) -> None:
+    model = milbuild.build(checkpoint(), cache="io", context_length=16, target=target)
+    types = {
+        f.name: f.type.multiArrayType.ArrayDataType.Name(f.type.multiArrayType.dataType) for f in model.interface.output
+    }
+    assert set(types.values()) == {"FLOAT32" if target == "iOS15" else "FLOAT16"}
+
+
+def test_model_is_an_mlmodel(tmp_path: Path) -> None:
+    model = milbuild.gpt2.build(checkpoint(), sequence_length=5)
+    assert isinstance(model, ct.models.MLModel)
+    model.author, model.short_description, model.license, model.version = "me", "a text", "MIT", "3"
+    model.user_defined_metadata["key"] = "value"
+    model.input_description["input_ids"] = "ids"
+    model.save(str(tmp_path / "named"))
+    again = milbuild.Model(tmp_path / "named.mlpackage")
+    theirs = ct.models.MLModel(str(tmp_path / "named.mlpackage"))
+    for saved in (again, theirs):
+        assert (saved.author, saved.short_description, saved.license, saved.version) == ("me", "a text", "MIT", "3")
+        assert saved.user_defined_metadata["key"] == "value"
+        assert saved.input_description["input_ids"] == "ids"
+    assert "input_ids" in str(model)
+    assert again.get_spec() == model.get_spec()
+
+
+@THEIR_TEMPORARY_FOLDERS
+def test_compression_by_coremltools_works_on_it(tmp_path: Path) -> None:
+    model = milbuild.build(checkpoint(), sequence_length=5, precision="float32")
+    from coremltools.optimize.coreml import OpLinearQuantizerConfig, OptimizationConfig, linear_quantize_weights
+
+    config = OptimizationConfig(global_config=OpLinearQuantizerConfig(weight_threshold=64))
+    smaller = linear_quantize_weights(model, config)
+    smaller.save(str(tmp_path / "small.mlpackage"))
+    assert Package(tmp_path / "small.mlpackage").path.exists()
+
+
+def test_saving_onto_its_own_path(tmp_path: Path) -> None:
+    path = tmp_path / "x.mlpackage"
+    model = milbuild.build(checkpoint(), sequence_length=5)
+    model.save(path)
+    before = _files(path)
+    model.save(path)
+    opened = milbuild.Model(path)
+    opened.save(path)
+    assert _files(path) == before
+    opened.author = "somebody"
+    opened.save(path)
+    assert milbuild.Model(path).author == "somebody"
+    assert list(tmp_path.iterdir()) == [path]
+    assert opened.predict({"input_ids": tokens(1, 5)})["logits"].shape == (1, 5, 61)
+
+
+def test_opening_and_predicting_write_nothing_into_the_package(tmp_path: Path) -> None:
+    path = tmp_path / "x.mlpackage"
+    milbuild.build(checkpoint(), cache="state").save(path)
+    times = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    model = milbuild.Model(path)
+    model.predict({"input_ids": tokens(1, 1), "position": np.int32([0])}, model.make_state())
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == times
+
+
+def test_an_unsaved_model_cleans_up_after_itself() -> None:
+    model = milbuild.build(checkpoint(), sequence_length=5)
+    folder = Path(model.package_path).parent
+    assert folder.exists()
+    del model
+    import gc
+
+    gc.collect()
+    assert not folder.exists()
+
+
+def test_progress_counts_every_byte(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    model = milbuild.build(checkpoint(), sequence_length=5)
+    model.save(tmp_path / "x", progress=lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    done, total = seen[-1]
+    assert total == model.weight_bytes
+    assert 0.9 * total < done <= total
+
+
+def test_an_interrupted_save_leaves_nothing_and_keeps_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.mlpackage"
+    milbuild.build(checkpoint(), sequence_length=5).save(path)
+    before = _files(path)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        milbuild.build(checkpoint(), sequence_length=6).save(path, progress=interrupt)
+    assert _files(path) == before
+    assert list(tmp_path.iterdir()) == [path]
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(writer, "_replace", lambda partial, target: fail(partial, target))
+    with pytest.raises(milbuild.Error, match="cannot be written"):
+        milbuild.build(checkpoint(), sequence_length=6).save(path)
+    assert _files(path) == before
+
+
+def test_placeholders_of_weights_are_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever looks at a placeholder's values raises; so no operation of a build has folded one."""
+    asked: list[str] = []
+    refuse = Unread._refuse
+    for name in [name for name, value in vars(Unread).items() if value is refuse]:
+        monkeypatch.setattr(Unread, name, lambda self, *a, _name=name, **k: asked.append(_name) or refuse(self))
+    for case in CASES.values():
+        milbuild.build(checkpoint(), **case)
+    assert not asked
+    import coremltools.converters.mil.mil as mil
+    from coremltools.converters.mil import Builder as mb
+
+    from milbuild.weights import Tensor
+
+    placeholder = Unread.of(Tensor("w", "w", np.ones((4, 4), np.float32)), np.dtype(np.float16))
+    with pytest.raises(AssertionError, match="not read"), mil.Function({}, opset_version=ct.target.iOS18):
+        mb.add(x=mb.const(val=placeholder), y=np.float16(1))
+
+
+@pytest.mark.parametrize("skipped", passes.PASSES, ids=lambda apply: apply.__name__)
+def test_every_pass_is_needed(skipped, monkeypatch: pytest.MonkeyPatch) -> None:
+    def constants() -> int:
+        model = milbuild.build(checkpoint(), sequence_length=11)
+        return sum(op.type == "const" for op in Package(model.package_path).function().operations)
+
+    lean = constants()
+    monkeypatch.setattr(passes, "PASSES", tuple(apply for apply in passes.PASSES if apply is not skipped))
+    assert constants() > lean
+
+
+@THEIR_TEMPORARY_FOLDERS
+def test_no_more_operations_than_coremltools_own_pipeline_leaves(tmp_path: Path) -> None:
+    """coremltools' default pipeline over our program is the oracle: it takes nothing more away, and keeps the numbers."""
+    model = milbuild.build(checkpoint(), sequence_length=11, precision="float32")
+    from coremltools.converters.mil.frontend.milproto import load
+
+    program = load.load(model.get_spec(), 9, model.weights_dir)
+    converted = ct.convert(
+        program,
+        source="milinternal",
+        convert_to="mlprogram",
+        minimum_deployment_target=ct.target.iOS18,
+        compute_precision=ct.precision.FLOAT32,
+    )
+    converted.save(str(tmp_path / "default.mlpackage"))
+
+    def count(path: object) -> int:
+        return sum(op.type != "const" for op in Package(Path(str(path))).function().operations)
+
+    assert count(model.package_path) <= count(tmp_path / "default.mlpackage")
+    inputs = {"input_ids": tokens(1, 11)}
+    theirs = runtime.load(tmp_path / "default.mlpackage").predict(inputs)
+    assert difference(theirs["logits"], model.predict(inputs)["logits"]) <= 1e-5
