@@ -61,7 +61,7 @@ class _Families:
             return build_any(source, model_type=model_type, **options)
 
         build.__doc__ = f"`milbuild.build` for checkpoints of the model_type {model_type}, with the same options."
-        module.build = build  # type: ignore[attr-defined]
+        vars(module)["build"] = build
 
 
 def _model_type(name: str) -> str | None:
@@ -71,7 +71,7 @@ def _model_type(name: str) -> str | None:
     return next((known for known in SUPPORTED if known.replace("-", "_") == name), None)
 
 
-sys.meta_path.append(_Families)  # type: ignore[arg-type]
+sys.meta_path.append(_Families)
 
 
 def __getattr__(name: str) -> Any:

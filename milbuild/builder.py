@@ -230,14 +230,17 @@ class _Graph:
             described: Dimension = past
             slots: Any = context
             slots_described: Dimension = context
-            text = f"{past} slots for keys and values of earlier tokens; attention_mask says which are filled. The caller stores what `present` brings."
+            text = (
+                f"{past} slots for keys and values of earlier tokens; attention_mask says which are filled. "
+                "The caller stores what `present` brings."
+            )
         else:
             assert context is not None
             past, slots = get_new_symbol(), get_new_symbol()
             described = (1, max(1, context[1] - shortest))
             slots_described = (1 + shortest, max(context[1], 1 + longest))
             text = "Keys and values of earlier tokens. The first call passes one slot of zeros with attention_mask 0."
-        mask = "For the slots of the past, then the tokens of the call: 1 where there is something, 0 for empty slots and padding."
+        mask = "For the slots of the past, then the tokens of the call: 1 where there is one, 0 for empty slots and padding."
         self._input(names.attention_mask, "int32", (1, slots), (1, slots_described), mask)
         for layer in range(layers):
             for kind in ("key", "value"):
@@ -259,7 +262,10 @@ class _Graph:
             self._input(names.position, "float16", (1, 1, 1, get_new_symbol()), (1, 1, 1, (2, slots)), text)
         else:
             longest = _ends(self.length)[1]
-            text = f"Tokens already in the cache, at most {context - longest}: writing past the {context} slots of the context is undefined."
+            text = (
+                f"Tokens already in the cache, at most {context - longest}: "
+                f"writing past the {context} slots of the context is undefined."
+            )
             self._input(names.position, "int32", (1,), (1,), text)
         for name in (names.key, names.value):
             shape = (layers, 1, heads_, slots, width)
@@ -277,13 +283,14 @@ class _Graph:
         names, plan = self.names, self.plan
         tokens = self.tokens if isinstance(self.length, int) else _size(input_ids, 1, "sequence_length")
         if plan.cache == "io":
-            past = [
-                tuple(self._arithmetic(inputs[names.past.format(layer=layer, kind=kind)]) for kind in ("key", "value"))
-                for layer in range(self._cache_shape()[0])
-            ]
-            return InputOutputCache(
-                past, inputs[names.attention_mask], tokens, whole=not isinstance(plan.context_length, int)
-            )  # type: ignore[arg-type]
+
+            def past(layer: int, kind: str) -> Var:
+                return self._arithmetic(inputs[names.past.format(layer=layer, kind=kind)])
+
+            layers = range(self._cache_shape()[0])
+            pairs = [(past(layer, "key"), past(layer, "value")) for layer in layers]
+            whole = not isinstance(plan.context_length, int)
+            return InputOutputCache(pairs, inputs[names.attention_mask], tokens, whole)
         if plan.cache == "state" and names.ranged:
             mask = inputs[names.position]
             end = mb.expand_dims(x=_size(mask, 3, "slots"), axes=[0], name="slots_end")

@@ -136,10 +136,12 @@ class StateCache:
         if wide != types.fp16:
             new = mb.cast(x=new, dtype="fp16", name=f"{name}_float16")
         cache = self.current[which] or mb.read_state(input=state, name=f"{name}_before")
-        zero, one = np.int32([0]), np.int32([layer + 1])
+        zero, one = np.array([0], np.int32), np.array([layer + 1], np.int32)
         # Heads and width are whole axes; their begin and end are masked and never looked at.
         place = {"begin_mask": [False, True, True, False, True], "end_mask": [False, True, True, False, True]}
-        first = mb.concat(values=[np.int32([layer]), zero, zero, self.begin, zero], axis=0, name=f"{name}_begin")
+        first = mb.concat(
+            values=[np.array([layer], np.int32), zero, zero, self.begin, zero], axis=0, name=f"{name}_begin"
+        )
         last = mb.concat(values=[one, zero, zero, self.stop, zero], axis=0, name=f"{name}_end")
         update = mb.expand_dims(x=new, axes=[0], name=f"{name}_new")
         cache = mb.slice_update(x=cache, update=update, begin=first, end=last, **place, name=f"{name}_updated")
@@ -158,9 +160,13 @@ class StateCache:
 
 
 def _vector(tokens: int | Var) -> Var | np.ndarray:
-    return np.int32([tokens]) if isinstance(tokens, int) else mb.expand_dims(x=tokens, axes=[0], name="tokens_vector")
+    return (
+        np.array([tokens], np.int32)
+        if isinstance(tokens, int)
+        else mb.expand_dims(x=tokens, axes=[0], name="tokens_vector")
+    )
 
 
 def _last(tokens: Var) -> Var:
     negative = mb.mul(x=_vector(tokens), y=np.int32(-1), name="tokens_negative")
-    return mb.concat(values=[np.int32([0]), negative], axis=0, name="tokens_begin")
+    return mb.concat(values=[np.array([0], np.int32), negative], axis=0, name="tokens_begin")

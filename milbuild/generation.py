@@ -115,7 +115,8 @@ class Session:
 
     def _call(self, name: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
         self.calls[name] += 1
-        return self.models[name].predict(data, self.state)  # type: ignore[no-any-return]
+        outputs: dict[str, np.ndarray] = self.models[name].predict(data, self.state)
+        return outputs
 
     def _rows(self, logits: np.ndarray, size: int, count: int) -> np.ndarray:
         if self.plan.logits == "all" or size == 1:
@@ -164,7 +165,7 @@ class Session:
         if self.plan.attention_mask:
             data[self.names.attention_mask] = np.ones((batch, size), np.int32)
             data[self.names.attention_mask][0, count:] = 0
-        logits = self._call("main", data)[self.output][0]
+        logits: np.ndarray = self._call("main", data)[self.output][0]
         if self.plan.logits == "last":
             return np.concatenate([np.full((new - 1, logits.shape[-1]), np.nan, np.float32), logits])
         return logits[count - new : count]
@@ -264,9 +265,8 @@ class TextStream:
             )
         left = context - len(self.prompt) + 1  # the last new token is not fed
         if max_new_tokens is not None and not 1 <= max_new_tokens <= left:
-            raise Error(
-                f"max_new_tokens is {max_new_tokens}; behind {len(self.prompt)} tokens the context of {context} leaves 1 to {left}"
-            )
+            room = f"behind {len(self.prompt)} tokens the context of {context} leaves 1 to {left}"
+            raise Error(f"max_new_tokens is {max_new_tokens}; {room}")
         self.most = min(100, left) if max_new_tokens is None else max_new_tokens
         self.tokens: list[int] = []
         self.prompt_seconds = self.seconds = 0.0

@@ -57,7 +57,7 @@ def tied(module: str, to: str) -> Head:
         if "weight" in w:
             shares = shares and w.equals(table, "weight")
         elif not shares:
-            hint = "transformers would make up random numbers here. Save the checkpoint with its head, or set tie_word_embeddings."
+            hint = "transformers would make up random numbers. Save the checkpoint with its head, or set tie_word_embeddings."
             raise Error(f"the checkpoint has no {w.path}.weight, and config.json says tie_word_embeddings: false", hint)
         if shares:
             return {"logits": tied_linear(hidden, w, table.tensor("weight", rows, width))}

@@ -156,7 +156,7 @@ class Plan:
                 "Build with batch size 1, or without a cache.",
             )
         if cached and self.attention_mask:
-            hint = "Leave attention_mask out: with cache io the interface always has one, with a state `position` says what is filled."
+            hint = "Leave it out: cache io always has one, and with a state `position` says what is filled."
             raise Error("attention_mask is an input of builds without a cache", hint)
         if self.logits == "last" and self.task != "text-generation":
             raise Error(f"logits last belongs to text-generation, and the task is {self.task}")
@@ -235,7 +235,7 @@ def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
             raise Error(
                 "context_length belongs to a cache, and cache is none", "sequence_length is what one call takes."
             )
-        context = limit
+        context: Length = limit
     else:
         context = options["context_length"] = parse_length(options["context_length"] or limit, "context_length")
         if isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io"):

@@ -1,10 +1,10 @@
 """Tiny checkpoints, made once a process, and what tests share."""
 
+# ruff: noqa: E402 -- the environment is set before libraries that read it on import
 import functools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,9 @@ torch.set_num_threads(1)  # tests run side by side
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quiet() -> Iterator[None]:
+def _quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    yield
 
 
 @functools.cache

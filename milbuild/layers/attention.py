@@ -1,6 +1,6 @@
 """Attention: heads, masks, and the product itself in the form that the target has."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import coremltools as ct
 import numpy as np
@@ -15,7 +15,8 @@ from milbuild.weights import Cursor
 # every compute unit; e**-1e4 is 0 in every precision (core-ml-facts N4 to N6).
 HIDDEN = -1e4
 
-Positions = Var | np.ndarray  # int32, known when the graph is built or a value of the graph
+# int32, known when the graph is built or a value of the graph.
+Positions: TypeAlias = Var | np.ndarray
 
 
 def split_heads(x: Var, heads: int, w: Cursor, parts: int = 1) -> list[Var]:
@@ -35,10 +36,10 @@ def merge_heads(x: Var, w: Cursor) -> Var:
 
 
 def causal_mask(query: Positions, key: Positions, w: Cursor) -> Var | None:
-    """From the positions of queries and keys (a cache's): what is added to the scores, (T, S) or (B, 1, T, S): 0 where a key stands at or before the query, `HIDDEN` elsewhere.
+    """What is added to the scores, from the positions of queries and keys (a cache's): 0 where a key stands at or before
+    the query, `HIDDEN` elsewhere; (T, S), or (B, 1, T, S). None when every query sees every key.
 
-    None when every query sees every key. A slot that holds nothing has a position beyond every query, so one comparison
-    serves all caches.
+    A slot that holds nothing has a position beyond every query, so one comparison serves all caches.
     """
     if isinstance(query, np.ndarray) and isinstance(key, np.ndarray):
         visible = key[None, :] <= query[:, None]

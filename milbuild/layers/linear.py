@@ -1,5 +1,7 @@
 """Weights as constants, and what multiplies by them."""
 
+from typing import Any
+
 import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
@@ -12,7 +14,7 @@ def constant(tensor: Tensor, w: Cursor, name: str) -> Var:
     return mb.const(val=Unread.of(tensor, w.dtype), name=f"{w.name}_{name}")
 
 
-def like(x: Var, value: float) -> np.generic:
+def like(x: Var, value: float) -> Any:
     """A number in the type of `x`: MIL promotes nothing."""
     return types.nptype_from_builtin(x.dtype)(value)
 

@@ -66,6 +66,6 @@ class BlobPlan:
             start = blob.offset + METADATA.size
             file.write(METADATA.pack(SENTINEL, CODES[blob.dtype.name], blob.nbytes, start, 0))
             for piece in blob.pieces():
-                file.write(memoryview(piece).cast("B"))
+                file.write(piece.data.cast("B"))
                 progress(piece.nbytes)
             at = start + blob.nbytes

@@ -15,8 +15,8 @@ from coremltools import proto
 from milbuild.errors import Error
 from milbuild.package.blob import ALIGNMENT, CODES, HEADER, METADATA, SENTINEL
 
-# MIL's names of types -> numpy's. A type that is not here has no values that a function of ours could hold.
-DTYPES = {
+# MIL's names of types -> numpy's; others hold no values that are read here.
+DTYPES: dict[str, np.dtype[Any]] = {
     "FLOAT16": np.dtype(np.float16),
     "FLOAT32": np.dtype(np.float32),
     "FLOAT64": np.dtype(np.float64),
@@ -211,7 +211,7 @@ def _tensor_type(entry: Any) -> tuple[str, tuple[int | None, ...]]:
 def _immediate(tensor: Any, dtype: str, shape: tuple[int | None, ...], where: str) -> Any:
     kind = tensor.WhichOneof("value")
     values = getattr(tensor, kind).values if kind else []
-    array = np.frombuffer(values, DTYPES[dtype]) if dtype in BYTES else np.array(list(values), DTYPES[dtype])
+    array = np.frombuffer(bytes(values), DTYPES[dtype]) if dtype in BYTES else np.array(list(values), DTYPES[dtype])
     size = int(np.prod([d for d in shape if d is not None]))
     if array.size != size:
         raise Error(f"{where} holds {array.size} values where its shape {shape} needs {size}", DAMAGED)

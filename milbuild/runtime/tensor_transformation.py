@@ -10,11 +10,11 @@ from milbuild.runtime.registry import integers, moves
 
 @moves
 def expand_dims(x: Any, axes: Tensor) -> Tensor:
-    x = torch.as_tensor(x)
-    rank = x.ndim + len(integers(axes))
+    y = torch.as_tensor(x)
+    rank = y.ndim + len(integers(axes))
     for axis in sorted(axis % rank for axis in integers(axes)):
-        x = x.unsqueeze(axis)
-    return x
+        y = y.unsqueeze(axis)
+    return y
 
 
 @moves

@@ -17,11 +17,14 @@ from milbuild.errors import Error
 from milbuild.weights import safetensors
 from milbuild.weights.tensor import Tensor
 
-# What a build reads of a repository, with the card that names the license; *.bin, *.pt and *.h5 (pickles and other frameworks) are never fetched.
+# What a build reads of a repository, with the card that names the license; pickles (*.bin, *.pt) are never fetched.
 HUB_FILES = ["*.safetensors", "*.json", "README.md", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "spiece.*"]
 
 # Spellings of old checkpoints, as transformers renames them for every type (conversion_mapping.py, "legacy").
-RENAMES = ((re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"), (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"))
+RENAMES = (
+    (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
+    (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+)
 
 SAFE_CONVERSION = (
     "A pickle can run code when it is loaded, so milbuild reads safetensors only. Convert it once: "
@@ -159,7 +162,7 @@ def _download(repository: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
     except LocalEntryNotFoundError as error:
-        hint = "Check the spelling; without a network only what the local cache holds can be built (HF_HUB_OFFLINE=1 asks nothing else)."
+        hint = "Check the spelling; without a network only what the local cache holds can be built."
         raise Error(
             f"there is no folder {repository}, the local cache has no {repository}{at}, and the hub cannot be reached",
             hint,

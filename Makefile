@@ -1,0 +1,39 @@
+# Two commands: `make demo` and `make test`. Both make their own environment in .venv first.
+
+PYTHON ?= python3
+# On a machine without a GPU this version's CPU build is enough; any torch that the extra `validate` admits will do.
+TORCH ?= torch==2.13.0
+JOBS ?= auto
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint bench clean setup
+
+setup: .venv/ready
+
+# torch comes first and by itself, so that nothing else chooses its build.
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("milbuild needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/milbuild demo
+
+test: setup
+	$(BIN)/python -m pytest -n $(JOBS) -m "not all"
+
+test-all: setup
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/build.py
+
+clean:
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

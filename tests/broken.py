@@ -1,0 +1,292 @@
+"""Checkpoints made by hand, whole and broken, and the command line in a process of its own. Needs numpy, nothing more."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+LAYERS, WIDTH, HEADS, VOCABULARY, POSITIONS = 2, 32, 4, 61, 24
+
+CONFIG: dict[str, Any] = {
+    "model_type": "gpt2",
+    "architectures": ["GPT2LMHeadModel"],
+    "n_layer": LAYERS,
+    "n_embd": WIDTH,
+    "n_head": HEADS,
+    "n_positions": POSITIONS,
+    "vocab_size": VOCABULARY,
+    "n_inner": None,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "bos_token_id": 60,
+    "eos_token_id": 60,
+}
+
+# The format's names of numpy's types.
+CODES = {
+    np.dtype(np.float64): "F64",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(ml_dtypes.bfloat16): "BF16",
+    np.dtype(np.int64): "I64",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.int16): "I16",
+    np.dtype(np.int8): "I8",
+    np.dtype(np.uint64): "U64",
+    np.dtype(np.uint32): "U32",
+    np.dtype(np.uint16): "U16",
+    np.dtype(np.uint8): "U8",
+    np.dtype(np.bool_): "BOOL",
+}
+
+Tensors = dict[str, np.ndarray]
+
+
+def tensors(prefix: str = "transformer.", seed: int = 0) -> Tensors:
+    """Every parameter of a small GPT-2 without a head of its own, float32, by transformers' names."""
+    random = np.random.default_rng(seed)
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (VOCABULARY, WIDTH), "wpe.weight": (POSITIONS, WIDTH)}
+    for i in range(LAYERS):
+        shapes |= {f"h.{i}.ln_{n}.{kind}": (WIDTH,) for n in (1, 2) for kind in ("weight", "bias")}
+        for name, rows, columns in (
+            ("attn.c_attn", WIDTH, 3 * WIDTH),
+            ("attn.c_proj", WIDTH, WIDTH),
+            ("mlp.c_fc", WIDTH, 4 * WIDTH),
+            ("mlp.c_proj", 4 * WIDTH, WIDTH),
+        ):
+            shapes |= {f"h.{i}.{name}.weight": (rows, columns), f"h.{i}.{name}.bias": (columns,)}
+    shapes |= {"ln_f.weight": (WIDTH,), "ln_f.bias": (WIDTH,)}
+    return {prefix + name: random.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def safetensors(arrays: Mapping[str, np.ndarray], changed: Callable[[dict[str, Any]], None] | None = None) -> bytes:
+    """A file of the format, written by hand so that `changed` may spoil its header."""
+    header: dict[str, Any] = {}
+    at = 0
+    for name, array in arrays.items():
+        header[name] = {
+            "dtype": CODES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    if changed:
+        changed(header)
+    return with_header(json.dumps(header).encode(), b"".join(array.tobytes() for array in arrays.values()))
+
+
+def with_header(text: bytes, data: bytes, length: int | None = None) -> bytes:
+    """The bytes of a file with this header, which may claim another `length`."""
+    text += b" " * (-len(text) % 8)
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+def checkpoint(
+    folder: Path,
+    arrays: Mapping[str, np.ndarray] | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
+    without: tuple[str, ...] = (),
+    file: str = "model.safetensors",
+) -> Path:
+    """A checkpoint in `folder`: `config` overrides fields of CONFIG, `without` takes some away."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {key: value for key, value in (CONFIG | dict(config or {})).items() if key not in without}
+    (folder / "config.json").write_text(json.dumps(values))
+    (folder / file).write_bytes(safetensors(tensors() if arrays is None else arrays))
+    return folder
+
+
+def sharded(folder: Path, arrays: Tensors | None = None, shards: int = 3) -> Path:
+    """The same in several files with their index."""
+    arrays = tensors() if arrays is None else arrays
+    checkpoint(folder, {})
+    (folder / "model.safetensors").unlink()
+    weight_map = {}
+    for number in range(shards):
+        file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        part = {name: array for i, (name, array) in enumerate(arrays.items()) if i % shards == number}
+        (folder / file).write_bytes(safetensors(part))
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": sum(a.nbytes for a in arrays.values())}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+# The command line
+
+ROOT = Path(__file__).parent.parent
+
+# Imports once what every build imports, as the command line itself does, then gives each command line a process of its own
+# that is a copy of this one: fifty milliseconds instead of three seconds. `hide` makes packages impossible to import.
+SERVER = """
+import atexit, gc, json, os, sys, traceback
+from milbuild.cli import imports, main
+imports.prepare(configurations=True)
+import milbuild.builder, milbuild.cli.app, milbuild.generation, milbuild.inspection
+import huggingface_hub.errors, rich.console, rich.table, rich.status
+import milbuild.architectures.gpt2, transformers.models.gpt2.configuration_gpt2
+try:
+    milbuild.cli.app.app(["build", "--batch-size", "1", "c", "nowhere/c.mlpackage"], standalone_mode=False)
+except milbuild.Error:
+    pass  # typer imports the rest of itself when it is first used
+
+def end(main):
+    try:
+        main()
+    except SystemExit as exit:
+        code = exit.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    # As an interpreter ends, but for the second that it takes to give every module's memory back.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+answers = os.fdopen(os.dup(1), "w")
+gc.freeze()
+for line in sys.stdin:
+    request = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for number, name in enumerate((os.devnull, request["stdout"], request["stderr"])):
+            os.dup2(os.open(name, os.O_RDWR), number)
+        answers.close()
+        os.chdir(request["cwd"])
+        os.environ.update(request["environment"])
+        sys.modules.update(dict.fromkeys(request["hide"]))
+        if request["file_size"]:
+            import resource
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
+        sys.argv = ["milbuild", *request["arguments"]]
+        end(main)
+    status = os.waitpid(child, 0)[1]
+    print(json.dumps(os.waitstatus_to_exitcode(status)), file=answers, flush=True)
+"""
+
+CHANGED = (
+    "import runpy, sys; {limit}sys.modules.update(dict.fromkeys({hidden!r})); "
+    "runpy.run_module('milbuild', run_name='__main__', alter_sys=True)"
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command line did: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(
+    *arguments: Any, cwd: Path | None = None, hide: tuple[str, ...] = (), file_size: int = 0, **environment: str
+) -> Result:
+    """`python -m milbuild arguments` in a process that starts from nothing.
+
+    Packages in `hide` cannot be imported there; no file may grow beyond `file_size` bytes, if that is not 0.
+    """
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({file_size},) * 2); " if file_size else ""
+    start = ["-c", CHANGED.format(hidden=hide, limit=limit)] if hide or file_size else ["-m", "milbuild"]
+    done = subprocess.run(
+        [sys.executable, *start, *map(str, arguments)],
+        cwd=cwd or ROOT,
+        env=ENVIRONMENT | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+class CommandLine:
+    """`python -m milbuild` many times at the price of few: see SERVER. Call it like `run`."""
+
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "CommandLine":
+        if sys.platform != "darwin":  # Apple's frameworks do not survive a fork
+            self._server = subprocess.Popen(
+                [sys.executable, "-c", SERVER],
+                cwd=ROOT,
+                env=ENVIRONMENT,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._server is not None:
+            self._server.communicate(timeout=60)
+
+    def __call__(
+        self,
+        *arguments: Any,
+        cwd: Path | None = None,
+        hide: tuple[str, ...] = (),
+        file_size: int = 0,
+        **environment: str,
+    ) -> Result:
+        if self._server is None:
+            return run(*arguments, cwd=cwd, hide=hide, file_size=file_size, **environment)
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
+            request = {
+                "arguments": [str(argument) for argument in arguments],
+                "cwd": str(cwd or ROOT),
+                "environment": environment,
+                "hide": hide,
+                "file_size": file_size,
+                "stdout": out.name,
+                "stderr": err.name,
+            }
+            print(json.dumps(request), file=self._server.stdin, flush=True)
+            answer = self._server.stdout.readline()
+            assert answer, "the server of command lines has ended"
+            return Result(json.loads(answer), out.read().decode(), err.read().decode())
+
+
+# What the tests' own process may have set must not change what a user's command line does.
+ENVIRONMENT = {
+    **{key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE", "TRANSFORMERS"))},
+    "HF_HUB_OFFLINE": "1",
+    "COLUMNS": "200",
+    "TERM": "dumb",
+    "PYTHONPATH": str(ROOT),
+}
+
+
+def files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Everything under a folder, hidden or not, with its size and time: what has to be the same before and after."""
+    return {
+        str(path.relative_to(folder)): (0, 0) if path.is_dir() else (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def assert_refused(result: Result, *words: str, hint: str | None = None) -> None:
+    """Exit code 2, the reason on stderr as a person reads it, nothing on stdout, and no traceback."""
+    text = " ".join(result.err.split())
+    assert "Traceback" not in result.err, result.err
+    assert result.code == 2, (result.code, result.err)
+    assert result.out == ""
+    assert result.err.startswith("error: "), result.err
+    for word in words:
+        assert word in text, f"{word!r} is not in {text!r}"
+    if hint is not None:
+        assert "hint: " in text, f"no hint in {text!r}"
+        assert hint in text.split("hint: ", 1)[1], f"{hint!r} is not in the hint of {text!r}"

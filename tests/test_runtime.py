@@ -1,0 +1,273 @@
+"""The runtime's own manners: inputs, states, precision, kept values, and errors that name what is wrong."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools import proto
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Program
+
+import milbuild
+from milbuild import runtime
+from milbuild.package.writer import Description, Feature, lower, write
+from tests.conftest import checkpoint, difference, tokens
+
+
+def program(
+    tmp_path: Path, build: Any, shapes: dict[str, tuple[int, ...]], states: dict[str, tuple[int, ...]] | None = None
+) -> Path:
+    """A package of one function over float16 inputs, made without the rest of milbuild."""
+    from coremltools.converters.mil.mil import Function, types
+
+    inputs = {name: mb.placeholder(shape, types.fp16) for name, shape in shapes.items()}
+    inputs |= {name: mb.state_tensor_placeholder(shape, types.fp16) for name, shape in (states or {}).items()}
+    with Function(inputs, opset_version=ct.target.iOS18) as function:
+        outputs = build(**function.inputs)
+        function.set_outputs(outputs)
+    whole = Program()
+    whole.add_function("main", function)
+    description = Description(
+        [Feature(name, "float16", shape, "") for name, shape in shapes.items()],
+        [Feature(var.name, "float16", tuple(var.shape), "") for var in outputs],
+        [Feature(name, "float16", shape, "") for name, shape in (states or {}).items()],
+    )
+    model, plan = lower(whole, {"main": description}, 9)
+    path = tmp_path / "program.mlpackage"
+    write(model, plan, path)
+    return path
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    path = tmp_path / "x.mlpackage"
+    milbuild.build(checkpoint(), sequence_length=7).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        ({}, "needs the input input_ids"),
+        ({"ids": [[1] * 7]}, "has no input ids; it has input_ids"),
+        ({"input_ids": [[1] * 6]}, r"the input input_ids has the shape \(1, 6\); it takes \(1, 7\)"),
+        ({"input_ids": [1] * 7}, r"has the shape \(7,\)"),
+        ({"input_ids": [["a"] * 7]}, "it takes numbers"),
+        ({"input_ids": [[0.5] * 7]}, "whole numbers"),
+        ({"input_ids": [[2**40] * 7]}, "whole numbers of 32 bits"),
+        ({"input_ids": [[np.nan] * 7]}, "whole numbers"),
+        ({"input_ids": [[61] * 7]}, "transformer_wte .*an index is outside of 61 rows"),
+        ({"input_ids": [[-62] * 7]}, "an index is outside"),
+    ],
+    ids=range(10),
+)
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
+def test_wrong_inputs_are_named(package: Path, inputs: dict[str, Any], text: str) -> None:
+    with pytest.raises(milbuild.Error, match=text):
+        runtime.load(package).predict(inputs)
+
+
+def test_inputs_of_every_kind_of_array(package: Path) -> None:
+    import torch
+
+    model = runtime.load(package)
+    ids = tokens(1, 7)
+    expected = model.predict({"input_ids": ids})["logits"]
+    for same in (
+        ids.astype(np.int64),
+        ids.astype(np.float32),
+        ids.tolist(),
+        torch.from_numpy(ids),
+        np.asfortranarray(ids),
+    ):
+        given = {"input_ids": same}
+        assert np.array_equal(model.predict(given)["logits"], expected)
+        assert given["input_ids"] is same, "the caller's dictionary stays as it is"
+    assert expected.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("length", "wrong", "text"), [((2, 5), 6, "2 to 5"), ([3, 5], 4, r"\(1, 3\), \(1, 5\)")], ids=str
+)
+def test_flexible_shapes_are_checked(length: Any, wrong: int, text: str) -> None:
+    model = milbuild.build(checkpoint(), sequence_length=length)
+    with pytest.raises(milbuild.Error, match=text):
+        model.predict({"input_ids": tokens(1, wrong)})
+
+
+def test_states_are_checked(package: Path) -> None:
+    one = milbuild.build(checkpoint(), cache="state")
+    other = milbuild.build(checkpoint(), cache="state", context_length=9)
+    inputs = {"input_ids": [[1]], "position": [0]}
+    with pytest.raises(milbuild.Error, match=r"keeps key_cache, value_cache in a state"):
+        one.predict(inputs)
+    with pytest.raises(milbuild.Error, match="the state is of another model"):
+        one.predict(inputs, other.make_state())
+    with pytest.raises(milbuild.Error, match="not what make_state"):
+        one.predict(inputs, {})
+    state = one.make_state()
+    with pytest.raises(milbuild.Error, match="there is no state cache"):
+        state.read_state("cache")
+    with pytest.raises(milbuild.Error, match="has the shape"):
+        state.write_state("key_cache", np.zeros(3))
+
+
+def test_a_state_can_be_saved_and_put_back() -> None:
+    model = milbuild.build(checkpoint(), cache="state", prefill_length=4)
+    state, other = model.make_state(), model.make_state()
+    model.function("prefill").predict({"input_ids": tokens(1, 4), "position": [0]}, state)
+    for name in ("key_cache", "value_cache"):
+        other.write_state(name, state.read_state(name))
+    following = {"input_ids": [[3]], "position": [4]}
+    assert np.array_equal(model.predict(following, state)["logits"], model.predict(following, other)["logits"])
+
+
+def test_precisions(package: Path) -> None:
+    ids = tokens(1, 7)
+    declared, wide = (
+        runtime.load(package, precision=p).predict({"input_ids": ids})["logits"] for p in ("declared", "float32")
+    )
+    assert np.array_equal(declared, declared.astype(np.float16)), "results are rounded to their declared type"
+    assert not np.array_equal(wide, wide.astype(np.float16))
+    assert 0 < difference(declared, wide) < 1e-2
+    with pytest.raises(milbuild.Error, match="precision is 'half'"):
+        runtime.load(package, precision="half")
+
+
+def test_overflow_becomes_infinity(tmp_path: Path) -> None:
+    path = program(tmp_path, lambda x: [mb.mul(x=x, y=np.float16(4), name="y")], {"x": (3,)})
+    inputs = {"x": np.float32([1, 20000, -60000])}
+    assert np.array_equal(runtime.load(path).predict(inputs)["y"], [4, np.inf, -np.inf])
+    assert np.array_equal(runtime.load(path, precision="float32").predict(inputs)["y"], [4, 80000, -240000])
+
+
+def test_kept_values(package: Path) -> None:
+    model = runtime.load(package, keep=["transformer_h_*_attn_c_proj", "transformer_wte"])
+    model.predict({"input_ids": tokens(1, 7)})
+    assert sorted(model.kept) == [*(f"transformer_h_{i}_attn_c_proj" for i in range(3)), "transformer_wte"]
+    assert model.kept["transformer_wte"].shape == (1, 7, 24)
+
+
+def test_a_value_read_before_a_write_keeps_its_numbers(tmp_path: Path) -> None:
+    """The state is written in place only where nobody can tell: here the old value is used again behind the write."""
+
+    def build(x: Any, s: Any) -> list[Any]:
+        before = mb.read_state(input=s, name="before")
+        updated = mb.slice_update(x=before, update=x, begin=[1], end=[3], name="updated")
+        after = mb.coreml_update_state(state=s, value=updated, name="after")
+        return [mb.add(x=after, y=before, name="sum")]
+
+    path = program(tmp_path, build, {"x": (2,)}, {"s": (4,)})
+    model = runtime.load(path)
+    state = model.make_state()
+    assert np.array_equal(model.predict({"x": [1, 2]}, state)["sum"], [0, 1, 2, 0])
+    assert np.array_equal(model.predict({"x": [5, 5]}, state)["sum"], [0, 6, 7, 0])
+    assert np.array_equal(state.read_state("s"), [0, 5, 5, 0])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_in_place_writes(tmp_path: Path, shared: bool) -> None:
+    """With a view of the old value still to be read the buffer is copied, without it is not; the numbers are the same."""
+
+    def build(x: Any, s: Any) -> list[Any]:
+        before = mb.read_state(input=s, name="before")
+        view = mb.slice_by_index(x=before, begin=[1], end=[3], name="view")
+        total = view if shared else mb.add(x=view, y=np.float16(0), name="copy")
+        updated = mb.slice_update(x=before, update=x, begin=[1], end=[3], name="updated")
+        mb.coreml_update_state(state=s, value=updated, name="after")
+        return [mb.mul(x=total, y=np.float16(1), name="old")]
+
+    model = runtime.load(program(tmp_path, build, {"x": (2,)}, {"s": (4,)}))
+    assert [step.in_place for step in model._steps if step.op.type == "slice_update"] == [not shared]
+    state = model.make_state()
+    assert np.array_equal(model.predict({"x": [1, 2]}, state)["old"], [0, 0])
+    assert np.array_equal(model.predict({"x": [3, 4]}, state)["old"], [1, 2])
+    assert np.array_equal(state.read_state("s"), [0, 3, 4, 0])
+
+
+def test_decoding_writes_the_cache_in_place() -> None:
+    model = milbuild.build(checkpoint(), cache="state")
+    steps = runtime.load(model.package_path)._steps
+    assert all(step.in_place for step in steps if step.op.type == "slice_update")
+
+
+def test_unknown_operations_are_named(tmp_path: Path) -> None:
+    path = program(tmp_path, lambda x: [mb.erf(x=x, name="y")], {"x": (3,)})
+    file = path / "Data/com.apple.CoreML/model.mlmodel"
+    spec = proto.Model_pb2.Model.FromString(file.read_bytes())
+    next(iter(spec.mlProgram.functions["main"].block_specializations.values())).operations[-1].type = "tetrate"
+    file.write_bytes(spec.SerializeToString())
+    with pytest.raises(milbuild.Error, match="operation y is a tetrate, which the runtime does not know"):
+        runtime.load(path)
+
+
+def test_functions_are_chosen_by_name() -> None:
+    path = milbuild.build(checkpoint(), cache="state", prefill_length=4)
+    assert list(runtime.load(path.package_path).predict({"input_ids": [[1]], "position": [0]}, path.make_state())) == [
+        "logits"
+    ]
+    with pytest.raises(milbuild.Error, match="has no function decode; it has main, prefill"):
+        runtime.load(path.package_path, "decode")
+    with pytest.raises(milbuild.Error, match="has no function decode"):
+        milbuild.Model(path.package_path, function_name="decode")
+
+
+def _damage(name: str, package: Path) -> None:
+    weights = package / "Data/com.apple.CoreML/weights/weight.bin"
+    model = package / "Data/com.apple.CoreML/model.mlmodel"
+    if name == "weight.bin gone":
+        weights.unlink()
+    elif name == "weight.bin cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif name == "weight.bin empty":
+        weights.write_bytes(b"")
+    elif name == "sentinel":
+        weights.write_bytes(weights.read_bytes()[:64] + struct.pack("<I", 1) + weights.read_bytes()[68:])
+    elif name == "size":
+        data = bytearray(weights.read_bytes())
+        data[72:80] = struct.pack("<Q", 2)
+        weights.write_bytes(bytes(data))
+    elif name == "model cut":
+        model.write_bytes(model.read_bytes()[:1000])
+    elif name == "model gone":
+        model.unlink()
+    elif name == "manifest gone":
+        (package / "Manifest.json").unlink()
+    elif name == "manifest outside":
+        file = package / "Manifest.json"
+        file.write_text(file.read_text().replace("com.apple.CoreML/model.mlmodel", "../../model.mlmodel"))
+    elif name == "file outside":
+        spec = proto.Model_pb2.Model.FromString(model.read_bytes())
+        for op in next(iter(spec.mlProgram.functions["main"].block_specializations.values())).operations:
+            if op.attributes["val"].WhichOneof("value") == "blobFileValue":
+                op.attributes["val"].blobFileValue.fileName = "@model_path/../../../../secret"
+        model.write_bytes(spec.SerializeToString())
+    elif name == "neural network":
+        spec = proto.Model_pb2.Model(specificationVersion=4)
+        spec.neuralNetwork.SetInParent()
+        model.write_bytes(spec.SerializeToString())
+
+
+DAMAGES = {
+    "weight.bin gone": "has no weights/weight.bin",
+    "weight.bin cut": "should begin at",
+    "weight.bin empty": "weights/weight.bin",
+    "sentinel": "has no float16 value at byte 64",
+    "size": "has 2 bytes",
+    "model cut": "cannot be read",
+    "model gone": "cannot be read",
+    "manifest gone": "no manifest that names its model",
+    "manifest outside": "which is not in the package",
+    "file outside": "which is not in the package",
+    "neural network": "is a neuralNetwork, not an ML Program",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_packages(package: Path, damage: str) -> None:
+    _damage(damage, package)
+    with pytest.raises(milbuild.Error, match=DAMAGES[damage]):
+        runtime.load(package)
