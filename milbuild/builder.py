@@ -1,7 +1,8 @@
 """Options + checkpoint + architecture -> program -> Model. Every input and output name and shape is decided here."""
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import coremltools as ct
@@ -101,8 +102,8 @@ def build(
     )
     program, descriptions = Program(), {}
     for name, tokens in plan.functions().items():
-        mb.name_count.clear()  # a counter of the whole process: names would depend on what was built before
-        function, descriptions[name] = _Graph(plan, tokens, checkpoint, config, family).function()
+        with _fresh_names():
+            function, descriptions[name] = _Graph(plan, tokens, checkpoint, config, family).function()
         program.add_function(name, function)
     program.default_function_name = "main"
     program.export_as_multifunction = len(descriptions) > 1
@@ -111,6 +112,18 @@ def build(
     model, weights = lower(program, descriptions, TARGETS[target])
     _write_metadata(model.description.metadata, checkpoint, config, plan)
     return Model.built(model, weights)
+
+
+@contextlib.contextmanager
+def _fresh_names() -> Iterator[None]:
+    """The builder numbers names by a counter of the whole process; ours must not depend on what was built before."""
+    before = dict(mb.name_count)
+    mb.name_count.clear()
+    try:
+        yield
+    finally:
+        mb.name_count.clear()
+        mb.name_count.update(before)
 
 
 class Config:

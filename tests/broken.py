@@ -163,7 +163,6 @@ for line in sys.stdin:
             os.dup2(os.open(name, os.O_RDWR), number)
         answers.close()
         os.chdir(request["cwd"])
-        os.environ.update(request["environment"])
         sys.modules.update(dict.fromkeys(request["hide"]))
         if request["file_size"]:
             import resource
@@ -213,15 +212,17 @@ def run(
 class CommandLine:
     """`python -m milbuild` many times at the price of few: see SERVER. Call it like `run`."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
+        """`environment` is that of every command line: huggingface_hub reads its own variables only once."""
         self._server: subprocess.Popen[str] | None = None
+        self._environment = environment
 
     def __enter__(self) -> "CommandLine":
         if sys.platform != "darwin":  # Apple's frameworks do not survive a fork
             self._server = subprocess.Popen(
                 [sys.executable, "-c", SERVER],
                 cwd=ROOT,
-                env=ENVIRONMENT,
+                env=ENVIRONMENT | self._environment,
                 text=True,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -238,17 +239,15 @@ class CommandLine:
         cwd: Path | None = None,
         hide: tuple[str, ...] = (),
         file_size: int = 0,
-        **environment: str,
     ) -> Result:
         if self._server is None:
-            return run(*arguments, cwd=cwd, hide=hide, file_size=file_size, **environment)
+            return run(*arguments, cwd=cwd, hide=hide, file_size=file_size, **self._environment)
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
             request = {
                 "arguments": [str(argument) for argument in arguments],
                 "cwd": str(cwd or ROOT),
-                "environment": environment,
                 "hide": hide,
                 "file_size": file_size,
                 "stdout": out.name,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import milbuild
+from milbuild import runtime
 from milbuild.generation import Session
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
@@ -247,3 +248,33 @@ def _feed(session: Session, ids: np.ndarray, parts: list[int]) -> np.ndarray:
         rows.append(session.feed(ids[at : at + count].tolist()))
         at += count
     return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("name", ["state", "state, ranged", "swift", "io, fixed", "io, growing, ranged"])
+def test_every_landmark_at_every_step(name: str) -> None:
+    """Each module's output, call by call, is the slice of the whole pass that the call's tokens stand for."""
+    model = milbuild.build(checkpoint(), precision="float32", **BUILDS[name])
+    ids = tokens(1, 12, seed=9)
+    truth = reference(checkpoint())
+    with hf.modules(truth) as expected:
+        hf.forward(truth, {"input_ids": ids})
+    engine = runtime.load(model.package_path)
+    names = hf.landmarks(expected, [op.name for op in engine.function.operations if op.type != "const"])
+    engine.keep_only(names.values())
+    session = Session(model)
+    session.models["main"].use(engine)
+    session.reset()
+    compared = 0
+    for part in (ids[0, :5], ids[0, 5:6], ids[0, 6:]):
+        for token in [part] if session.plan.sequence_length != 1 else part[:, None]:
+            at = session.length
+            session.feed(token.tolist())
+            if session.length - at != len(token):
+                continue
+            for module, operation in names.items():
+                value, whole = engine.kept[operation], expected[module]
+                if value.ndim == 3 and value.shape[1:] == (len(token), whole.shape[-1]):
+                    error = np.abs(value - whole[:, at : at + len(token)]).max() / np.ptp(whole)
+                    assert error <= LIMITS[session.plan.cache], (module, at)
+                    compared += 1
+    assert compared >= 3 * 30

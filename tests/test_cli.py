@@ -1,0 +1,359 @@
+"""The command line's own manners: help, output for machines, exit codes, and how soon it answers."""
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import milbuild
+from milbuild import architectures, tasks
+from milbuild.cli.app import app
+from tests import broken
+from tests.broken import CommandLine, assert_refused, files, run
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def command() -> Iterator[CommandLine]:
+    with CommandLine() as line:
+        yield line
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint `c` and packages of it: `p.mlpackage`, and `s.mlpackage` with a state and two functions."""
+    folder = tmp_path_factory.mktemp("cli")
+    broken.checkpoint(folder / "c")
+    milbuild.build(folder / "c").save(folder / "p.mlpackage")
+    milbuild.build(folder / "c", cache="state", prefill_length=8).save(folder / "s.mlpackage")
+    return folder
+
+
+# Help
+
+
+def test_the_commands() -> None:
+    assert set(COMMANDS) == {"build", "validate", "generate", "inspect", "list", "demo"}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_of_a_command(name: str, command: CommandLine) -> None:
+    """Exit code 0, every option with a text of its own, on stdout."""
+    result = command(name, "--help")
+    assert (result.code, result.err) == (0, "")
+    for parameter in COMMANDS[name].params:
+        shown = parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[0]
+        lines = [line for line in result.out.splitlines() if re.search(rf"(^|\s){re.escape(shown)}(\s|$)", line)]
+        assert lines, f"{shown} is not in the help of {name}:\n{result.out}"
+    assert COMMANDS[name].help.splitlines()[0] in " ".join(result.out.split())
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_option_says_what_it_does(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        assert getattr(parameter, "help", None), f"{name} {parameter.name}"
+
+
+def test_help_names_every_command(command: CommandLine) -> None:
+    result = command("--help")
+    assert (result.code, result.err) == (0, "")
+    for name in COMMANDS:
+        assert re.search(rf"\b{name}\b\s+[A-Z]", result.out), name
+
+
+def test_no_command_shows_the_help(command: CommandLine) -> None:
+    """And it is an error, as in every tool: a script that forgot the command must not go on."""
+    result = command()
+    assert "Traceback" not in result.err
+    assert "Usage" in result.out + result.err
+    assert result.code == 2
+
+
+def test_version(command: CommandLine) -> None:
+    result = command("--version")
+    assert (result.code, result.out, result.err) == (0, f"milbuild {milbuild.__version__}\n", "")
+
+
+def test_python_m(folder: Path) -> None:
+    """`python -m milbuild` and the installed script are the same program; it starts from nothing."""
+    result = run("list", "--json")
+    assert result.code == 0
+    assert json.loads(result.out)
+    script = Path(sys.executable).with_name("milbuild")
+    if script.exists():
+        done = subprocess.run([script, "--version"], capture_output=True, text=True, env=broken.ENVIRONMENT, timeout=60)
+        assert (done.returncode, done.stdout) == (0, f"milbuild {milbuild.__version__}\n")
+
+
+# What cannot be understood
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("build", "c", "out.mlpackage", "--colour", "red"), "--colour"),
+        (("build", "c", "out.mlpackage", "--precison", "float32"), "--precison"),
+        (("build", "c", "out.mlpackage", "extra"), "extra"),
+        (("build", "c"), "OUTPUT"),
+        (("build",), "SOURCE"),
+        (("build", "c", "out.mlpackage", "--batch-size", "two"), "two"),
+        (("build", "c", "out.mlpackage", "--batch-size", "1.5"), "1.5"),
+        (("build", "c", "out.mlpackage", "--batch-size"), "--batch-size"),
+        (("build", "c", "out.mlpackage", "--prefill-length", "x"), "x"),
+        (("bild",), "bild"),
+        (("--nonsense",), "--nonsense"),
+        (("list", "--colour"), "--colour"),
+        (("inspect",), "PACKAGE"),
+        (("generate", "p.mlpackage", "--tokenizer", "c"), "--prompt"),
+        (("generate", "p.mlpackage", "--tokenizer", "c", "--prompt", "x", "--temperature", "hot"), "hot"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_usage(arguments: tuple[str, ...], words: str, command: CommandLine, folder: Path) -> None:
+    """Exit code 2, the word that was not understood, no traceback, and nothing done."""
+    before = files(folder)
+    result = command(*arguments, cwd=folder)
+    assert "Traceback" not in result.err, result.err
+    assert (result.code, result.out) == (2, "")
+    assert words.lower() in result.err.lower()
+    assert files(folder) == before
+
+
+def test_usage_in_a_process_of_its_own(tmp_path: Path) -> None:
+    result = run("build", "c", "out.mlpackage", "--colour", "red", cwd=tmp_path)
+    assert "Traceback" not in result.err, result.err
+    assert (result.code, result.out) == (2, "")
+    assert "--colour" in result.err
+
+
+def test_refusal_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """What the other tests see through a copy of a warm process, once from a cold one."""
+    broken.checkpoint(tmp_path / "c", config={"model_type": "gpt-2"})
+    before = files(tmp_path)
+    assert_refused(run("build", "c", "out.mlpackage", cwd=tmp_path), "'gpt-2'", hint="gpt2")
+    assert files(tmp_path) == before
+
+
+# Output for machines
+
+
+def test_list_json(command: CommandLine) -> None:
+    result = command("list", "--json")
+    assert (result.code, result.err) == (0, "")
+    rows = json.loads(result.out)
+    assert [row["model_type"] for row in rows] == sorted(architectures.SUPPORTED)
+    for row in rows:
+        assert row.keys() == {"model_type", "tasks", "caches"}
+        assert row["tasks"] == list(architectures.SUPPORTED[row["model_type"]].tasks)
+        assert row["caches"] == sorted({c for task in row["tasks"] for c in tasks.TASKS[task].caches})
+
+
+def test_list_for_people(command: CommandLine) -> None:
+    result = command("list")
+    assert (result.code, result.err) == (0, "")
+    assert [line.split()[0] for line in result.out.splitlines()] == sorted(architectures.SUPPORTED)
+
+
+def test_build_json(command: CommandLine, folder: Path, tmp_path: Path) -> None:
+    """One JSON object on stdout and nothing else there: what was built, as `inspect` describes it."""
+    package = tmp_path / "out.mlpackage"
+    result = command("build", "c", package, "--cache", "state", "--prefill-length", "4", "--json", cwd=folder)
+    assert result.code == 0, result.err
+    answer = json.loads(result.out)
+    assert answer["package"] == str(package)
+    assert answer["seconds"] >= 0
+    assert set(answer["functions"]) == {"main", "prefill"}
+    described = json.loads(command("inspect", package, "--json").out)
+    assert answer.items() >= described.items()
+
+
+def test_build_adds_the_suffix(command: CommandLine, folder: Path, tmp_path: Path) -> None:
+    result = command("build", folder / "c", "gpt2", "--json", cwd=tmp_path)
+    assert json.loads(result.out)["package"] == "gpt2.mlpackage"
+    assert os.listdir(tmp_path) == ["gpt2.mlpackage"]
+
+
+def test_build_for_people(command: CommandLine, folder: Path, tmp_path: Path) -> None:
+    """Notes go to stderr: stdout stays empty for a pipe."""
+    result = command("build", folder / "c", "out.mlpackage", cwd=tmp_path)
+    assert (result.code, result.out) == (0, "")
+    assert re.fullmatch(r"Built out\.mlpackage in [\d.]+ s: 0\.1 MB; main \d+ operations\n", result.err)
+
+
+def test_build_takes_every_option(command: CommandLine, folder: Path, tmp_path: Path) -> None:
+    """Each reaches the package: its metadata holds the plan."""
+    options = (
+        "--task feature-extraction --sequence-length 2:5 --batch-size 3 --attention-mask "
+        "--precision float32 --target iOS16 --interface hf"
+    )
+    result = command("build", folder / "c", "a", *options.split(), "--json", cwd=tmp_path)
+    assert result.code == 0, result.err
+    plan = json.loads(json.loads(result.out)["metadata"]["milbuild.options"])
+    assert plan == {
+        "task": "feature-extraction",
+        "sequence_length": "2:5",
+        "batch_size": 3,
+        "attention_mask": True,
+        "cache": "none",
+        "context_length": None,
+        "prefill_length": None,
+        "logits": "all",
+        "interface": "hf",
+        "precision": "float32",
+        "target": "iOS16",
+    }
+    options = "--cache io --context-length 16 --sequence-length 2 --prefill-length 4 --logits last --target iOS26"
+    result = command("build", folder / "c", "b", *options.split(), "--json", cwd=tmp_path)
+    assert result.code == 0, result.err
+    plan = json.loads(json.loads(result.out)["metadata"]["milbuild.options"])
+    chosen = ("cache", "context_length", "sequence_length", "prefill_length", "logits", "target", "interface")
+    assert [plan[name] for name in chosen] == ["io", "16", "2", 4, "last", "iOS26", "hf"]
+
+
+@pytest.mark.parametrize("package", ["p", "s"])
+def test_inspect_json(package: str, command: CommandLine, folder: Path) -> None:
+    before = files(folder)
+    result = command("inspect", f"{package}.mlpackage", "--json", cwd=folder)
+    assert (result.code, result.err) == (0, "")
+    found = json.loads(result.out)
+    size = sum(path.stat().st_size for path in (folder / f"{package}.mlpackage").rglob("*") if path.is_file())
+    assert found["name"] == f"{package}.mlpackage"
+    assert found["bytes"] == size
+    assert 0 < found["weights"] < size
+    assert set(found["functions"]) == ({"main"} if package == "p" else {"main", "prefill"})
+    for function in found["functions"].values():
+        assert function.keys() == {"inputs", "outputs", "states", "operations", "constants", "total"}
+        assert function["total"] == sum(function["operations"].values()) > 0
+    assert found["functions"]["main"]["states"].keys() == (set() if package == "p" else {"key_cache", "value_cache"})
+    assert files(folder) == before
+
+
+def test_inspect_for_people(command: CommandLine, folder: Path) -> None:
+    result = command("inspect", "s.mlpackage", cwd=folder)
+    assert (result.code, result.err) == (0, "")
+    for words in ("s.mlpackage", "function main", "function prefill", "key_cache", "input_ids", "logits", "position"):
+        assert words in result.out
+
+
+def test_reader_that_goes_away(folder: Path) -> None:
+    """`milbuild list | head -0`: no traceback."""
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m milbuild list --json | true"],
+        cwd=broken.ROOT,
+        env=broken.ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+# The same defaults in Python and on the command line
+
+
+def test_build_has_the_options_of_python() -> None:
+    python = inspect.signature(milbuild.build).parameters
+    line = {parameter.name: parameter for parameter in COMMANDS["build"].params}
+    assert python.keys() - line.keys() == {"model_type"}  # which `milbuild.gpt2.build` sets
+    assert line.keys() - python.keys() == {"output", "force", "as_json", "help"} & line.keys()
+    for name in python.keys() & line.keys() - {"source"}:
+        assert line[name].default == python[name].default, name
+
+
+def test_validate_has_the_options_of_python() -> None:
+    python = inspect.signature(milbuild.validate).parameters
+    line = {parameter.name: parameter for parameter in COMMANDS["validate"].params}
+    assert python.keys() <= line.keys()
+    for name in ("revision", "seed"):
+        assert line[name].default == python[name].default, name
+
+
+def test_generate_has_the_options_of_python() -> None:
+    from milbuild.generation import TextStream
+
+    python = inspect.signature(TextStream).parameters
+    line = {parameter.name: parameter for parameter in COMMANDS["generate"].params}
+    assert python.keys() <= line.keys()
+    for name in python.keys() - {"package", "tokenizer", "prompt"}:
+        assert line[name].default == python[name].default, name
+
+
+def test_every_option_has_one_spelling() -> None:
+    """Long, with dashes, and the name of Python's argument."""
+    for name, each in COMMANDS.items():
+        for parameter in each.params:
+            if parameter.param_type_name == "option" and parameter.name not in ("help", "as_json"):
+                assert parameter.opts == [f"--{parameter.name.replace('_', '-')}"], (name, parameter.opts)
+
+
+# How soon it answers
+
+HEAVY = {"torch", "coremltools", "transformers", "numpy", "huggingface_hub", "ml_dtypes"}
+LIGHT = [("list",), ("list", "--json"), ("--help",), ("--version",), *((name, "--help") for name in sorted(COMMANDS))]
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+def test_answers_without_importing_anything_heavy(arguments: tuple[str, ...]) -> None:
+    # The modules of the process itself, told at its very end.
+    script = (
+        "import atexit, sys; sys.argv = ['milbuild', *{arguments!r}]; "
+        "atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr)); "
+        "from milbuild.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script.format(arguments=arguments)],
+        cwd=broken.ROOT,
+        env=broken.ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.split())
+    assert "milbuild.cli.app" in loaded, done.stderr
+    assert not HEAVY & loaded
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("--help",)], ids=" ".join)
+def test_answers_fast(arguments: tuple[str, ...]) -> None:
+    """Less than 0.3 s of the processor; the best of five, so that a busy machine does not count."""
+    resource = pytest.importorskip("resource")
+    best = float("inf")
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run(*arguments).code == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if best < 0.3:
+            break
+    assert best < 0.3
+
+
+def test_build_does_not_import_torch(folder: Path, tmp_path: Path) -> None:
+    """The command line keeps coremltools and transformers from loading what no build needs."""
+    script = (
+        "import atexit, sys; sys.argv = ['milbuild', 'build', {source!r}, 'out.mlpackage']; "
+        "atexit.register(lambda: print(*sorted(sys.modules))); from milbuild.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script.format(source=str(folder / "c"))],
+        cwd=tmp_path,
+        env=broken.ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "coremltools" in loaded
+    assert not {"torch", "sklearn", "scipy", "tensorflow", "torchvision"} & loaded

@@ -1,0 +1,787 @@
+"""From files to weight.bin: what stands in a checkpoint stands in the package, converted exactly, wherever it lay."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import milbuild
+from milbuild.architectures.gpt2 import GPT2
+from milbuild.package.reader import Package
+from milbuild.weights import Checkpoint, Cursor, Tensor, Unread, checkpoint
+from milbuild.weights import safetensors as reader
+from milbuild.weights.tensor import PIECE
+from tests import broken
+from tests.broken import LAYERS, POSITIONS, VOCABULARY, WIDTH, CommandLine, assert_refused, files
+
+HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def command(hub: Path) -> Iterator[CommandLine]:
+    with CommandLine(HF_HUB_CACHE=str(hub)) as line:
+        yield line
+
+
+def content(package: Path) -> dict[str, bytes]:
+    """Every file of a package with its bytes, but for what names the checkpoint it was built from."""
+    return {str(path.relative_to(package)): path.read_bytes() for path in package.rglob("*") if path.is_file()}
+
+
+def weights(package: Path) -> bytes:
+    return (package / "Data/com.apple.CoreML/weights/weight.bin").read_bytes()
+
+
+def built(source: Path, target: Path, **options: Any) -> Path:
+    milbuild.build(source, **options).save(target)
+    return target
+
+
+def constants(package: Path) -> dict[str, np.ndarray]:
+    """The arrays of a package's constants, by the names of their operations."""
+    operations = Package(package).function("main").operations
+    return {op.name: op.attributes["val"] for op in operations if op.type == "const"}
+
+
+# Where a checkpoint may lie
+
+
+def test_folder_file_and_shards_are_one_checkpoint(tmp_path: Path) -> None:
+    """The same tensors in a folder, as a named file, and in shards give byte-identical packages."""
+    folder = broken.checkpoint(tmp_path / "one" / "model")
+    sharded = broken.sharded(tmp_path / "two" / "model")
+    named = broken.checkpoint(tmp_path / "three" / "model", file="best.safetensors") / "best.safetensors"
+    first = content(built(folder, tmp_path / "first.mlpackage"))
+    assert sorted(Path(name).name for name in first) == ["Manifest.json", "model.mlmodel", "weight.bin"]
+    for source in (sharded, named, folder / "model.safetensors"):
+        assert content(built(source, tmp_path / "other.mlpackage")) == first
+    for source in (str(folder), folder / "", folder / ".." / "model"):
+        assert content(built(source, tmp_path / "other.mlpackage")) == first
+
+
+def test_a_single_file_goes_before_an_index(tmp_path: Path) -> None:
+    """As transformers does where both stand in a folder."""
+    folder = broken.sharded(tmp_path / "c", broken.tensors(seed=1))
+    (folder / "model.safetensors").write_bytes(broken.safetensors(broken.tensors(seed=2)))
+    alone = broken.checkpoint(tmp_path / "alone", broken.tensors(seed=2))
+    assert weights(built(folder, tmp_path / "a.mlpackage")) == weights(built(alone, tmp_path / "b.mlpackage"))
+
+
+def test_a_named_file_goes_before_the_folder(tmp_path: Path) -> None:
+    folder = broken.checkpoint(tmp_path / "c", broken.tensors(seed=1))
+    (folder / "step-9.safetensors").write_bytes(broken.safetensors(broken.tensors(seed=2)))
+    alone = broken.checkpoint(tmp_path / "alone", broken.tensors(seed=2))
+    package = built(folder / "step-9.safetensors", tmp_path / "a.mlpackage")
+    assert weights(package) == weights(built(alone, tmp_path / "b.mlpackage"))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 7, 28])
+def test_any_number_of_shards(shards: int, tmp_path: Path) -> None:
+    whole = built(broken.checkpoint(tmp_path / "c"), tmp_path / "c.mlpackage")
+    parts = built(broken.sharded(tmp_path / "s", shards=shards), tmp_path / "s.mlpackage")
+    assert weights(parts) == weights(whole)
+
+
+def test_what_stands_beside_the_weights_does_not_matter(tmp_path: Path) -> None:
+    """Pickles, other formats and unlisted shards in the folder are not read."""
+    folder = broken.checkpoint(tmp_path / "c")
+    for name in ("pytorch_model.bin", "optimizer.pt", "model-00009-of-00009.safetensors", "flax_model.msgpack"):
+        (folder / name).write_bytes(b"garbage")
+    built(folder, tmp_path / "c.mlpackage")
+
+
+# The hub's cache
+
+COMMIT, OLD = "a" * 40, "b" * 40
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the repository some/model: `main` at COMMIT, the branch `old` at OLD with other weights; and with
+    some/pickle, whose weights are no safetensors."""
+    cache = tmp_path_factory.mktemp("hub")
+    snapshot = broken.checkpoint(cache / "models--some--pickle" / "snapshots" / COMMIT)
+    (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
+    repository = cache / "models--some--model"
+    for branch, commit, seed in (("main", COMMIT, 1), ("old", OLD, 2)):
+        broken.checkpoint(repository / "snapshots" / commit, broken.tensors(seed=seed))
+        (repository / "snapshots" / commit / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\nA model.\n")
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / branch).write_text(commit)
+    return cache
+
+
+@pytest.mark.parametrize(("revision", "seed"), [(None, 1), ("main", 1), ("old", 2), (COMMIT, 1), (OLD, 2)])
+def test_hub_id_from_the_cache(
+    revision: str | None, seed: int, hub: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    before = files(hub)
+    chosen = () if revision is None else ("--revision", revision)
+    result = command("build", "some/model", "out.mlpackage", *chosen, cwd=tmp_path)
+    assert result.code == 0, result.err
+    same = built(broken.checkpoint(tmp_path / "same", broken.tensors(seed=seed)), tmp_path / "same.mlpackage")
+    assert weights(tmp_path / "out.mlpackage") == weights(same)
+    assert files(hub) == before
+
+
+def test_hub_id_is_named_in_the_package(hub: Path, command: CommandLine, tmp_path: Path) -> None:
+    """With the author and the license of the card."""
+    command("build", "some/model", "out.mlpackage", cwd=tmp_path)
+    found = json.loads(command("inspect", "out.mlpackage", "--json", cwd=tmp_path).out)["metadata"]
+    assert (found["milbuild.source"], found["author"], found["license"]) == ("some/model", "some", "mit")
+
+
+@pytest.mark.parametrize(
+    ("source", "revision", "words"),
+    [
+        ("some/model", "no-such-branch", "some/model at revision no-such-branch"),
+        ("some/model", "c" * 40, f"some/model at revision {'c' * 40}"),
+        ("some/other", None, "some/other"),
+    ],
+)
+def test_what_the_cache_has_not(
+    source: str, revision: str | None, words: str, hub: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    before = files(hub)
+    chosen = () if revision is None else ("--revision", revision)
+    result = command("build", source, "out.mlpackage", *chosen, cwd=tmp_path)
+    assert_refused(result, words, "local cache", hint="local cache")
+    assert files(tmp_path) == {}
+    assert files(hub) == before
+
+
+def test_hub_id_with_a_pickle_only(command: CommandLine, tmp_path: Path) -> None:
+    """A snapshot without safetensors is refused like a folder without them."""
+    assert_refused(
+        command("build", "some/pickle", "o.mlpackage", cwd=tmp_path), "pickle", hint="safe_serialization=True"
+    )
+    assert files(tmp_path) == {}
+
+
+def test_a_folder_goes_before_the_hub(hub: Path, command: CommandLine, tmp_path: Path) -> None:
+    broken.checkpoint(tmp_path / "some" / "model", broken.tensors(seed=3))
+    result = command("build", "some/model", "out.mlpackage", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert weights(tmp_path / "out.mlpackage") == weights(
+        built(tmp_path / "some" / "model", tmp_path / "same.mlpackage")
+    )
+
+
+# Reading safetensors
+
+
+@st.composite
+def arrays(draw: st.DrawFn) -> np.ndarray:
+    """Arrays of every type of the format and of many shapes, with any bits."""
+    dtype = draw(st.sampled_from(sorted(broken.CODES, key=str)))
+    shape = draw(st.lists(st.integers(0, 5), max_size=4))
+    count = int(np.prod(shape, dtype=int))
+    if dtype == np.bool_:
+        return np.array(draw(st.lists(st.booleans(), min_size=count, max_size=count)), np.bool_).reshape(shape)
+    data = draw(st.binary(min_size=count * dtype.itemsize, max_size=count * dtype.itemsize))
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+@QUICK
+@given(stored=st.dictionaries(st.text(max_size=8).filter(lambda name: name != "__metadata__"), arrays(), max_size=6))
+def test_read_is_exact(stored: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Every tensor comes back as it was stored, and nothing can write to it."""
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(broken.safetensors(stored))
+    found = reader.read(file)
+    assert list(found) == list(stored)
+    for name, array in stored.items():
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
+        assert found[name].tobytes() == array.tobytes()
+        assert found[name].size == 0 or not found[name].flags.writeable
+
+
+def test_read_agrees_with_the_formats_own_library(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    random = np.random.default_rng(0)
+    stored = {str(dtype): random.integers(0, 2, (3, 4)).astype(dtype) for dtype in broken.CODES if dtype != BFLOAT16}
+    save_file(stored, tmp_path / "x.safetensors", {"format": "pt", "note": "ä"})
+    found, expected = reader.read(tmp_path / "x.safetensors"), load_file(tmp_path / "x.safetensors")
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    (tmp_path / "y.safetensors").write_bytes(broken.safetensors(stored))  # and the tests' writer writes the format
+    assert load_file(tmp_path / "y.safetensors").keys() == stored.keys()
+
+
+# Conversion
+
+
+def every(dtype: Any) -> np.ndarray:
+    """All finite values of a type of 16 bits."""
+    values = np.arange(1 << 16, dtype=np.uint16).view(dtype)
+    with np.errstate(invalid="ignore"):
+        return values[np.isfinite(values.astype(np.float64))]
+
+
+def as_numpy(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """What numpy makes of an array, flat; bfloat16, which it does not know, goes through float32, where it fits exactly."""
+    return np.ascontiguousarray((array.astype(np.float32) if array.dtype == BFLOAT16 else array).astype(dtype)).reshape(
+        -1
+    )
+
+
+def converted(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    pieces = [piece.copy() for piece in Tensor("t", "t", array).pieces(dtype)]
+    assert all(piece.ndim == 1 and piece.dtype == dtype for piece in pieces)
+    return np.concatenate([*pieces, np.empty(0, dtype)])
+
+
+def same_bits(value: np.ndarray, expected: np.ndarray) -> None:
+    assert value.dtype == expected.dtype
+    assert value.tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+def test_every_bfloat16_as_float16() -> None:
+    """All patterns that are finite and fit, bit by bit; of the others the smallest, and many more one by one."""
+    values = every(BFLOAT16)
+    with np.errstate(over="ignore"):
+        expected = values.astype(np.float32).astype(np.float16)
+    fits = np.isfinite(expected)
+    assert int(fits.sum()) > 30_000
+    same_bits(converted(values[fits], HALF), expected[fits])
+    assert expected[fits][np.abs(values[fits].astype(np.float32)) == 1.0].tolist() == [1.0, -1.0]
+    refused = values[~fits]
+    assert np.abs(refused.astype(np.float32)).min() == 65536
+    for value in [*refused[np.abs(refused.astype(np.float32)) == 65536], *refused[::97]]:
+        with pytest.raises(milbuild.Error, match="1 of 1 values overflow float16"):
+            converted(np.array([value]), HALF)
+
+
+def test_every_bfloat16_and_float16_as_float32() -> None:
+    for dtype in (BFLOAT16, HALF):
+        same_bits(converted(every(dtype), SINGLE), every(dtype).astype(np.float32))
+
+
+def test_every_float16_stays_what_it_is() -> None:
+    """-0 and subnormal numbers too."""
+    same_bits(converted(every(HALF), HALF), every(HALF))
+
+
+@pytest.mark.parametrize("target", [HALF, SINGLE], ids=str)
+@pytest.mark.parametrize("source", sorted(broken.CODES, key=str), ids=str)
+def test_every_type_converts_as_numpy_does(source: np.dtype[Any], target: np.dtype[Any]) -> None:
+    random = np.random.default_rng(0)
+    if source.kind in "iu":
+        limit = min(np.iinfo(source).max, 65504)
+        array = random.integers(0 if source.kind == "u" else -min(limit, 2000), limit, 10_000).astype(source)
+    elif source == np.bool_:
+        array = random.integers(0, 2, 10_000).astype(np.bool_)
+    else:
+        # From numbers that round to zero to the largest: ties of rounding and subnormal numbers among them.
+        wide = random.standard_normal(10_000) * 10.0 ** random.uniform(-9, 4, 10_000)
+        array = np.clip(np.concatenate([wide, [0.0, -0.0, 2049.0, 2051.0, 65504.0, 2**-25, 2**-24]]), -65504, 65504)
+        array = array.astype(source)
+        array = array[np.abs(array.astype(np.float64)) < 65520]
+    same_bits(converted(array, target), as_numpy(array, target))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, BFLOAT16, HALF], ids=str)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, PIECE - 1, PIECE, PIECE + 1])
+def test_what_is_not_finite_is_found_everywhere(dtype: Any, bad: float, at: int) -> None:
+    """In the first place, the last, and at both sides of a piece's border; straight or transposed."""
+    array = np.zeros(PIECE + 2, dtype)
+    array[at] = bad
+    for data in (array, array.reshape(-1, 2).T, array.reshape(2, -1).T):
+        for target in (HALF, SINGLE):
+            with pytest.raises(milbuild.Error, match=r"t: \d of 65,538 values are NaN and \d are infinite"):
+                converted(data, target)
+
+
+SIZES = [0, 1, 2, 63, 64, 65, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE - 1, 2 * PIECE, 2 * PIECE + 1, 3 * PIECE + 17]
+
+
+def _numbers(count: int, dtype: Any, seed: int = 0) -> np.ndarray:
+    """Distinct-looking finite numbers: a piece that is left out, doubled or shifted does not go unseen."""
+    return np.random.default_rng(seed).standard_normal(count).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, BFLOAT16, HALF, np.int32], ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_borders_of_pieces(size: int, dtype: Any) -> None:
+    array = (_numbers(size, np.float64) * 100).astype(dtype)
+    for target in (HALF, SINGLE):
+        same_bits(converted(array, target), as_numpy(array, target))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BFLOAT16, HALF], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, PIECE),
+        (PIECE, 1),
+        (1, PIECE + 1),
+        (PIECE + 1, 1),
+        (2, PIECE - 1),
+        (3, PIECE // 2 + 1),
+        (PIECE // 2 + 1, 3),
+        (255, 257),
+        (256, 256),
+        (257, 256),
+        (256, 257),
+        (300, 700),
+        (0, 5),
+        (5, 0),
+    ],
+)
+def test_borders_of_transposed_bands(shape: tuple[int, int], dtype: Any) -> None:
+    """A matrix that is transposed while it is written, around the sizes where a band ends."""
+    array = _numbers(shape[0] * shape[1], dtype).reshape(shape)
+    for target in (HALF, SINGLE):
+        tensor = Tensor("t", "t", array).T
+        assert tensor.shape == shape[::-1]
+        pieces = [piece.copy() for piece in tensor.pieces(target)]
+        same_bits(np.concatenate([*pieces, np.empty(0, target)]), as_numpy(array.T, target))
+
+
+@QUICK
+@given(
+    shape=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    dtype=st.sampled_from([np.float64, np.float32, BFLOAT16, HALF, np.int16]),
+    target=st.sampled_from([HALF, SINGLE]),
+    data=st.data(),
+)
+def test_pieces_are_what_numpy_gives(shape: list[int], dtype: Any, target: Any, data: st.DataObject) -> None:
+    """Plain, sliced, transposed, and both in either order."""
+    array = (_numbers(int(np.prod(shape)), np.float64) * 50).astype(dtype).reshape(shape)
+    tensor, expected = Tensor("t", "t", array), array
+    for step in data.draw(st.lists(st.sampled_from(["rows", "T"]), max_size=3)):
+        if step == "T":
+            tensor, expected = tensor.T, expected.T
+        else:
+            start = data.draw(st.integers(0, len(expected)))
+            stop = data.draw(st.integers(start, len(expected)))
+            tensor, expected = tensor.rows(start, stop), expected[start:stop]
+    assert tensor.shape == expected.shape
+    pieces = [piece.copy() for piece in tensor.pieces(np.dtype(target))]
+    flat = np.concatenate([*pieces, np.empty(0, target)])
+    same_bits(flat, as_numpy(expected, np.dtype(target)))
+    if expected.size:
+        np.testing.assert_array_equal(tensor.values(), expected.astype(np.float32))
+
+
+def test_pieces_do_not_write_into_the_checkpoint(tmp_path: Path) -> None:
+    folder = broken.checkpoint(tmp_path / "c")
+    before = (folder / "model.safetensors").read_bytes()
+    for precision in ("float16", "float32"):
+        built(folder, tmp_path / "c.mlpackage", precision=precision)
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_keys_tell_contents_apart() -> None:
+    """Equal keys are stored once, so whatever is done to a tensor has to show in its key."""
+    tensor = Tensor("t", "t", np.zeros((6, 6), np.float32))
+    views = [tensor, tensor.T, tensor.rows(0, 3), tensor.rows(1, 3), tensor.rows(0, 3).T, tensor.T.rows(0, 3)]
+    assert len({view.key for view in views}) == len(views)
+    assert tensor.rows(0, 3).key == tensor.rows(0, 3).key
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_package_holds_the_checkpoint(dtype: Any, precision: str, tmp_path: Path) -> None:
+    """End to end: every parameter, found in the package by the name of its module, is numpy's conversion of it."""
+    stored = {name: array.astype(dtype) for name, array in broken.tensors().items()}
+    package = built(broken.checkpoint(tmp_path / "c", stored), tmp_path / "c.mlpackage", precision=precision)
+    found = constants(package)
+    for name, array in stored.items():
+        if name == "transformer.wpe.weight":
+            continue  # a slice of it, below
+        expected = as_numpy(array, np.dtype(precision)).reshape(array.shape)
+        if expected.ndim == 2 and ".h." in name:
+            expected = expected.T
+        value = next(v for key, v in found.items() if key.startswith(re.sub(r"\W", "_", name)))
+        np.testing.assert_array_equal(value, expected, err_msg=name)
+
+
+@pytest.mark.parametrize("tokens", [1, 7, POSITIONS])
+def test_position_table_is_cut_to_the_tokens(tokens: int, tmp_path: Path) -> None:
+    stored = broken.tensors()
+    package = built(broken.checkpoint(tmp_path / "c", stored), tmp_path / "c.mlpackage", sequence_length=tokens)
+    value = next(v for key, v in constants(package).items() if key.startswith("transformer_wpe"))
+    np.testing.assert_array_equal(value, stored["transformer.wpe.weight"][:tokens].astype(np.float16))
+
+
+def test_mixed_types(tmp_path: Path) -> None:
+    """A checkpoint may store each tensor in another type."""
+    types = [np.float64, np.float32, np.float16, BFLOAT16]
+    stored = {name: a.astype(np.float16).astype(types[i % 4]) for i, (name, a) in enumerate(broken.tensors().items())}
+    exact = {name: array.astype(np.float32) for name, array in stored.items()}
+    mixed = built(broken.checkpoint(tmp_path / "m", stored), tmp_path / "m.mlpackage")
+    assert weights(mixed) == weights(built(broken.checkpoint(tmp_path / "e", exact), tmp_path / "e.mlpackage"))
+
+
+# Names
+
+
+def test_prefix_does_not_matter(tmp_path: Path) -> None:
+    """With and without `transformer.` in front, and mixed: byte-identical packages."""
+    plain = broken.tensors(prefix="")
+    mixed = {name if i % 2 else f"transformer.{name}": array for i, (name, array) in enumerate(plain.items())}
+    sources = {
+        "one": broken.tensors(),
+        "two": plain,
+        "three": mixed,
+    }
+    packages = [
+        content(built(broken.checkpoint(tmp_path / where / "model", stored), tmp_path / f"{where}.mlpackage"))
+        for where, stored in sources.items()
+    ]
+    assert packages[0] == packages[1] == packages[2]
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_buffers_of_old_checkpoints_are_ignored(prefix: str, tmp_path: Path) -> None:
+    stored = broken.tensors(prefix)
+    expected = weights(built(broken.checkpoint(tmp_path / "new", stored), tmp_path / "new.mlpackage"))
+    for i in range(LAYERS):
+        stored[f"{prefix}h.{i}.attn.bias"] = np.tril(np.ones((1, 1, POSITIONS, POSITIONS), np.uint8))
+        stored[f"{prefix}h.{i}.attn.masked_bias"] = np.array(-1e4, np.float32)
+    old = built(broken.checkpoint(tmp_path / "old", stored), tmp_path / "old.mlpackage")
+    assert weights(old) == expected
+
+
+@pytest.mark.parametrize("name", ["h.0.attn.bias2", "h.x.attn.bias", "h.0.attn.masked_bias.weight", "attn.bias"])
+def test_what_only_looks_like_an_old_buffer_is_not_ignored(name: str, tmp_path: Path) -> None:
+    stored = broken.tensors() | {f"transformer.{name}": np.zeros(3, np.float32)}
+    with pytest.raises(milbuild.Error, match="1 tensors that its architecture does not use"):
+        milbuild.build(broken.checkpoint(tmp_path / "c", stored))
+
+
+def test_gamma_and_beta() -> None:
+    """The spelling of checkpoints from TensorFlow; a name that the file has in both spellings stays as it is."""
+    one, two = np.zeros(3, np.float32), np.ones(3, np.float32)
+    old = {"a.LayerNorm.gamma": one, "a.LayerNorm.beta": two, "b.LayerNorm.gamma": one, "b.LayerNorm.weight": two}
+    found = Checkpoint("c", Path(), {}, {**old, "gamma": one, "c.LayerNorm.gammas": one, "c.LayerNormXgamma": two})
+    assert list(found.tensors) == [
+        "a.LayerNorm.weight",
+        "a.LayerNorm.bias",
+        "b.LayerNorm.gamma",
+        "b.LayerNorm.weight",
+        "gamma",
+        "c.LayerNorm.gammas",
+        "c.LayerNormXgamma",
+    ]
+    assert found.tensors["a.LayerNorm.weight"] is one
+    assert found.tensors["a.LayerNorm.bias"] is two
+    cursor = Cursor(found, HALF, "bert") / "bert.a" / "LayerNorm"
+    assert cursor.tensor("weight", 3).data is one
+
+
+def test_cursor() -> None:
+    stored = {"transformer.h.0.w": np.zeros((2, 3), np.float32), "head.w": np.zeros(4, np.float32)}
+    found = Checkpoint("c", Path(), {}, stored)
+    root = Cursor(found, HALF, "transformer")
+    layer = root / "transformer" / "h.0"
+    assert (layer.path, layer.name) == ("transformer.h.0", "transformer_h_0")
+    assert "w" in layer
+    assert "v" not in layer
+    assert layer.tensor("w", 2, 3).shape == (2, 3)
+    with pytest.raises(milbuild.Error, match=r"has no tensor transformer\.h\.0\.v"):
+        layer.tensor("v", 2, 3)
+    with pytest.raises(milbuild.Error, match=r"1 tensors that its architecture does not use: head\.w"):
+        found.check_all_read((), (), "transformer")
+    found.check_all_read((), ("head",), "transformer")
+    with pytest.raises(milbuild.Error, match=r"head.w has the shape \(4,\), config.json asks for \(5,\)"):
+        (layer.root / "head").tensor("w", 5)
+
+
+# The head
+
+
+HEAD = "lm_head.weight"
+TABLE = "transformer.wte.weight"
+
+
+def test_tied_head_stored_twice_is_stored_once(tmp_path: Path) -> None:
+    tied = broken.tensors()
+    twice = tied | {HEAD: tied[TABLE].copy()}
+    one = built(broken.checkpoint(tmp_path / "a" / "m", tied), tmp_path / "one.mlpackage")
+    two = built(broken.checkpoint(tmp_path / "b" / "m", twice), tmp_path / "two.mlpackage")
+    assert content(one) == content(two)
+
+
+@pytest.mark.parametrize("where", ["the first value", "the last value", "a zero's sign", "the type"])
+def test_head_that_differs_is_used(where: str, tmp_path: Path) -> None:
+    """However little: a head of its own, though the configuration says that it is tied."""
+    stored = broken.tensors()
+    stored[TABLE][5] = 0
+    head = stored[TABLE].copy()
+    if where == "the first value":
+        head[0, 0] += 1
+    elif where == "the last value":
+        head[-1, -1] += 1
+    elif where == "a zero's sign":
+        head[5] = -0.0
+    else:
+        head = head.astype(np.float64)
+    package = built(broken.checkpoint(tmp_path / "c", stored | {HEAD: head}), tmp_path / "c.mlpackage")
+    tied = built(broken.checkpoint(tmp_path / "t", stored), tmp_path / "t.mlpackage")
+    assert len(weights(package)) >= len(weights(tied)) + VOCABULARY * WIDTH * 2
+    value = next(v for key, v in constants(package).items() if key.startswith("lm_head"))
+    same_bits(value, head.astype(np.float16))
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["equal", "own"])
+def test_untied_head(own: bool, tmp_path: Path) -> None:
+    """tie_word_embeddings false: the head of the file is the head, even where it equals the embedding."""
+    stored = broken.tensors()
+    head = stored[TABLE] * (2 if own else 1)
+    folder = broken.checkpoint(tmp_path / "c", stored | {HEAD: head}, config={"tie_word_embeddings": False})
+    package = built(folder, tmp_path / "c.mlpackage")
+    value = next(v for key, v in constants(package).items() if key.startswith("lm_head"))
+    same_bits(value, head.astype(np.float16))
+
+
+def test_untied_head_that_is_missing(tmp_path: Path) -> None:
+    folder = broken.checkpoint(tmp_path / "c", config={"tie_word_embeddings": False})
+    with pytest.raises(milbuild.Error, match=r"no lm_head.weight, and config.json says tie_word_embeddings: false"):
+        milbuild.build(folder)
+    built(folder, tmp_path / "c.mlpackage", task="feature-extraction")  # which needs none
+
+
+def test_head_of_another_task_is_left_out(tmp_path: Path) -> None:
+    """A language model's own head does not stand in the way of its features, nor a classifier's of the language model."""
+    stored = broken.tensors()
+    plain = built(broken.checkpoint(tmp_path / "a" / "m", stored), tmp_path / "a.mlpackage", task="feature-extraction")
+    own = stored | {HEAD: np.ones((VOCABULARY, WIDTH), np.float32), "score.weight": np.ones((2, WIDTH), np.float32)}
+    folder = broken.checkpoint(tmp_path / "b" / "m", own)
+    assert content(built(folder, tmp_path / "b.mlpackage", task="feature-extraction")) == content(plain)
+    built(folder, tmp_path / "c.mlpackage", task="text-classification")
+    built(folder, tmp_path / "d.mlpackage", task="text-generation")
+
+
+def test_head_of_no_task_is_refused(tmp_path: Path) -> None:
+    stored = broken.tensors() | {"value_head.weight": np.ones((1, WIDTH), np.float32)}
+    with pytest.raises(milbuild.Error, match=r"does not use: value_head\.weight"):
+        milbuild.build(broken.checkpoint(tmp_path / "c", stored))
+    assert "value_head" not in {module for head in GPT2.heads.values() for module in head.modules}
+
+
+# What the graph sees
+
+
+UNREAD = Unread.of(Tensor("a.weight", "a.weight", np.ones((4, 3), np.float32)), HALF)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda x: x + 1,
+        lambda x: -x,
+        lambda x: x == 0,
+        lambda x: x @ np.ones((3, 2)),
+        lambda x: np.add.reduce(x),
+        lambda x: np.add(np.ones((4, 3)), x),
+        lambda x: np.multiply(np.ones((4, 3)), 2, out=x),
+        np.isnan,
+        np.sum,
+        np.concatenate,
+        lambda x: np.array_equal(x, x),
+        np.transpose,
+        lambda x: np.where(True, x, 0),
+        lambda x: x.astype(np.float32),
+        lambda x: x.any(),
+        lambda x: x.all(),
+        lambda x: x.max(),
+        lambda x: x.sum(),
+        lambda x: x.mean(),
+        lambda x: x.tolist(),
+        lambda x: x.tobytes(),
+        lambda x: x.item(0),
+        lambda x: x.flatten(),
+        lambda x: x.copy(),
+        lambda x: float(x[0, 0]),
+        lambda x: list(x[0]),
+        lambda x: bool(x[0, 0]),
+    ],
+    ids=lambda compute: "",
+)
+def test_unread_refuses_to_compute(compute: Callable[[Any], Any]) -> None:
+    """Whoever looks at a value that is not read yet gets an error, never a zero. (What numpy lets nobody refuse, and what
+    is not tried here: np.array(x).)"""
+    with pytest.raises(AssertionError, match=r"a\.weight"):
+        compute(UNREAD)
+
+
+def test_unread_looks_like_its_tensor() -> None:
+    assert (UNREAD.shape, UNREAD.dtype, UNREAD.size, UNREAD.ndim) == ((4, 3), HALF, 12, 2)
+    assert UNREAD.tensor.name == "a.weight"
+    assert isinstance(UNREAD, np.ndarray)
+    assert UNREAD.base is not None, "it holds no memory of its own"
+    assert UNREAD.strides == (0, 0)
+
+
+def test_build_reads_no_weights(tmp_path: Path) -> None:
+    """Building takes the header only: NaN is not seen before the model is saved."""
+    stored = {name: np.full_like(array, np.nan) for name, array in broken.tensors().items()}
+    model = milbuild.build(broken.checkpoint(tmp_path / "c", stored))
+    with pytest.raises(milbuild.Error, match="NaN"):
+        model.save(tmp_path / "c.mlpackage")
+
+
+# Nothing but an error or a right answer
+
+
+WHOLE = broken.safetensors(broken.tensors())
+EXPECTED = broken.tensors()
+
+
+def _mutations(data: bytes, head: int) -> st.SearchStrategy[bytes]:
+    """Bytes changed, taken out, put in and cut off, most of them in the first `head` ones."""
+
+    def mutate(edits: list[tuple[str, int, bytes]]) -> bytes:
+        changed = bytearray(data)
+        for kind, at, new in edits:
+            at %= max(1, min(head, len(changed)))
+            if kind == "write":
+                changed[at : at + len(new)] = new
+            elif kind == "insert":
+                changed[at:at] = new
+            elif kind == "delete":
+                del changed[at : at + len(new)]
+            else:
+                del changed[at:]
+        return bytes(changed)
+
+    places = st.one_of(st.integers(0, 16), st.integers(0, head))
+    tokens = st.sampled_from(
+        [b"0", b"-1", b"9" * 20, b"1e9", b"[", b"]", b"{", b"}", b'"', b",", b":", b"null", b"NaN"]
+    )
+    new = st.one_of(st.binary(min_size=1, max_size=9), tokens)
+    kinds = st.sampled_from(["write", "insert", "delete", "write", "insert", "cut"])
+    return st.lists(st.tuples(kinds, places, new), min_size=1, max_size=4).map(mutate)
+
+
+@settings(QUICK, max_examples=200)
+@given(data=st.one_of(_mutations(WHOLE, 3000), _mutations(WHOLE, len(WHOLE)), st.binary(max_size=80)))
+def test_fuzzed_safetensors(data: bytes, tmp_path: Path) -> None:
+    """Any bytes: `Error`, or arrays that are views on the file, of their shapes."""
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(data)
+    try:
+        found = reader.read(file)
+    except milbuild.Error as error:
+        assert "x.safetensors" in error.message  # noqa: PT017
+        return
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    body = data[8 + int.from_bytes(data[:8], "little") :]
+    assert found.keys() == header.keys() - {"__metadata__"}
+    for name, array in found.items():
+        start, stop = header[name]["data_offsets"]
+        assert list(array.shape) == header[name]["shape"]
+        assert array.tobytes() == body[start:stop]
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-5, 10**25), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
+    max_leaves=6,
+)
+ENTRIES = st.one_of(
+    JSON,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "dtype": st.one_of(st.sampled_from([*reader.DTYPES, "F8_E4M3"]), JSON),
+            "shape": st.one_of(st.lists(st.integers(-1, 4), max_size=70), JSON),
+            "data_offsets": st.one_of(st.lists(st.integers(-4, 64), min_size=1, max_size=3), JSON),
+        },
+    ),
+)
+
+
+@settings(QUICK, max_examples=200)
+@given(header=st.one_of(JSON, st.dictionaries(st.text(max_size=5), ENTRIES, max_size=3)), data=st.binary(max_size=64))
+def test_fuzzed_headers(header: Any, data: bytes, tmp_path: Path) -> None:
+    """Any JSON for a header: types, shapes and offsets of every kind."""
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(broken.with_header(json.dumps(header).encode(), data))
+    try:
+        found = reader.read(file)
+    except milbuild.Error:
+        return
+    for name, array in found.items():
+        start, stop = header[name]["data_offsets"]
+        assert array.nbytes == stop - start
+        assert array.tobytes() == data[start:stop]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return broken.sharded(tmp_path_factory.mktemp("shards") / "s")
+
+
+NAMES = st.sampled_from(
+    ["model-00001-of-00003.safetensors", "../x", "/etc/passwd", "", ".", "..", "config.json", "a\0b"]
+)
+INDICES = st.one_of(
+    JSON,
+    st.fixed_dictionaries({"weight_map": JSON}),
+    st.fixed_dictionaries({"weight_map": st.dictionaries(st.text(max_size=5), st.one_of(NAMES, JSON), max_size=3)}),
+)
+
+
+@settings(QUICK, max_examples=200)
+@given(index=INDICES, cut=st.one_of(st.none(), st.integers(0, 50)))
+def test_fuzzed_index(index: Any, cut: int | None, shards: Path, tmp_path: Path) -> None:
+    """Any JSON, or half of one, for an index."""
+    folder = tmp_path / "s"
+    if not folder.exists():
+        shutil.copytree(shards, folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index)[:cut])
+    try:
+        found = Checkpoint.open(folder)
+    except milbuild.Error:
+        return
+    mapped = index["weight_map"]
+    assert mapped.keys() <= found.tensors.keys()
+    assert set(found.tensors) <= set(EXPECTED)
+
+
+# Not shrunk: a build takes its time, and the value is plain to see.
+@settings(QUICK, max_examples=80, phases=[Phase.explicit, Phase.generate])
+@given(
+    field=st.sampled_from([*broken.CONFIG, "quantization_config", "tie_word_embeddings", "id2label", "dtype"]),
+    value=st.one_of(JSON, st.sampled_from(["float16", "float99", 0, -1, 1, 3, 1.5, True])),
+)
+def test_fuzzed_config(field: str, value: Any, tmp_path: Path) -> None:
+    """Any value in a field of config.json: `Error` or a package, never another exception."""
+    folder = tmp_path / "c"
+    if not folder.exists():
+        broken.checkpoint(folder)
+    (folder / "config.json").write_text(json.dumps(broken.CONFIG | {field: value}))
+    try:
+        milbuild.build(folder)
+    except milbuild.Error as error:
+        assert str(error)  # noqa: PT017
+
+
+def test_hub_files_hold_no_pickle() -> None:
+    """What is fetched of a repository: nothing that runs code when it is loaded."""
+    from fnmatch import fnmatch
+
+    wanted = [*checkpoint.HUB_FILES]
+    for name in ("pytorch_model.bin", "model.pt", "tf_model.h5", "flax_model.msgpack", "model.onnx", "run.py", "x.pkl"):
+        assert not any(fnmatch(name, pattern) for pattern in wanted), name
+    for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "README.md"):
+        assert any(fnmatch(name, pattern) for pattern in wanted), name
