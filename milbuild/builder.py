@@ -152,12 +152,15 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
             f"Use milbuild.build, or milbuild.{found.replace('-', '_')}.build.",
         )
     architectures.find(found)
+    named = checkpoint.config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise Error(f"config.json of {checkpoint.name} has {named!r} for architectures, which are a list of names")
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     try:
         return Config(CONFIG_MAPPING[found].from_dict(dict(checkpoint.config)))
-    except (StrictDataclassError, TypeError, ValueError) as error:
+    except (StrictDataclassError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise Error(
             f"config.json of {checkpoint.name} is no configuration of {found}: {' '.join(str(error).split())}"
         ) from error

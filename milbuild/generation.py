@@ -182,7 +182,7 @@ class Sampling:
     _random: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and self.temperature <= 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise Error(
                 f"temperature is {self.temperature}; it is a number above 0", "Leave it out for the most likely token."
             )
@@ -190,6 +190,8 @@ class Sampling:
             raise Error(f"top_k is {self.top_k}; it is a whole number from 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise Error(f"top_p is {self.top_p}; it lies above 0 and is at most 1")
+        if self.seed is not None and self.seed < 0:
+            raise Error(f"seed is {self.seed}; it is a whole number from 0")
         if self.temperature is None and (self.top_k is not None or self.top_p is not None or self.seed is not None):
             # As transformers: sampling at all is asked for by any of them.
             self.temperature = 1.0
@@ -268,6 +270,8 @@ class TextStream:
             room = f"behind {len(self.prompt)} tokens the context of {context} leaves 1 to {left}"
             raise Error(f"max_new_tokens is {max_new_tokens}; {room}")
         self.most = min(100, left) if max_new_tokens is None else max_new_tokens
+        for model in self.session.models.values():
+            model.load()  # what cannot run says so before anything is written
         self.tokens: list[int] = []
         self.prompt_seconds = self.seconds = 0.0
 
@@ -325,6 +329,10 @@ def _tokenizer(source: Any) -> tuple[Any, tuple[int, ...]]:
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Error(f"{name} has no tokenizer that transformers can read: {first}") from error
+    if not tokenizer.vocab_size:  # what transformers makes of the model_type alone
+        raise Error(
+            f"{name} has no tokenizer", "It lies beside the weights: tokenizer.json, or vocab.json and merges.txt."
+        )
     config = read_config(folder)
     eos = (
         read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else config

@@ -137,6 +137,10 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         """Lets `engine` (of `core_ml()` or `milbuild.runtime.load`) answer `predict` and `make_state` from now on."""
         self._engine = engine
 
+    def load(self) -> None:
+        """Loads what `predict` needs, which otherwise happens at its first call."""
+        self._loaded()
+
     def _loaded(self) -> Any:
         if self._engine is None:
             if sys.platform == "darwin":

@@ -148,7 +148,7 @@ class Plan:
 
     def check(self) -> None:
         cached = self.cache != "none"
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+        if type(self.batch_size) is not int or self.batch_size < 1:
             raise Error(f"batch_size is {self.batch_size!r}; it is a whole number from 1")
         if cached and self.batch_size > 1:
             raise Error(
@@ -222,14 +222,21 @@ class Plan:
         if METADATA_KEY not in metadata:
             hint = "Its metadata would say how it was built; build it with milbuild."
             raise Error(f"{package} was not built by milbuild", hint)
-        values = json.loads(metadata[METADATA_KEY])
-        for name in ("sequence_length", "context_length"):
-            values[name] = None if values[name] is None else parse_length(values[name], name)
-        return cls(**values)
+        try:
+            values = json.loads(metadata[METADATA_KEY])
+            for name in ("sequence_length", "context_length"):
+                values[name] = None if values[name] is None else parse_length(values[name], name)
+            return cls(**values)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise Error(
+                f"{package}: its metadata does not say how it was built ({METADATA_KEY})", "Build it again."
+            ) from error
 
 
 def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
     """Sequence, context and prefill lengths against each other and the checkpoint's own `limit`."""
+    if limit < 1:
+        raise Error(f"config.json gives the model {limit} positions; a sequence has at least 1 token")
     if options["cache"] == "none":
         if options["context_length"] is not None:
             raise Error(
@@ -237,7 +244,9 @@ def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
             )
         context: Length = limit
     else:
-        context = options["context_length"] = parse_length(options["context_length"] or limit, "context_length")
+        context = options["context_length"] = parse_length(
+            limit if options["context_length"] is None else options["context_length"], "context_length"
+        )
         if isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io"):
             hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
             raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
@@ -256,7 +265,7 @@ def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
         )
         raise Error(f"sequence_length goes to {longest}, {known}")
     prefill = options["prefill_length"]
-    if prefill is not None and (not isinstance(prefill, int) or not 1 <= prefill <= highest):
+    if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= highest):
         raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
 
 

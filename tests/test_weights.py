@@ -541,6 +541,18 @@ def test_head_that_differs_is_used(where: str, tmp_path: Path) -> None:
     same_bits(value, head.astype(np.float16))
 
 
+@pytest.mark.parametrize("at", [0, (1 << 20) - 1, 1 << 20, (1 << 21) + 2])
+def test_large_heads_are_compared_to_the_last_byte(at: int) -> None:
+    """They are compared in parts of a megabyte: no part is left out."""
+    head = np.zeros((1 << 21) + 3, np.uint8)
+    head[at] = 1
+    stored = {"table": np.zeros_like(head), "head": head, "copy": head.copy(), "longer": np.append(head, np.uint8(0))}
+    found = Checkpoint("c", Path(), {}, stored)
+    assert found.same("head", "copy", "")
+    assert not found.same("head", "table", "")
+    assert not found.same("head", "longer", "")
+
+
 @pytest.mark.parametrize("own", [False, True], ids=["equal", "own"])
 def test_untied_head(own: bool, tmp_path: Path) -> None:
     """tie_word_embeddings false: the head of the file is the head, even where it equals the embedding."""

@@ -18,9 +18,10 @@ class _Interrupted(BaseException):
 
 def main() -> NoReturn:
     """Runs the command line and ends the process."""
-    # Both unwind the same way, so that nothing half-written stays on the disk.
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Both unwind the same way, so that nothing half-written stays on the disk. A shell's background job ignores Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         from milbuild.cli.app import app
 

@@ -8,6 +8,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.block import curr_opset_version
 
+from milbuild.errors import Error
 from milbuild.layers.linear import like
 from milbuild.weights import Cursor
 
@@ -22,6 +23,8 @@ Positions: TypeAlias = Var | np.ndarray
 def split_heads(x: Var, heads: int, w: Cursor, parts: int = 1) -> list[Var]:
     """(B, T, parts * H * E) -> `parts` times (B, H, T, E)."""
     batch, tokens, width = x.shape
+    if heads < 1 or width % (parts * heads):
+        raise Error(f"{w.path}: {width // parts} features do not divide into {heads} heads", "Look into config.json.")
     # One reshape and one transpose for all parts: query, key and value heads stand behind one another.
     x = mb.reshape(x=x, shape=[batch, _known(tokens), parts * heads, width // (parts * heads)], name=f"{w.name}_heads")
     x = mb.transpose(x=x, perm=[0, 2, 1, 3], name=f"{w.name}_heads_first")

@@ -170,9 +170,12 @@ def read_spec(path: Path) -> Any:
         raise Error(f"there is no package {path}", "A package is a folder whose name ends with .mlpackage.")
     file = _model_path(path)
     try:
-        return proto.Model_pb2.Model.FromString(file.read_bytes())
+        spec = proto.Model_pb2.Model.FromString(file.read_bytes())
     except Exception as error:  # protobuf's DecodeError has no public base class that all its implementations share
         raise Error(f"{path.name}: {file.name} cannot be read ({type(error).__name__})", DAMAGED) from error
+    if spec.WhichOneof("Type") is None:
+        raise Error(f"{path.name}: {file.name} holds no model", DAMAGED)
+    return spec
 
 
 def _model_path(path: Path) -> Path:
@@ -180,7 +183,7 @@ def _model_path(path: Path) -> Path:
     try:
         manifest = json.loads((path / "Manifest.json").read_text("utf-8"))
         inside = Path(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Error(
             f"{path.name} has no manifest that names its model", "Is it a package? It holds Manifest.json and Data/."
         ) from error

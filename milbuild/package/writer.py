@@ -142,6 +142,7 @@ def write(model: Any, weights: BlobPlan | Path, target: Path, progress: Progress
     """
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
+        partial.mkdir()  # which fails where the folder above does not exist
         root = partial / ROOT
         (root / WEIGHTS.parent).mkdir(parents=True)
         with (root / WEIGHTS).open("wb") as file:
@@ -190,7 +191,7 @@ def _sync(file: Any) -> None:
 
 def _replace(partial: Path, target: Path) -> None:
     """Renames `partial` to `target`; a package that stands there is moved aside first, and back if that fails."""
-    if not target.exists():
+    if not os.path.lexists(target):
         partial.rename(target)
         return
     aside = partial.with_suffix(".replaced")
@@ -201,4 +202,4 @@ def _replace(partial: Path, target: Path) -> None:
         aside.rename(target)
         raise
     with contextlib.suppress(OSError):
-        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+        shutil.rmtree(aside) if aside.is_dir() and not aside.is_symlink() else aside.unlink()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from milbuild.errors import Error
 from milbuild.tasks import TASKS
@@ -31,7 +32,7 @@ def load(source: str | os.PathLike[str], task: str, revision: str | None = None)
             else:
                 model = auto.from_pretrained(Path(folder), **arguments)
             return model.float().eval()  # some parameters insist on another type (xIELU's on bfloat16)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise Error(f"transformers cannot load {name} for {task}: {' '.join(str(error).split())[:300]}") from error
 
 
@@ -39,7 +40,14 @@ def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One plain forward pass, without a cache; float32 outputs by transformers' names."""
     tensors = {name: torch.from_numpy(np.asarray(value)).long() for name, value in inputs.items()}
     with torch.no_grad():
-        outputs = model(**tensors, use_cache=False) if "use_cache" in _parameters(model) else model(**tensors)
+        try:
+            outputs = model(**tensors, use_cache=False) if "use_cache" in _parameters(model) else model(**tensors)
+        except (IndexError, RuntimeError) as error:
+            raise Error(
+                "the package and the other checkpoint do not belong together: "
+                f"transformers' model does not take what the package takes ({error})",
+                "Validate a package with the checkpoint it was built from.",
+            ) from error
     return {name: value.float().numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from milbuild.errors import Error
 from milbuild.options import Plan
 
 # What a package must hold, by its precision. float32: rounding of another order of summation. Keys and values in a state
@@ -31,7 +32,11 @@ class Row:
     @classmethod
     def of(cls, case: str, backend: str, output: str, expected: np.ndarray, value: np.ndarray) -> "Row":
         if expected.shape != value.shape:
-            raise AssertionError(f"{output} has the shape {value.shape}, transformers gives {expected.shape}")
+            raise Error(
+                f"the package and the checkpoint do not belong together: {output} has the shape {value.shape}, "
+                f"transformers' of other shape {expected.shape}",
+                "Validate a package with the checkpoint it was built from.",
+            )
         error = np.abs(expected.astype(np.float64) - value)
         span = float(np.ptp(expected)) or 1.0
         worst = float(error.max()) if np.isfinite(error).all() else math.inf

@@ -52,7 +52,9 @@ class Checkpoint:
         name, folder, file = locate(source, revision)
         config = read_config(folder)
         if config.get("quantization_config"):
-            method = config["quantization_config"].get("quant_method", "an unnamed method")
+            quantization = config["quantization_config"]
+            named = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+            method = named if isinstance(named, str) else "an unnamed method"
             hint = "Use the checkpoint it was made from; compression belongs behind the build (coremltools.optimize)."
             raise Error(f"{name} is quantized ({method}); its tensors are not the model's weights", hint)
         if config.get("per_layer_config"):
@@ -179,7 +181,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a folder, as it stands. Raises `Error` where there is none or it is no JSON object."""
     if not (folder / "config.json").is_file():
         hint = "A checkpoint is a folder with config.json and model.safetensors, as save_pretrained writes it."
-        raise Error(f"{folder.name} has no config.json", hint)
+        raise Error(f"{folder.resolve().name} has no config.json", hint)
     return read_json(folder / "config.json")
 
 
@@ -187,10 +189,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a file. Raises `Error`."""
     try:
         value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise Error(f"{path.name} of {path.parent.name} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise Error(f"{path.name} of {path.parent.resolve().name} cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise Error(f"{path.name} of {path.parent.name} is no object but a {type(value).__name__}")
+        raise Error(f"{path.name} of {path.parent.resolve().name} is no object but a {type(value).__name__}")
     return value
 
 
@@ -217,7 +219,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, np.ndarray]:
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
         files = sorted(set(weight_map.values()))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Error(
             f"{index.name} is no index of shards: it needs a weight_map of tensor names to file names"
         ) from error
@@ -225,7 +227,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, np.ndarray]:
     for name in files:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
             raise Error(f"{index.name} names the file {name!r}, which is not in the checkpoint's own folder")
-        if not (folder / name).is_file():
+        if not os.path.isfile(folder / name):  # pathlib's raises for a name that is too long
             raise Error(
                 f"{folder.name} lacks the shard {name}, which {index.name} names",
                 "Download the missing file; all shards stand beside the index.",

@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     try:
         header = json.loads(text)
         entries = {name: _entry(path, name, value) for name, value in header.items() if name != "__metadata__"}
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise Error(f"{path.name}: the header is no safetensors header ({error})", DOWNLOAD_AGAIN) from error
 
     available = size - 8 - length
@@ -77,12 +77,16 @@ def read(path: Path) -> dict[str, np.ndarray]:
     data = np.memmap(path, np.uint8, "r", offset=8 + length) if available else np.empty(0, np.uint8)
     # np.memmap remembers the file in every view; a plain view on its buffer is lighter and behaves like any array.
     data = data.view(np.ndarray)
-    return {name: data[start:stop].view(dtype).reshape(shape) for name, (dtype, shape, start, stop) in entries.items()}
+    try:
+        return {name: data[a:b].view(dtype).reshape(shape) for name, (dtype, shape, a, b) in entries.items()}
+    except ValueError as error:  # an empty tensor with more or longer axes than an array can have
+        shapes = ", ".join(f"{name} {shape}" for name, (_, shape, start, stop) in entries.items() if start == stop)
+        raise Error(f"{path.name}: no array has such a shape: {shapes[:200]} ({error})", DOWNLOAD_AGAIN) from error
 
 
 def _entry(path: Path, name: str, value: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
     dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         known = ", ".join(DTYPES)
         raise Error(
             f"{path.name}: {name} has the type {dtype}; known are {known}",

@@ -71,7 +71,8 @@ class Tensor:
         what = (
             f"{self.name}: {overflowing:,} of {self.data.size:,} values overflow {dtype}, the largest is {largest:.6g}"
         )
-        return Error(f"{what}; {dtype} ends at {np.finfo(dtype).max:.6g}", "Build with precision float32.")
+        remedy = "Build with precision float32." if dtype == np.float16 else None
+        return Error(f"{what}; {dtype} ends at {np.finfo(dtype).max:.6g}", remedy)
 
 
 class Unread(np.ndarray):
@@ -85,7 +86,9 @@ class Unread(np.ndarray):
 
     @staticmethod
     def of(tensor: Tensor, dtype: np.dtype[Any]) -> "Unread":
-        array = np.broadcast_to(np.zeros((), dtype), tensor.shape).view(Unread)
+        # numpy itself can still look (np.array(x) reads the buffer): what it sees had better not pass for a number.
+        nothing = np.full((), np.nan if dtype.kind == "f" else 0, dtype)
+        array = np.broadcast_to(nothing, tensor.shape).view(Unread)
         array.tensor = tensor
         return array
 

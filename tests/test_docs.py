@@ -1,0 +1,78 @@
+"""What the documents say is run: the README's Python, its commands' options, its links."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import milbuild
+from milbuild import architectures, options
+from milbuild.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+HUB_ID = "openai-community/gpt2"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A local cache of the hub in which the README's checkpoint is the demo's."""
+    from huggingface_hub import constants
+
+    folder = tmp_path / "hub" / f"models--{HUB_ID.replace('/', '--')}"
+    shutil.copytree(ROOT / "milbuild" / "demo", folder / "snapshots" / "0123456789abcdef0123456789abcdef01234567")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0123456789abcdef0123456789abcdef01234567")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return folder
+
+
+def test_the_python_of_the_readme_runs(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    assert code.count("milbuild.") >= 4
+    monkeypatch.chdir(tmp_path)
+    names = {"prompt": [[number + 5 for number in range(64)]], "token": 7}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["scores"].shape[:2] == (1, 1)
+    assert "passed" in capsys.readouterr().out
+    assert milbuild.Model("gpt2.mlpackage").user_defined_metadata["milbuild.source"] == HUB_ID
+
+
+def test_the_commands_of_the_readme_exist() -> None:
+    commands = re.findall(r"^milbuild (\w+)(.*)$", README, re.MULTILINE)
+    assert {name for name, _ in commands} == {"build", "validate", "generate", "inspect", "list", "demo"}
+    runner = CliRunner()
+    for name, rest in commands:
+        help_ = runner.invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
+        for option in re.findall(r"--[\w-]+", rest):
+            assert option in help_, f"milbuild {name} has no {option}"
+
+
+def test_the_table_of_options_is_complete() -> None:
+    import inspect
+
+    named = set(re.findall(r"`(\w+)`", README[README.index("| option |") : README.index("## What is proved")]))
+    assert set(inspect.signature(milbuild.build).parameters) - {"source", "revision", "model_type"} <= named
+    assert {*options.PRECISIONS, *options.TARGETS, "none", "io", "state"} <= named
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), f"{document} links to {target}"
+
+
+def test_model_types_are_named() -> None:
+    assert len(architectures.SUPPORTED) == 1, "the README's last part names the model types"
+
+
+def test_documents_do_not_point_outside() -> None:
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        assert "../shared" not in path.read_text()
+        assert "-facts.md" not in path.read_text()
