@@ -49,6 +49,8 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         self._spec = spec
         self._path, self._weights = path, weights
         self._engine: Any = None
+        self._functions: dict[str, Model] = {}
+        self._owner: Model | None = None
         self.compute_unit = units
         self.optimization_hints = None
         self.is_package = True
@@ -69,10 +71,13 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
 
     def function(self, name: str) -> "Model":
         """The same package with another function as the one that `predict` calls; states can be shared between them."""
-        other = type(self).__new__(type(self))
-        self._materialise()
-        other._open(self._spec, self._path, self._weights, name, self.compute_unit)
-        return other
+        if name not in self._functions:
+            other = type(self).__new__(type(self))
+            self._materialise()
+            other._open(self._spec, self._path, self._weights, name, self.compute_unit)
+            other._owner = self  # which removes the temporary package when it goes
+            self._functions[name] = other
+        return self._functions[name]
 
     @property
     def interface(self) -> Any:

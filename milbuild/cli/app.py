@@ -269,10 +269,11 @@ def demo(
     A small one that writes stories and adds numbers in words; it comes with milbuild.
     """
     from milbuild.cli import imports
-    from milbuild.cli.demo import run
 
     target = None if keep is None else _output(keep, force=False)
     imports.prepare()
+    from milbuild.cli.demo import run
+
     result = run(target, quiet=as_json)
     if as_json:
         _print(result)

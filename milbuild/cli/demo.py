@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 import milbuild
 from milbuild.cli import app
 from milbuild.generation import TextStream
@@ -85,10 +87,10 @@ def run(keep: Path | None, quiet: bool) -> dict[str, Any]:
 def _sums(path: Path, quiet: bool) -> int:
     pairs = [(a, b) for a in range(21) for b in range(21)]
     right = 0
-    model = milbuild.Model(path)
+    model, tokenizer = milbuild.Model(path), AutoTokenizer.from_pretrained(CHECKPOINT)
     for number, (a, b) in enumerate(random.Random(SEED).sample(pairs, SUMS)):
         prompt = f"{in_words(a)} plus {in_words(b)} is"
-        text = "".join(TextStream(model, CHECKPOINT, prompt, max_new_tokens=12))
+        text = "".join(TextStream(model, tokenizer, prompt, max_new_tokens=12))
         answer = re.match(r"\s*([a-z-]+)\.", text)
         right += answer is not None and answer[1] == in_words(a + b)
         if number < 5 and not quiet:
