@@ -277,10 +277,9 @@ class _Graph:
             )
             self._input(names.position, "float16", (1, 1, 1, get_new_symbol()), (1, 1, 1, (2, slots)), text)
         else:
-            longest = _ends(self.length)[1]
             text = (
-                f"Tokens already in the cache, at most {context - longest}: "
-                f"writing past the {context} slots of the context is undefined."
+                f"Tokens already in the cache. With those of the call they are at most {context}, the context: "
+                "what is written past it is undefined."
             )
             self._input(names.position, "int32", (1,), (1,), text)
         for name in (names.key, names.value):

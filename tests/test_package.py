@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,23 @@ def test_names_come_from_the_checkpoint() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_names_are_identifiers_and_each_stands_once(case: str) -> None:
+    """Core ML takes letters, digits and underscores; a name that two values share would give one the other's content."""
+    model = milbuild.build(checkpoint(), **CASES[case])
+    package = Package(model.package_path)
+    for name in package.function_names:
+        function = package.function(name)
+        operations = [operation.name for operation in function.operations if operation.type != "write_state"]
+        values = [value.name for value in function.inputs]
+        values += [value.name for operation in function.operations for value in operation.outputs]
+        for names in (operations, values):
+            assert len(names) == len(set(names))
+            assert all(re.fullmatch(r"[A-Za-z_]\w*", each, re.ASCII) for each in names)
+        assert set(function.outputs) <= set(values)
+        assert not set(function.outputs) & {value.name for value in function.inputs}
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_coremltools_reads_what_we_write(case: str, tmp_path: Path) -> None:
     """coremltools' own loader takes the program apart and finds the checkpoint's numbers in it."""
     from coremltools.converters.mil.frontend.milproto import load
@@ -110,7 +128,7 @@ def test_metadata(tmp_path: Path) -> None:
             assert feature.shortDescription, feature.name
     state = next(f for f in model.get_spec().description.functions if f.name == "main").state[0]
     assert list(state.type.stateType.arrayType.shape) == [3, 1, 4, 16, 6]
-    assert "at most 15" in next(f.shortDescription for f in model.interface.input if f.name == "position")
+    assert "at most 16, the context" in next(f.shortDescription for f in model.interface.input if f.name == "position")
     assert "(1, 1, 61)" in model.interface.output[0].shortDescription
 
 
