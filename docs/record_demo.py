@@ -33,7 +33,9 @@ def settle(text: str) -> str:
     """What stands on the screen at the end: progress bars and spinners erase themselves."""
     lines: list[str] = []
     for line in text.replace("\r\n", "\n").split("\n"):
-        # A line that was drawn again, or erased, counts as last drawn.
+        # A line that was drawn again counts as last drawn; one that the next goes back up to is erased.
+        if "\x1b[1A" in line and lines:
+            lines.pop()
         shown = re.split(r"\r|\x1b\[2K|\x1b\[1A", line)[-1]
         lines.append(re.sub(r"\x1b\[\?25[lh]", "", shown))
     return "\n".join(lines).strip("\n")

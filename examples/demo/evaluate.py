@@ -36,11 +36,7 @@ def complete(
     for length in sorted({len(ids) for ids in encoded}):
         places = [place for place, ids in enumerate(encoded) if len(ids) == length]
         rows = torch.tensor([encoded[place] for place in places])
-        how = (
-            {"do_sample": True, "temperature": temperature, "top_k": 0}
-            if temperature
-            else {"do_sample": False}
-        )
+        how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         room = model.config.n_positions - length
         output = model.generate(rows, attention_mask=torch.ones_like(rows), max_new_tokens=room, **how)
         for place, row in zip(places, output, strict=True):
@@ -55,8 +51,7 @@ def right_sums(
     """For each pair, whether the greedy answer to its question is exact and ends there."""
     texts = complete(model, tokenizer, [grammar.question(a, b) for a, b in pairs])
     return {
-        pair: text == grammar.sum_in_words(*pair) + tokenizer.eos_token
-        for pair, text in zip(pairs, texts, strict=True)
+        pair: text == grammar.sum_in_words(*pair) + tokenizer.eos_token for pair, text in zip(pairs, texts, strict=True)
     }
 
 
@@ -78,9 +73,7 @@ def readings(
             yield from readings(text.removeprefix(value), rest, known, choices)
 
 
-def bindings(
-    blank: str, words: grammar.Words, choices: Mapping[str, Sequence[str]]
-) -> Iterator[grammar.Words]:
+def bindings(blank: str, words: grammar.Words, choices: Mapping[str, Sequence[str]]) -> Iterator[grammar.Words]:
     """The words known so far if they fill `blank`, or else with each choice that would fill it."""
     name = blank.lower().removeprefix("a ")
     if name in words:

@@ -73,8 +73,8 @@ HE_ANIMALS = {"Rusty": "fox", "Bramble": "hedgehog", "Pip": "mouse", "Barley": "
 def make_cast() -> list[str]:
     """Every hero with every friend, each with the words that stand for them."""
     heroes_and_friends = [
-        ({name: "girl" for name in GIRLS} | SHE_ANIMALS, "she | her | her", BOYS, "he | his | boy"),
-        ({name: "boy" for name in BOYS} | HE_ANIMALS, "he | his | him", GIRLS, "she | her | girl"),
+        (dict.fromkeys(GIRLS, "girl") | SHE_ANIMALS, "she | her | her", BOYS, "he | his | boy"),
+        (dict.fromkeys(BOYS, "boy") | HE_ANIMALS, "he | his | him", GIRLS, "she | her | girl"),
     ]
     return [
         f"{hero} | {kind} | {hero_words} | {friend} | {friend_words}"

@@ -104,9 +104,7 @@ def make_model(tokenizer: GPT2Tokenizer, width: int, layers: int, heads: int) ->
         pad_token_id=end,
     )
     model = GPT2LMHeadModel(config)
-    model.generation_config = GenerationConfig(
-        do_sample=False, bos_token_id=end, eos_token_id=end, pad_token_id=end
-    )
+    model.generation_config = GenerationConfig(do_sample=False, bos_token_id=end, eos_token_id=end, pad_token_id=end)
     return model
 
 
