@@ -108,7 +108,7 @@ def build(
     program.default_function_name = "main"
     program.export_as_multifunction = len(descriptions) > 1
     others = [module for head in family.heads.values() for module in head.modules]
-    checkpoint.check_all_read(family.ignored, others, family.prefix)
+    checkpoint.check(family.ignored, others, family.prefix)
     model, weights = lower(program, descriptions, TARGETS[target])
     _write_metadata(model.description.metadata, checkpoint, config, plan)
     return Model.built(model, weights)

@@ -496,13 +496,15 @@ def test_cursor() -> None:
     assert "w" in layer
     assert "v" not in layer
     assert layer.tensor("w", 2, 3).shape == (2, 3)
-    with pytest.raises(milbuild.Error, match=r"has no tensor transformer\.h\.0\.v"):
-        layer.tensor("v", 2, 3)
     with pytest.raises(milbuild.Error, match=r"1 tensors that its architecture does not use: head\.w"):
-        found.check_all_read((), (), "transformer")
-    found.check_all_read((), ("head",), "transformer")
+        found.check((), (), "transformer")
+    found.check((), ("head",), "transformer")
+    (layer.root / "head").tensor("w", 5)
     with pytest.raises(milbuild.Error, match=r"head.w has the shape \(4,\), config.json asks for \(5,\)"):
-        (layer.root / "head").tensor("w", 5)
+        found.check((), (), "transformer")
+    layer.tensor("v", 2, 3)
+    with pytest.raises(milbuild.Error, match=r"has no tensor transformer\.h\.0\.v of shape \(2, 3\)"):
+        found.check((), (), "transformer")
 
 
 # The head
@@ -797,3 +799,19 @@ def test_hub_files_hold_no_pickle() -> None:
         assert not any(fnmatch(name, pattern) for pattern in wanted), name
     for name in ("config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "README.md"):
         assert any(fnmatch(name, pattern) for pattern in wanted), name
+
+
+def test_all_that_is_missing_or_misshapen_is_listed(tmp_path: Path) -> None:
+    whole = broken.tensors()
+    less = {name: value for name, value in whole.items() if ".ln_1." not in name}
+    folder = broken.checkpoint(tmp_path / "less", less)
+    with pytest.raises(milbuild.Error) as missing:
+        milbuild.build(folder, sequence_length=4)
+    for layer in range(broken.LAYERS):
+        assert f"transformer.h.{layer}.ln_1.weight of shape ({broken.WIDTH},)" in str(missing.value)
+        assert f"transformer.h.{layer}.ln_1.bias of shape ({broken.WIDTH},)" in str(missing.value)
+    other = {name: value[:-1] if ".ln_2." in name else value for name, value in whole.items()}
+    folder = broken.checkpoint(tmp_path / "other", other)
+    with pytest.raises(milbuild.Error) as misshapen:
+        milbuild.build(folder, sequence_length=4)
+    assert str(misshapen.value).count("config.json asks for") == 2 * broken.LAYERS

@@ -1,7 +1,7 @@
 """A Hugging Face checkpoint as it lies on the disk or on the hub: its config.json and its tensors by their names.
 
-Every tensor is accounted for: `tensor()` refuses what is missing or misshapen and remembers what was asked for, and
-`check_all_read()` refuses what nobody asked for.
+Every tensor is accounted for: `tensor()` remembers what was asked for, and `check()` refuses what is missing, of another
+shape, or asked for by nobody.
 """
 
 import json
@@ -41,6 +41,8 @@ class Checkpoint:
         self.config = config
         self.tensors = {_modern(key, tensors): array for key, array in tensors.items()}
         self.read: set[str] = set()
+        self.missing: dict[str, tuple[int, ...]] = {}
+        self.misshapen: dict[str, tuple[int, ...]] = {}
 
     @classmethod
     def open(cls, source: str | os.PathLike[str], revision: str | None = None) -> "Checkpoint":
@@ -77,21 +79,22 @@ class Checkpoint:
         return self._key(path, prefix) is not None
 
     def tensor(self, path: str, shape: tuple[int, ...], prefix: str) -> Tensor:
-        """The parameter `path` of `shape`; files may leave out the base model's `prefix`. Raises `Error`."""
+        """The parameter `path` of `shape`; files may leave out the base model's `prefix`.
+
+        One that is missing or of another shape is remembered for `check`, which lists them all, and stands for nothing.
+        """
+        if any(size < 1 for size in shape):
+            raise Error(f"{self.name}: {path} of shape {shape} cannot be", "Look into config.json.")
         key = self._key(path, prefix)
-        if key is None:
-            alike = [name for name in self.tensors if name.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]]
-            known = _list(sorted(alike) or sorted(self.tensors))
-            hint = "The checkpoint is incomplete, or its config.json belongs to another model."
-            raise Error(f"{self.name} has no tensor {path} of shape {shape}; it has {known}", hint)
-        self.read.add(key)
-        array = self.tensors[key]
-        if array.shape != shape:
-            raise Error(
-                f"{self.name}: {key} has the shape {array.shape}, config.json asks for {shape}",
-                "Is it the config.json of this checkpoint?",
-            )
-        return Tensor(path, path, array)
+        if key is not None:
+            self.read.add(key)
+            array = self.tensors[key]
+            if array.shape == shape:
+                return Tensor(path, path, array)
+            self.misshapen[key] = shape
+        else:
+            self.missing[path] = shape
+        return Tensor(path, path, np.broadcast_to(np.float32(0), shape))
 
     def same(self, path: str, other: str, prefix: str) -> bool:
         """Whether two parameters are equal, byte by byte: a tied tensor that was stored twice."""
@@ -107,11 +110,24 @@ class Checkpoint:
         if key := self._key(path, prefix):
             self.read.add(key)
 
-    def check_all_read(self, ignored: Iterable[str], other_heads: Iterable[str], prefix: str) -> None:
-        """Raises `Error` unless every tensor was asked for, matches `ignored`, or belongs to a head of another task.
+    def check(self, ignored: Iterable[str], other_heads: Iterable[str], prefix: str) -> None:
+        """Raises `Error` for missing and misshapen tensors, and for those that nobody asked for.
 
-        `ignored` are patterns of the base model's own names (buffers of old checkpoints), `other_heads` module names.
+        Not asked for need be what matches `ignored`, patterns of the base model's own names (buffers of old checkpoints),
+        and the tensors of `other_heads`, modules that another task reads.
         """
+        if self.missing:
+            kinds = {path.rsplit(".", 1)[-1] for path in self.missing}
+            alike = [name for name in self.tensors if name.rsplit(".", 1)[-1] in kinds]
+            wanted = ", ".join(f"{path} of shape {shape}" for path, shape in self.missing.items())
+            hint = "The checkpoint is incomplete, or its config.json belongs to another model."
+            raise Error(f"{self.name} has no tensor {wanted}; it has {_list(sorted(alike or self.tensors))}", hint)
+        if self.misshapen:
+            shapes = "; ".join(
+                f"{key} has the shape {self.tensors[key].shape}, config.json asks for {shape}"
+                for key, shape in self.misshapen.items()
+            )
+            raise Error(f"{self.name}: {shapes}", "Is it the config.json of this checkpoint?")
         patterns = [re.compile(pattern) for pattern in ignored]
         heads = tuple(f"{head}." for head in other_heads)
         unused = [
@@ -122,11 +138,9 @@ class Checkpoint:
             and not any(pattern.fullmatch(key.removeprefix(f"{prefix}.")) for pattern in patterns)
         ]
         if unused:
-            hint = "Parameters that the graph leaves out would change its numbers silently. Is config.json this checkpoint's own?"
-            raise Error(
-                f"{self.name} has {len(unused)} tensors that its architecture does not use: {', '.join(sorted(unused))}",
-                hint,
-            )
+            hint = "What the graph leaves out would change its numbers silently. Is config.json this checkpoint's own?"
+            named = ", ".join(sorted(unused))
+            raise Error(f"{self.name} has {len(unused)} tensors that its architecture does not use: {named}", hint)
 
     def _key(self, path: str, prefix: str) -> str | None:
         return next((key for key in (path, path.removeprefix(f"{prefix}.")) if key in self.tensors), None)

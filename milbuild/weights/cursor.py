@@ -35,7 +35,7 @@ class Cursor:
         return re.sub(r"\W", "_", self.path)
 
     def tensor(self, name: str, *shape: int) -> Tensor:
-        """The parameter `name` of this module, not read yet, which must have `shape`. Raises `Error`."""
+        """The parameter `name` of this module, not read yet, which must have `shape` (see `Checkpoint.tensor`)."""
         return self.checkpoint.tensor(f"{self.path}.{name}", shape, self.prefix)
 
     def __contains__(self, name: str) -> bool:
