@@ -8,6 +8,7 @@ from milbuild import runtime
 from milbuild.generation import Session
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
+from tests.tiny import GPT2
 
 # Keys and values in a state are float16 whatever the rest is.
 LIMITS = {"io": 1e-5, "state": 2e-3}
@@ -75,6 +76,22 @@ def test_flags_with_a_cache(name: str, flags: dict, precision: str) -> None:
     folder = checkpoint(**flags)
     session = Session(milbuild.build(folder, precision=precision, **BUILDS[name]))
     ids = tokens(16, seed=5)
+    expected = hf.forward(reference(folder), {"input_ids": ids[None]})["logits"][0]
+    scores = _feed(session, ids, [9, 1, 1, 5])
+    if precision == "float32":
+        assert difference(scores, expected) <= LIMITS[session.plan.cache]
+    else:
+        assert psnr(scores, expected) >= 55
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("flag", GPT2.flags)
+@pytest.mark.parametrize("name", BUILDS)
+def test_every_flag_with_every_cache(name: str, flag: str, precision: str) -> None:
+    folder = checkpoint(**GPT2.flags[flag])
+    session = Session(milbuild.build(folder, precision=precision, **BUILDS[name]))
+    ids = tokens(16, seed=10)
     expected = hf.forward(reference(folder), {"input_ids": ids[None]})["logits"][0]
     scores = _feed(session, ids, [9, 1, 1, 5])
     if precision == "float32":

@@ -109,6 +109,38 @@ def test_targets(target: str, precision: str, length) -> None:
     assert fused == (TARGETS[target] >= TARGETS["iOS18"])
 
 
+NAMES = {
+    "milbuild": ["input_ids", "attention_mask"],
+    "hf": ["input_ids", "attention_mask"],
+    "swift-transformers": ["inputIds", "attentionMask"],
+}
+
+
+@pytest.mark.parametrize("interface", NAMES)
+def test_interfaces_without_a_cache(interface: str) -> None:
+    """swift-transformers pads the ids to the longest call, marks what is real, and reads the scores at the last real one."""
+    model = milbuild.build(
+        checkpoint(), sequence_length=11, attention_mask=True, interface=interface, precision="float32"
+    )
+    ids, mask = np.zeros((1, 11), np.int32), np.zeros((1, 11), np.int32)
+    ids[:, :7], mask[:, :7] = tokens(1, 7), 1
+    scores = model.predict(dict(zip(NAMES[interface], (ids, mask), strict=True)))["logits"]
+    expected = hf.forward(reference(checkpoint()), {"input_ids": ids[:, :7]})["logits"]
+    assert difference(scores[:, :7], expected) <= 1e-5
+
+
+@pytest.mark.all
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("length", [11, (4, 19), [4, 11]], ids=str)
+@pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
+def test_every_task_on_every_target(model_type: str, task: str, length, target: str, precision: str) -> None:
+    folder = checkpoint(model_type, task)
+    model = milbuild.build(folder, task=task, sequence_length=length, batch_size=3, target=target, precision=precision)
+    for name, (error, noise) in compare(model, folder, task, {"input_ids": tokens(3, 11)}).items():
+        assert error <= 1e-5 if precision == "float32" else noise >= 55, name
+
+
 @pytest.mark.parametrize("model_type", TABLE)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_landmark(model_type: str, task: str) -> None:

@@ -67,7 +67,7 @@ def build(
         str | None,
         typer.Option(
             metavar="none|io|state",
-            help="Where keys and values live between calls. (default: none)",
+            help="Where keys and values live between calls; a state needs iOS18. (default: none)",
             show_default=False,
         ),
     ] = None,
@@ -82,7 +82,8 @@ def build(
     prefill_length: Annotated[
         int | None,
         typer.Option(
-            help="Add a function `prefill` for so many tokens at once, with main's weights.", show_default=False
+            help="Add a function `prefill` for so many tokens at once, with main's weights; needs iOS18.",
+            show_default=False,
         ),
     ] = None,
     logits: Annotated[
