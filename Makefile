@@ -25,7 +25,7 @@ test: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m "not all"
 
 test-all: setup
-	$(BIN)/python -m pytest -n $(JOBS)
+	MILBUILD_HYPOTHESIS=explore $(BIN)/python -m pytest -n $(JOBS)
 
 lint: setup
 	$(BIN)/ruff check .

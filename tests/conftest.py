@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,11 @@ import transformers
 
 from milbuild.tasks import TASKS
 from tests.tiny import TABLE
+
+# The same examples in every run of `make test`; new ones in `make test-all`.
+hypothesis.settings.register_profile("steady", derandomize=True)
+hypothesis.settings.register_profile("explore", print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("MILBUILD_HYPOTHESIS", "steady"))
 
 SHARED = Path(__file__).parents[2] / "shared" / "checkpoints"
 

@@ -59,7 +59,7 @@ def test_every_supported_type_is_in_the_table() -> None:
     assert set(architectures.SUPPORTED) == set(TABLE)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.fixed_dictionaries(
         {

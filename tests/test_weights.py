@@ -815,3 +815,12 @@ def test_all_that_is_missing_or_misshapen_is_listed(tmp_path: Path) -> None:
     with pytest.raises(milbuild.Error) as misshapen:
         milbuild.build(folder, sequence_length=4)
     assert str(misshapen.value).count("config.json asks for") == 2 * broken.LAYERS
+
+
+def test_absurd_sizes_are_refused_before_the_graph_is_tried(tmp_path: Path) -> None:
+    """A default that coremltools makes of such a width would not fit into any memory."""
+    folder = broken.checkpoint(tmp_path / "absurd", config={"n_embd": 308_720_619_164_272})
+    with pytest.raises(
+        milbuild.Error, match=r"wte\.weight has the shape \(61, 32\), config\.json asks for \(61, 308720619164272\)"
+    ):
+        milbuild.build(folder, sequence_length=4)

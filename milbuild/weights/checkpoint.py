@@ -5,6 +5,7 @@ shape, or asked for by nobody.
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -94,6 +95,9 @@ class Checkpoint:
             self.misshapen[key] = shape
         else:
             self.missing[path] = shape
+        if math.prod(shape) > sum(array.size for array in self.tensors.values()):
+            # More than the whole checkpoint holds: sizes that no graph should be tried with.
+            self.check((), (), prefix)
         return Tensor(path, path, np.broadcast_to(np.float32(0), shape))
 
     def same(self, path: str, other: str, prefix: str) -> bool:
