@@ -117,8 +117,6 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         writer.write(
             self._spec, self._weights if self._weights is not None else self._saved_weights(), target, progress
         )
-        if self._path is None:
-            self._path = target
 
     def predict(self, data: dict[str, Any] | list[dict[str, Any]], state: Any = None) -> Any:
         """Outputs by name for inputs by name (or a list of them); float16 outputs come as float32, as from coremltools."""
