@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 JOBS ?= auto
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench clean setup
+.PHONY: demo test test-all lint mutants bench clean setup
 
 setup: .venv/ready
 
@@ -31,6 +31,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+mutants: setup
+	$(BIN)/python -m tests.runtime.mutants
 
 bench: setup
 	$(BIN)/python benchmarks/build.py

@@ -181,7 +181,7 @@ def test_in_place_writes(tmp_path: Path, shared: bool) -> None:
         return [mb.mul(x=total, y=np.float16(1), name="old")]
 
     model = runtime.load(program(tmp_path, build, {"x": (2,)}, {"s": (4,)}))
-    assert [step.in_place for step in model._steps if step.op.type == "slice_update"] == [not shared]
+    assert [step.constants["in_place"] for step in model._body.steps if step.op.type == "slice_update"] == [not shared]
     state = model.make_state()
     assert np.array_equal(model.predict({"x": [1, 2]}, state)["old"], [0, 0])
     assert np.array_equal(model.predict({"x": [3, 4]}, state)["old"], [1, 2])
@@ -190,8 +190,8 @@ def test_in_place_writes(tmp_path: Path, shared: bool) -> None:
 
 def test_decoding_writes_the_cache_in_place() -> None:
     model = milbuild.build(checkpoint(), cache="state")
-    steps = runtime.load(model.package_path)._steps
-    assert all(step.in_place for step in steps if step.op.type == "slice_update")
+    steps = runtime.load(model.package_path)._body.steps
+    assert all(step.constants["in_place"] for step in steps if step.op.type == "slice_update")
 
 
 def test_unknown_operations_are_named(tmp_path: Path) -> None:

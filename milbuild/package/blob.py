@@ -1,26 +1,13 @@
-"""weight.bin, planned while the graph is lowered and written once, straight from the checkpoint.
+"""weight.bin, planned while the graph is lowered and written once, straight from the checkpoint."""
 
-The format (MILBlob/Blob/StorageFormat.hpp of coremltools): a header of 64 bytes, then for each blob 64 bytes of metadata
-at a multiple of 64 and its data behind it, little-endian, C order.
-"""
-
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
 
+from milbuild.package.storage import ALIGNMENT, CODES, HEADER, METADATA, SENTINEL, VERSION
 from milbuild.weights import Tensor, Unread
-
-ALIGNMENT = 64
-SENTINEL = 0xDEADBEEF
-VERSION = 2
-HEADER = struct.Struct("<II56x")  # number of blobs, version
-METADATA = struct.Struct("<IIQQQ32x")  # sentinel, type, bytes, offset of the data, padding in bits
-
-# The types that a graph of milbuild puts into the file; the reader knows them all.
-CODES = {"float16": 1, "float32": 2, "uint8": 3, "int8": 4, "int16": 6, "uint16": 7, "int32": 14, "uint32": 15}
 
 
 @dataclass(frozen=True)
@@ -64,7 +51,7 @@ class BlobPlan:
         for blob in self.blobs.values():
             file.write(bytes(blob.offset - at))
             start = blob.offset + METADATA.size
-            file.write(METADATA.pack(SENTINEL, CODES[blob.dtype.name], blob.nbytes, start, 0))
+            file.write(METADATA.pack(SENTINEL, CODES[blob.dtype.name.upper()], blob.nbytes, start, 0))
             for piece in blob.pieces():
                 file.write(piece.data.cast("B"))
                 progress(piece.nbytes)

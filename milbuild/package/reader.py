@@ -4,6 +4,7 @@ Nothing is ever written into a package that is read. The runtime and inspect sta
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,34 +14,22 @@ import numpy as np
 from coremltools import proto
 
 from milbuild.errors import Error
-from milbuild.package.blob import ALIGNMENT, CODES, HEADER, METADATA, SENTINEL
+from milbuild.package.storage import ALIGNMENT, BITS, CODES, DTYPES, HEADER, METADATA, SENTINEL, decode, size
 
-# MIL's names of types -> numpy's; others hold no values that are read here.
-DTYPES: dict[str, np.dtype[Any]] = {
-    "FLOAT16": np.dtype(np.float16),
-    "FLOAT32": np.dtype(np.float32),
-    "FLOAT64": np.dtype(np.float64),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype(np.int16),
-    "INT32": np.dtype(np.int32),
-    "INT64": np.dtype(np.int64),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype(np.uint16),
-    "UINT32": np.dtype(np.uint32),
-    "BOOL": np.dtype(np.bool_),
-    "STRING": np.dtype(object),
-}
-BYTES = {"FLOAT16", "INT8", "UINT8"}  # immediate values that the protobuf holds as raw bytes
 DAMAGED = "The package is damaged or was cut off while it was copied: build or download it again."
 
 
 @dataclass(frozen=True)
 class Value:
-    """The name, element type (MIL's: FLOAT16) and shape of a value; None for a length that is known at the call only."""
+    """The name, element type (MIL's: FLOAT16) and shape of a value; None for a length that is known at the call only.
+
+    The shape is None where the rank is unknown, and for what is no tensor: the type is then LIST, DICTIONARY or TUPLE.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int | None, ...]
+    shape: tuple[int | None, ...] | None
+    is_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,17 +38,24 @@ class Operation:
 
     type: str
     name: str
-    inputs: dict[str, list[str | np.ndarray]]
+    inputs: dict[str, list[Any]]
     outputs: tuple[Value, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
+    blocks: tuple["Block", ...] = ()
 
 
 @dataclass(frozen=True)
-class Function:
-    name: str
+class Block:
+    """What an operation like while_loop repeats or chooses; it sees the values around it."""
+
     inputs: tuple[Value, ...]
     outputs: tuple[str, ...]
     operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
+class Function(Block):
+    name: str
     opset: str
 
 
@@ -101,36 +97,48 @@ class Package:
         if block is None:
             raise Error(f"{self.path.name}: function {name} has no block for its opset {function.opset}", DAMAGED)
         inputs = tuple(_value(entry) for entry in function.inputs)
-        return Function(name, inputs, tuple(block.outputs), tuple(self._operations(block)), function.opset)
+        return Function(inputs, tuple(block.outputs), tuple(self._operations(block)), name, function.opset)
 
     def array(self, value: Any) -> Any:
-        """The content of a Value protobuf: an array (mapped from disk where it stands in a file), or a list of strings."""
+        """The content of a Value protobuf: an array (mapped from disk where it stands in a file), or a list of such."""
         kind = value.WhichOneof("value")
-        if value.type.WhichOneof("type") != "tensorType":
+        if value.type.WhichOneof("type") == "listType" and kind == "immediateValue":
+            return [self.array(entry) for entry in value.immediateValue.list.values]
+        if value.type.WhichOneof("type") != "tensorType" or kind is None:
             raise Error(
-                f"{self.path.name} holds a value of the kind {value.type.WhichOneof('type')}, which is not read yet"
+                f"{self.path.name} holds a constant of the kind {value.type.WhichOneof('type')}, which is unknown"
             )
         dtype, shape = _tensor_type(value.type)
-        if None in shape or dtype not in DTYPES:
+        if shape is None or None in shape or dtype not in DTYPES:
             raise Error(f"{self.path.name} holds a value of type {dtype} and shape {shape}", DAMAGED)
+        whole = tuple(d for d in shape if d is not None)
         if kind == "blobFileValue":
-            return self._blob(value.blobFileValue, dtype, tuple(d for d in shape if d is not None))
-        return _immediate(value.immediateValue.tensor, dtype, shape, self.path.name)
+            return self._blob(value.blobFileValue, dtype, whole)
+        return _immediate(value.immediateValue.tensor, dtype, whole, self.path.name)
 
     def _operations(self, block: Any) -> Iterator[Operation]:
         for entry in block.operations:
             attributes = {key: self.array(value) for key, value in entry.attributes.items()}
-            name = attributes.pop("name", np.array("")).item()
-            inputs: dict[str, list[str | np.ndarray]] = {
+            named = attributes.pop("name", None)
+            outputs = tuple(_value(output) for output in entry.outputs)
+            # An operation need not bear a name; its first value always does.
+            name = str(named.item()) if isinstance(named, np.ndarray) and named.size == 1 else ""
+            inputs = {
                 key: [
                     binding.name if binding.WhichOneof("binding") == "name" else self.array(binding.value)
                     for binding in argument.arguments
                 ]
                 for key, argument in entry.inputs.items()
             }
-            if entry.blocks:
-                raise Error(f"{self.path.name}: {entry.type} {name} holds blocks of its own, which is not read yet")
-            yield Operation(entry.type, name, inputs, tuple(_value(output) for output in entry.outputs), attributes)
+            blocks = tuple(
+                Block(
+                    tuple(_value(value) for value in inner.inputs), tuple(inner.outputs), tuple(self._operations(inner))
+                )
+                for inner in entry.blocks
+            )
+            yield Operation(
+                entry.type, name or (outputs[0].name if outputs else ""), inputs, outputs, attributes, blocks
+            )
 
     def _blob(self, blob: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         data = self._file(blob.fileName)
@@ -138,15 +146,16 @@ class Package:
         if at % ALIGNMENT or at + METADATA.size > data.size:
             raise Error(f"{where} has {data.size:,} bytes, a value should begin at {at:,}", DAMAGED)
         sentinel, code, nbytes, start, _ = METADATA.unpack(data[at : at + METADATA.size].tobytes())
-        needed = int(np.prod(shape, dtype=object)) * DTYPES[dtype].itemsize
-        if sentinel != SENTINEL or code != CODES.get(DTYPES[dtype].name):
+        count = math.prod(shape)
+        needed = size(dtype, count)
+        if sentinel != SENTINEL or code != CODES.get(dtype):
             raise Error(f"{where} has no {dtype.lower()} value at byte {at:,}", DAMAGED)
         if nbytes != needed or start + nbytes > data.size:
             raise Error(
                 f"{where}: the value at byte {at:,} has {nbytes:,} bytes of {data.size:,}, its shape {shape} needs {needed:,}",
                 DAMAGED,
             )
-        return data[start : start + nbytes].view(DTYPES[dtype]).reshape(shape)
+        return decode(data[start : start + nbytes], dtype, count).reshape(shape)
 
     def _file(self, name: str) -> np.ndarray:
         if name not in self._files:
@@ -155,7 +164,8 @@ class Package:
             if not name.startswith("@model_path/") or ".." in inside.parts or inside.is_absolute():
                 raise Error(f"{self.path.name} names the file {name!r}, which is not in the package")
             try:
-                data = np.memmap(root / inside, np.uint8, "r").view(np.ndarray)
+                # Copy on write: what reads it may take it for an array like any other, and cannot change the file.
+                data = np.memmap(root / inside, np.uint8, "c").view(np.ndarray)
             except (OSError, ValueError) as error:
                 raise Error(f"{self.path.name} has no {inside}", DAMAGED) from error
             if data.size < HEADER.size:
@@ -195,27 +205,33 @@ def _model_path(path: Path) -> Path:
 def _value(entry: Any) -> Value:
     kind = entry.type.WhichOneof("type")
     inner = entry.type.stateType.wrappedType if kind == "stateType" else entry.type
-    if inner.WhichOneof("type") != "tensorType":
-        raise Error(f"the value {entry.name} is of the kind {kind}, which is not read yet")
-    return Value(entry.name, *_tensor_type(inner))
+    if inner.WhichOneof("type") == "tensorType":
+        return Value(entry.name, *_tensor_type(inner), is_state=kind == "stateType")
+    return Value(entry.name, str(inner.WhichOneof("type")).removesuffix("Type").upper(), None)
 
 
-def _tensor_type(entry: Any) -> tuple[str, tuple[int | None, ...]]:
+def _tensor_type(entry: Any) -> tuple[str, tuple[int | None, ...] | None]:
     tensor = entry.tensorType
-    name = (
-        proto.MIL_pb2.DataType.Name(tensor.dataType)
-        if tensor.dataType in proto.MIL_pb2.DataType.values()
-        else str(tensor.dataType)
-    )
-    shape = tuple(d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in tensor.dimensions)
-    return name, shape
+    known = tensor.dataType in proto.MIL_pb2.DataType.values()
+    name = proto.MIL_pb2.DataType.Name(tensor.dataType) if known else str(tensor.dataType)
+    if any(d.WhichOneof("dimension") == "unknown" and d.unknown.variadic for d in tensor.dimensions):
+        return name, None
+    return name, tuple(d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in tensor.dimensions)
 
 
-def _immediate(tensor: Any, dtype: str, shape: tuple[int | None, ...], where: str) -> Any:
-    kind = tensor.WhichOneof("value")
+def _immediate(tensor: Any, dtype: str, shape: tuple[int, ...], where: str) -> np.ndarray:
+    kind, count = tensor.WhichOneof("value"), math.prod(shape)
     values = getattr(tensor, kind).values if kind else []
-    array = np.frombuffer(bytes(values), DTYPES[dtype]) if dtype in BYTES else np.array(list(values), DTYPES[dtype])
-    size = int(np.prod([d for d in shape if d is not None]))
-    if array.size != size:
-        raise Error(f"{where} holds {array.size} values where its shape {shape} needs {size}", DAMAGED)
-    return array.reshape([d for d in shape if d is not None])
+    if kind == "bytes":
+        held = len(values) if dtype in BITS else len(values) / DTYPES[dtype].itemsize
+        if dtype in ("BOOL", "STRING") or len(values) != size(dtype, count):
+            raise Error(
+                f"{where} holds {held:g} values of {dtype.lower()} where the shape {shape} needs {count}", DAMAGED
+            )
+        return decode(np.frombuffer(bytearray(values), np.uint8), dtype, count).reshape(shape)
+    if len(values) != count:
+        raise Error(f"{where} holds {len(values)} values where the shape {shape} needs {count}", DAMAGED)
+    try:
+        return np.array(list(values), DTYPES[dtype]).reshape(shape)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Error(f"{where} holds {kind} where it says {dtype.lower()}", DAMAGED) from error

@@ -1,7 +1,5 @@
 """Elementwise operations of one value (coremltools: ops/defs/iOS15/elementwise_unary.py)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -21,8 +19,8 @@ CASTS = {
 
 
 @operation
-def cast(x: Any, dtype: str) -> Tensor:
-    return torch.as_tensor(x).to(CASTS[dtype])
+def cast(x: Tensor, dtype: str) -> Tensor:
+    return x.to(CASTS[dtype])
 
 
 @operation

@@ -1,24 +1,33 @@
 """A function of a package, compiled once into a list of steps over torch tensors, and played.
 
-A value is freed after its last use. A slice of a state is written in place where nobody can see the difference.
+Floats are held in float32, whatever narrower type is declared, and rounded to that type operation by operation. A value is
+freed after its last use. A slice of a state is written in place where nobody can see the difference.
 """
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from milbuild.errors import Error
-from milbuild.package.reader import Function, Operation, Package
+from milbuild.package.reader import DAMAGED, Block, Operation, Package, Value
 from milbuild.runtime import features, operations
-from milbuild.runtime.registry import MOVES, OPERATIONS
+from milbuild.runtime.registry import OPERATIONS, Kernel
 
 __all__ = ["Engine", "State"]
 
 assert operations  # importing it registers every operation
+
+STATEFUL = ("read_state", "write_state")
+# Operations with blocks, and how many: the engine plays them itself.
+BRANCHES = {"cond": 2, "while_loop": 2}
+OPSETS = {f"CoreML{number}": number for number in range(5, 10)}  # iOS15, iOS16, iOS17, iOS18, iOS26
+
+Callback = Callable[[Operation, tuple[Any, ...]], None]
 
 
 class State:
@@ -37,7 +46,7 @@ class State:
         buffer, array = self._buffer(name), torch.as_tensor(np.asarray(value, np.float32))
         if array.shape != buffer.shape:
             raise Error(f"the state {name} has the shape {tuple(buffer.shape)}, got {tuple(array.shape)}")
-        self.buffers[name] = array.half().float()
+        self.buffers[name] = _half(array)
 
     def _buffer(self, name: str) -> torch.Tensor:
         if name not in self.buffers:
@@ -46,43 +55,48 @@ class State:
 
 
 class Engine:
-    """What `milbuild.runtime.load` returns. `kept`: values of the last prediction by operation name, as float32 arrays."""
+    """What `milbuild.runtime.load` returns. `kept`: values of the last prediction by operation name, as arrays."""
 
     def __init__(self, package: Package, function_name: str | None, precision: str, keep: Sequence[str]) -> None:
         if precision not in ("declared", "float32"):
             raise Error(f"precision is {precision!r}; known are declared, float32")
         self.package = package
+        self.where = package.path.name
         self.function = package.function(function_name)
         self.description = package.description(self.function.name)
         self.rounds = precision == "declared"
-        self.keep = tuple(keep)
+        self.keep = (keep,) if isinstance(keep, str) else tuple(keep)
         self.kept: dict[str, np.ndarray] = {}
-        self.states = {
-            value.name: value.shape
-            for value in self.function.inputs
-            if value.name in {f.name for f in self.description.state}
-        }
-        self._compile()
+        self.states = {value.name: _whole(value, self.where) for value in self.function.inputs if value.is_state}
+        if self.function.opset not in OPSETS:
+            raise Error(f"{self.where} is of the opset {self.function.opset}; known are {', '.join(OPSETS)}")
+        features.check(self.description, self.function, self.where)
+        self._body = self._compile(self.function, {value.name for value in self.function.inputs}, {})
 
     def make_state(self) -> State:
         """A new state for one sequence. A function without states gives an empty one, as Core ML does."""
-        shapes = {name: tuple(d for d in shape if d is not None) for name, shape in self.states.items()}
-        return State(str(self.package.path), shapes)
+        return State(str(self.package.path), self.states)
 
-    def predict(self, data: dict[str, Any], state: State | None = None) -> dict[str, np.ndarray]:
-        """Outputs by name; float16 ones as float32 arrays, as coremltools gives them. Raises `Error` for wrong inputs."""
-        values: dict[str, Any] = dict(self._constants)
-        values.update(features.inputs(self.description.input, data, self.package.path.name))
+    def predict(
+        self, data: dict[str, Any], state: State | None = None, callback: Callback | None = None
+    ) -> dict[str, Any]:
+        """Outputs by name, as coremltools gives them: float16 as float32 arrays, images as PIL's, dictionaries.
+
+        `callback` is called after every operation with it and with its results, as tensors that must not be written to.
+        Raises `Error` for wrong inputs, and for an operation that fails.
+        """
+        values: dict[str, Any] = dict(self._body.constants)
+        values.update(features.inputs(self.description.input, self.function.inputs, data, self.where, self.rounds))
         buffers = self._buffers(state)
         self.kept = {}
-        for step in self._steps:
-            self._play(step, values, buffers)
-        return features.outputs(self.description.output, values)
+        with torch.inference_mode():
+            self._play(self._body.steps, values, buffers, callback)
+            return features.outputs(self.description, values)
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Keeps the values of other operations from the next prediction on; `*` is a wildcard."""
         self.keep = tuple(names)
-        for step in self._steps:
+        for step in _all(self._body.steps):
             step.kept = self._keeps(step.op.name)
 
     def _keeps(self, name: str) -> bool:
@@ -90,21 +104,69 @@ class Engine:
 
     # Compiling
 
-    def _compile(self) -> None:
-        constants: dict[str, Any] = {}
+    def _compile(self, block: Block, known: set[str], visible: dict[str, Any]) -> "_Body":
+        """`known`: the names of all values that the block may read at its beginning; `visible`: the constants among them."""
         steps: list[_Step] = []
-        for op in self.function.operations:
+        constants: dict[str, Any] = {}
+        visible = dict(visible)
+        outer, known = known - {value.name for value in block.inputs}, set(known)
+        for op in block.operations:
+            made: dict[str, Any] = {}
             if op.type == "const":
-                constants[op.outputs[0].name] = _constant(op.attributes["val"])
-                continue
-            if op.type not in OPERATIONS and op.type not in ("read_state", "write_state"):
+                if "val" not in op.attributes or len(op.outputs) != 1:
+                    raise Error(f"{self.where}: the constant {op.name} has no value", DAMAGED)
+                made[op.outputs[0].name] = _constant(op.attributes["val"])
+            else:
+                step = self._step(op, known, visible)
+                if op.type.startswith("constexpr_") and step.reads <= visible.keys():
+                    values = {name: visible[name] for name in step.reads}
+                    self._play([step], values, {}, None)
+                    made.update((value.name, values[value.name]) for value in op.outputs)
+                else:
+                    steps.append(step)
+            constants.update(made)
+            visible.update(made)
+            for value in op.outputs:
+                if value.name in known:
+                    raise Error(f"{self.where}: two operations give the value {value.name}", DAMAGED)
+                known.add(value.name)
+        if missing := sorted(set(block.outputs) - known):
+            raise Error(f"{self.where} gives out {', '.join(missing)}, which no operation makes", DAMAGED)
+        read = set().union(*(step.reads for step in steps))
+        _free_after_last_use(steps, block, outer | constants.keys())
+        _write_in_place(steps, block)
+        # A weight that was only there to be decoded is not kept beside what it became.
+        needed = {name: value for name, value in constants.items() if name in read or name in block.outputs}
+        return _Body(block, steps, needed, (read | set(block.outputs)) & outer)
+
+    def _step(self, op: Operation, known: set[str], visible: dict[str, Any]) -> "_Step":
+        place = f"{self.where}: operation {op.name} ({op.type})"
+        if op.type not in OPERATIONS and op.type not in STATEFUL and op.type not in BRANCHES:
+            raise Error(f"{self.where}: operation {op.name} is a {op.type}, which the runtime does not know")
+        names = {name for bindings in op.inputs.values() for name in bindings if isinstance(name, str)}
+        if missing := sorted(names - known):
+            raise Error(f"{place} reads {', '.join(missing)}, which nothing before it gives", DAMAGED)
+        if len(op.blocks) != BRANCHES.get(op.type, 0):
+            raise Error(f"{place} has {len(op.blocks)} blocks", DAMAGED)
+        if not op.outputs and op.type != "write_state":
+            raise Error(f"{place} has no result", DAMAGED)
+        step = _Step(op, OPERATIONS.get(op.type), self.rounds, self._keeps(op.name), place)
+        if op.type in STATEFUL:
+            if step.state not in self.states or (op.type == "write_state" and not step.data):
                 raise Error(
-                    f"{self.package.path.name}: operation {op.name} is a {op.type}, which the runtime does not know"
+                    f"{place} names the state {step.state or '(none)'}; there are {', '.join(self.states)}", DAMAGED
                 )
-            steps.append(_Step(op, self.rounds, self._keeps(op.name)))
-        self._constants, self._steps = constants, steps
-        _free_after_last_use(steps, set(self.function.outputs) | set(constants))
-        _write_in_place(steps, self.function)
+        elif op.type in BRANCHES:
+            step.branch(op, place)
+            for block in op.blocks:
+                if clash := sorted(known & {value.name for value in block.inputs}):
+                    raise Error(f"{self.where}: two operations give the value {', '.join(clash)}", DAMAGED)
+                body = self._compile(block, known | {value.name for value in block.inputs}, visible)
+                step.bodies.append(body)
+                step.reads |= body.reads
+        else:
+            step.bind(op, OPSETS[self.function.opset], visible, place)
+        return step
 
     # Playing
 
@@ -113,7 +175,7 @@ class Engine:
             return {}
         if state is None:
             raise Error(
-                f"{self.package.path.name} keeps {', '.join(self.states)} in a state",
+                f"{self.where} keeps {', '.join(self.states)} in a state",
                 "Pass predict one of make_state().",
             )
         if not isinstance(state, State):
@@ -123,95 +185,261 @@ class Engine:
                 raise Error(f"the state is of another model: it has no {name} of shape {shape}")
         return state.buffers
 
-    def _play(self, step: "_Step", values: dict[str, Any], buffers: dict[str, torch.Tensor]) -> None:
-        op = step.op
-        if op.type == "read_state":
-            result: Any = buffers[step.state]
-        elif op.type == "write_state":
-            result = values[step.data]
-            if result is not buffers[step.state]:
-                buffers[step.state] = result.half().float()
-        else:
-            arguments: dict[str, Any] = dict(step.literals)
-            for name, source in step.arguments:
-                arguments[name] = (
-                    values[source]
-                    if isinstance(source, str)
-                    else [values[s] if isinstance(s, str) else s for s in source]
-                )
-            if step.in_place:
-                arguments["in_place"] = True
-            try:
-                result = OPERATIONS[op.type](**arguments)
-            except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-                shapes = ", ".join(
-                    f"{name} {tuple(value.shape)}"
-                    for name, value in arguments.items()
-                    if isinstance(value, torch.Tensor)
-                )
-                raise Error(
-                    f"operation {op.name} ({op.type}) of {self.package.path.name} failed on {shapes}: {error}"
-                ) from error
-        results = result if isinstance(result, tuple | list) else (result,)
-        for output, value, rounded in zip(op.outputs, results, step.rounded, strict=op.type != "write_state"):
-            values[output.name] = value.half().float() if rounded else value
+    def _play(
+        self,
+        steps: list["_Step"],
+        values: dict[str, Any],
+        buffers: dict[str, torch.Tensor],
+        callback: Callback | None,
+    ) -> None:
+        for step in steps:
+            results = step.results(values) if step.kernel else self._special(step, values, buffers, callback)
+            for output, value in zip(step.outputs, results, strict=True):
+                values[output.name] = output.take(value, step.place)
             if step.kept:
-                self.kept[op.name if len(results) == 1 else output.name] = values[output.name].float().numpy().copy()
-        for name in step.frees:
-            values.pop(name, None)
+                self._keep(step, values)
+            if callback:
+                callback(step.op, tuple(values[output.name] for output in step.outputs))
+            for name in step.frees:
+                del values[name]
+
+    def _special(
+        self, step: "_Step", values: dict[str, Any], buffers: dict[str, torch.Tensor], callback: Callback | None
+    ) -> tuple[Any, ...]:
+        """Operations that need more than their arguments: the states, or to play blocks."""
+        kind = step.op.type
+        if kind == "read_state":
+            return (buffers[step.state],)
+        if kind == "write_state":
+            result = values[step.data]
+            if result.shape != buffers[step.state].shape:
+                raise Error(f"{step.place} writes {tuple(result.shape)} into {tuple(buffers[step.state].shape)}")
+            if result is not buffers[step.state]:
+                buffers[step.state] = _half(result) if self.rounds else result.clone()
+            return ()
+        if kind == "cond":
+            chosen = step.bodies[0 if _truth(values[step.data], step.place) else 1]
+            return self._inside(chosen, (), values, buffers, callback)
+        condition, repeated = step.bodies
+        carried = tuple(values[name] for name in step.carried)
+        while _truth(self._inside(condition, carried, values, buffers, callback)[0], step.place):
+            carried = self._inside(repeated, carried, values, buffers, callback)
+        return carried
+
+    def _inside(
+        self,
+        body: "_Body",
+        arguments: tuple[Any, ...],
+        values: dict[str, Any],
+        buffers: dict[str, torch.Tensor],
+        callback: Callback | None,
+    ) -> tuple[Any, ...]:
+        values.update(body.constants)
+        values.update(zip((value.name for value in body.block.inputs), arguments, strict=True))
+        self._play(body.steps, values, buffers, callback)
+        return tuple(values[name] for name in body.block.outputs)
+
+    def _keep(self, step: "_Step", values: dict[str, Any]) -> None:
+        for output in step.outputs:
+            value = values[output.name]
+            if isinstance(value, torch.Tensor):
+                name = step.op.name if len(step.outputs) == 1 else output.name
+                self.kept[name] = value.float().numpy().copy()
+
+
+@dataclass
+class _Body:
+    """A compiled block. `reads`: what it takes from around it, besides its inputs."""
+
+    block: Block
+    steps: list["_Step"]
+    constants: dict[str, Any]
+    reads: set[str]
+
+
+class _Output:
+    """What the program declares about a result: its type, to which it is rounded, and as much of its shape as is known."""
+
+    def __init__(self, value: Value, rounds: bool) -> None:
+        self.name = value.name
+        self.rounded = _ROUNDED.get(value.dtype) if rounds else None
+        self.shape = value.shape
+        self.rank = None if value.shape is None else len(value.shape)
+        self.fixed = value.shape is not None and None not in value.shape
+
+    def take(self, value: Any, place: str) -> Any:
+        if isinstance(value, torch.Tensor):
+            if value.shape != self.shape:
+                self._check(value, place)
+            if self.rounded is not None:
+                return self.rounded(value)
+        return value
+
+    def _check(self, value: torch.Tensor, place: str) -> None:
+        if self.shape is None:
+            return
+        sizes = zip(value.shape, self.shape, strict=False)
+        if value.ndim != self.rank or any(n != wanted for n, wanted in sizes if wanted is not None):
+            wanted = ", ".join("?" if d is None else str(d) for d in self.shape)
+            raise Error(f"{place} gave {self.name} the shape {tuple(value.shape)}; the program declares ({wanted})")
 
 
 class _Step:
-    """An operation with its arguments sorted: names of values, and constants bound in place."""
+    """An operation with its arguments sorted: constants bound in place, and names of values to look up."""
 
-    def __init__(self, op: Operation, rounds: bool, kept: bool) -> None:
-        self.op, self.kept = op, kept
-        self.arguments: list[tuple[str, str | list[Any]]] = []
-        self.literals: dict[str, Any] = {}
+    def __init__(self, op: Operation, kernel: Kernel | None, rounds: bool, kept: bool, place: str) -> None:
+        self.op, self.kernel, self.kept, self.place = op, kernel, kept, place
+        rounds = rounds and not (kernel and kernel.moves) and op.type not in BRANCHES and op.type != "read_state"
+        self.outputs = [_Output(value, rounds) for value in op.outputs]
         self.frees: list[str] = []
-        self.in_place = False
+        self.reads = {name for bindings in op.inputs.values() for name in bindings if isinstance(name, str)}
+        self.constants: dict[str, Any] = {}
+        self.variables: list[
+            tuple[str, Any, Any]
+        ] = []  # parameter; its name, or a list of names and tensors; conversion
+        self.bodies: list[_Body] = []
+        self.carried: list[str] = []
         self.state = self.data = ""
-        for name, bindings in op.inputs.items():
-            sources = [binding if isinstance(binding, str) else _constant(binding) for binding in bindings]
-            if op.type in ("read_state", "write_state"):
-                setattr(self, "state" if name == "input" else name, sources[0])
-            elif name == "values":  # concat and stack are the operations with a list of tensors
-                self.arguments.append((name, sources))
-            elif isinstance(sources[0], str):
-                self.arguments.append((name, sources[0]))
+        if op.type in STATEFUL:
+            self.state, self.data = (str((op.inputs.get(name) or [""])[0]) for name in ("input", "data"))
+            self.reads.discard(self.state)
+
+    def branch(self, op: Operation, place: str) -> None:
+        name = "pred" if op.type == "cond" else "loop_vars"
+        bindings = op.inputs.get(name, [])
+        if not bindings or not all(isinstance(binding, str) for binding in bindings):
+            raise Error(f"{place} has no {name}", DAMAGED)
+        self.data, self.carried = bindings[0], bindings if op.type == "while_loop" else []
+        taken = [len(block.inputs) for block in op.blocks]
+        given = [len(block.outputs) for block in op.blocks]
+        results = len(op.outputs)
+        right = (
+            taken == [0, 0] and given == [results] * 2
+            if op.type == "cond"
+            else taken == [len(bindings)] * 2 and given == [1, len(bindings)] and results == len(bindings)
+        )
+        if not right:
+            raise Error(f"{place} has blocks with {taken} inputs and {given} outputs", DAMAGED)
+
+    def bind(self, op: Operation, opset: int, visible: dict[str, Any], place: str) -> None:
+        """Sorts the arguments by the operation's parameters. Constants are converted here, once."""
+        assert self.kernel is not None
+        # Until iOS16 the operations of compressed weights hold their arguments as attributes.
+        bound: dict[str, list[Any]] = {**{key: [value] for key, value in op.attributes.items()}, **op.inputs}
+        if unknown := sorted(bound.keys() - self.kernel.parameters.keys()):
+            raise Error(f"{place} has no parameter {', '.join(unknown)}; it has {', '.join(self.kernel.parameters)}")
+        for name, parameter in self.kernel.parameters.items():
+            bindings = bound.get(name, [])
+            if not bindings:
+                if not parameter.optional:
+                    raise Error(f"{place} lacks its parameter {name}", DAMAGED)
+                continue
+            if len(bindings) > 1 and not parameter.several:
+                raise Error(f"{place} has {len(bindings)} values for its parameter {name}", DAMAGED)
+            sources = [
+                _constant(binding) if not isinstance(binding, str) else visible.get(binding, _Name(binding))
+                for binding in bindings
+            ]
+            if parameter.several:
+                self.variables.append((parameter.name, sources, None))
+            elif isinstance(sources[0], _Name):
+                self.variables.append((parameter.name, sources[0], parameter.convert))
             else:
-                self.literals[name] = sources[0]
-        self.rounded = [
-            rounds and op.type not in MOVES and op.type != "read_state" and output.dtype == "FLOAT16"
-            for output in op.outputs
-        ]
+                try:
+                    converted = parameter.convert(sources[0]) if parameter.convert else sources[0]
+                except (TypeError, ValueError, OverflowError) as error:
+                    raise Error(f"{place}: {name}: {error}", DAMAGED) from error
+                self.constants[parameter.name] = converted
+        extras = {"opset": opset, "results": op.outputs, "in_place": False}
+        self.constants.update((name, extras[name]) for name in self.kernel.extras)
 
-    def reads(self) -> set[str]:
-        names = {name for bindings in self.op.inputs.values() for name in bindings if isinstance(name, str)}
-        return names - {self.state}
+    def results(self, values: dict[str, Any]) -> tuple[Any, ...]:
+        assert self.kernel is not None
+        arguments = self.constants.copy()
+        try:
+            for name, source, convert in self.variables:
+                if type(source) is list:
+                    arguments[name] = [values[one] if type(one) is _Name else one for one in source]
+                else:
+                    arguments[name] = values[source] if convert is None else convert(values[source])
+            result = self.kernel.function(**arguments)
+        except Exception as error:
+            raise self._failure(arguments, error) from error
+        results = result if type(result) is tuple else (result,)
+        if len(results) != len(self.outputs):
+            raise Error(f"{self.place} has {len(results)} results; the program declares {len(self.outputs)}", DAMAGED)
+        return results
+
+    def _failure(self, arguments: dict[str, Any], error: Exception) -> Error:
+        shapes = ", ".join(
+            f"{name} {tuple(value.shape)}" for name, value in arguments.items() if isinstance(value, torch.Tensor)
+        )
+        text = str(error).split("\n")[0] or type(error).__name__
+        return Error(f"{self.place} failed on {shapes}: {text}")
 
 
-def _constant(value: np.ndarray) -> Any:
-    """A constant as operations take it: a Python number or string, or a tensor (weights are converted once, here)."""
+class _Name(str):
+    """The name of a value that is known at the call only; a constant may be a string itself."""
+
+
+def _half(value: torch.Tensor) -> torch.Tensor:
+    return value.half().float()
+
+
+_ROUNDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "FLOAT16": _half,
+    "BFLOAT16": lambda value: value.bfloat16().float(),
+}
+
+
+def _constant(value: Any) -> Any:
+    """A constant as operations take it: a tensor, a string or a list. Weights are converted once, here."""
+    if isinstance(value, list):
+        return [_constant(entry) for entry in value]
     if value.dtype == object:
-        return value.item() if value.ndim == 0 else [str(text) for text in value.tolist()]
-    if value.ndim == 0:
-        return value.item()
-    wide = {"f": np.float32, "i": np.int32, "u": np.int32}.get(value.dtype.kind)
-    return torch.from_numpy(np.array(value, wide or value.dtype))
+        return str(value.item()) if value.ndim == 0 else [str(text) for text in value.reshape(-1).tolist()]
+    if value.dtype in (np.float32, np.int32, np.bool_):
+        return torch.from_numpy(value)
+    if value.dtype == np.float16:
+        return torch.from_numpy(value).float()
+    if value.dtype.kind in "iu":
+        wide = np.int64 if value.dtype.itemsize > 4 or value.dtype == np.uint32 else np.int32
+        return torch.from_numpy(value.astype(wide))
+    return torch.from_numpy(value.astype(np.float32))
 
 
-def _free_after_last_use(steps: list[_Step], kept: set[str]) -> None:
-    last = {name: index for index, step in enumerate(steps) for name in step.reads()}
+def _truth(value: Any, place: str) -> bool:
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        raise Error(f"{place} chooses by one bool, got {type(value).__name__} {tuple(getattr(value, 'shape', ()))}")
+    return bool(value)
+
+
+def _whole(value: Value, where: str) -> tuple[int, ...]:
+    shape = tuple(d for d in value.shape or () if d is not None)
+    if value.shape is None or len(shape) != len(value.shape):
+        raise Error(f"{where}: the state {value.name} has no fixed shape", DAMAGED)
+    return shape
+
+
+def _all(steps: list[_Step]) -> Iterator[_Step]:
+    for step in steps:
+        yield step
+        for body in step.bodies:
+            yield from _all(body.steps)
+
+
+def _free_after_last_use(steps: list[_Step], block: Block, around: set[str]) -> None:
+    """Only what the block makes itself: what stands around it may be read again, and a loop reads its inputs each time."""
+    last = {name: index for index, step in enumerate(steps) for name in step.reads}
     for index, step in enumerate(steps):
-        for output in step.op.outputs:
+        for output in step.outputs:
             last.setdefault(output.name, index)
     for name, index in last.items():
-        if name not in kept:
+        if name not in around and name not in block.outputs:
             steps[index].frees.append(name)
 
 
-def _write_in_place(steps: list[_Step], function: Function) -> None:
+def _write_in_place(steps: list[_Step], block: Block) -> None:
     """Marks slice updates that may write into the state they read: r = read(s); u = slice_update(r, ...); write(s, u).
 
     Only where nothing that shares memory with r is read afterwards, and s is not touched before u is written to it.
@@ -221,26 +449,29 @@ def _write_in_place(steps: list[_Step], function: Function) -> None:
     reader: dict[str, int] = {}
     aliases: dict[str, set[str]] = {}
     for index, step in enumerate(steps):
-        for name in step.reads():
+        for name in step.reads:
             last[name] = index
-        if step.state:
-            touched[step.state].append(index)
-        outputs = [output.name for output in step.op.outputs]
+        for state in {inner.state for inner in _all([step])} - {""}:
+            touched[state].append(index)
+        outputs = [output.name for output in step.outputs]
         if step.op.type == "read_state":
             reader[outputs[0]] = index
-        if step.op.type in MOVES and "x" in step.op.inputs:
-            source = step.op.inputs["x"][0]
-            for name in outputs:
-                aliases.setdefault(str(source), set()).add(name)
-    last.update(dict.fromkeys(function.outputs, float("inf")))
+        if step.bodies or (step.kernel and step.kernel.moves):
+            for source in step.reads:
+                aliases.setdefault(source, set()).update(outputs)
+    last.update(dict.fromkeys(block.outputs, float("inf")))
 
     def shared(name: str) -> set[str]:
-        return {name}.union(*(shared(other) for other in aliases.get(name, ())))
+        found, new = set(), {name}
+        while new:
+            found |= new
+            new = set().union(*(aliases.get(one, set()) for one in new)) - found
+        return found
 
     for index, step in enumerate(steps):
         if step.op.type != "slice_update":
             continue
-        source, updated = str(step.op.inputs["x"][0]), step.op.outputs[0].name
+        source, updated = str(step.op.inputs["x"][0]), step.outputs[0].name
         if source not in reader:
             continue
         state = steps[reader[source]].state
@@ -254,4 +485,4 @@ def _write_in_place(steps: list[_Step], function: Function) -> None:
         ):
             continue
         if all(last.get(name, -1) <= index for name in shared(source) - {updated}):
-            step.in_place = True
+            step.constants["in_place"] = True

@@ -4,18 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from milbuild.runtime.registry import integers, operation
+from milbuild.runtime.registry import operation
 
 
 @operation
 def layer_norm(
     x: Tensor,
-    axes: Tensor | None = None,
+    axes: list[int] | None = None,
     gamma: Tensor | None = None,
     beta: Tensor | None = None,
     epsilon: float = 1e-5,
 ) -> Tensor:
-    where = sorted(axis % x.ndim for axis in (range(x.ndim) if axes is None else integers(axes)))
+    where = sorted(axis % x.ndim for axis in (range(x.ndim) if axes is None else axes))
     if where == list(range(x.ndim - len(where), x.ndim)):
         return F.layer_norm(x, x.shape[where[0] :], gamma, beta, epsilon)
     shape = [x.shape[axis] if axis in where else 1 for axis in range(x.ndim)]

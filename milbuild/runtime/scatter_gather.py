@@ -1,7 +1,5 @@
 """Gathering by index (coremltools: ops/defs/iOS15/scatter_gather.py)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -17,11 +15,10 @@ def _inside(indices: Tensor, size: int) -> Tensor:
 
 
 @moves
-def gather(x: Any, indices: Any, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
-    x = torch.as_tensor(x)
+def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     if batch_dims:
         raise ValueError("gather with batch_dims is not known yet")
-    indices = _inside(torch.as_tensor(indices), x.shape[axis])
+    indices = _inside(indices, x.shape[axis])
     taken = torch.index_select(x, axis, indices.reshape(-1))
     axis %= x.ndim
     return taken.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))

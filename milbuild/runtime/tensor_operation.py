@@ -1,20 +1,16 @@
-"""Whole tensors: joining, splitting, filling, counting (coremltools: ops/defs/iOS15/tensor_operation.py, control_flow.py)."""
-
-from typing import Any
+"""Whole tensors: joining, splitting, filling, counting (coremltools: ops/defs/iOS15/tensor_operation.py)."""
 
 import torch
 from torch import Tensor
 
-from milbuild.runtime.registry import integers, moves, operation
+from milbuild.runtime.registry import moves, operation
 
 
 @moves
-def concat(values: list[Any], axis: int, interleave: bool = False) -> Tensor:
+def concat(values: list[Tensor], axis: int, interleave: bool = False) -> Tensor:
     if interleave:
         raise ValueError("concat with interleave is not known yet")
-    return torch.cat(
-        [torch.as_tensor(value).reshape(-1) if not getattr(value, "ndim", 0) else value for value in values], axis
-    )
+    return torch.cat([value if value.ndim else value[None] for value in values], axis)
 
 
 @operation
@@ -26,31 +22,18 @@ def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = Fa
 
 
 @moves
-def fill(shape: Tensor, value: Any = 0.0) -> Tensor:
-    return torch.full(
-        integers(shape), value, dtype=torch.int32 if isinstance(value, int) and not isinstance(value, bool) else None
-    )
+def fill(shape: list[int], value: Tensor) -> Tensor:
+    return value.expand(shape)
 
 
 @moves
-def identity(x: Any) -> Any:
+def identity(x: Tensor) -> Tensor:
     return x
 
 
 @operation
-def range_1d(start: Any, end: Any, step: Any) -> Tensor:
-    numbers = [value.item() if isinstance(value, Tensor) else value for value in (start, end, step)]
-    return torch.arange(*numbers, dtype=torch.float32 if isinstance(numbers[0], float) else torch.int32)
-
-
-@moves
-def select(cond: Tensor, a: Any, b: Any) -> Tensor:
-    kind = next(
-        (value.dtype for value in (a, b) if isinstance(value, Tensor)),
-        torch.float32 if isinstance(a, float) else torch.int32,
-    )
-    a, b = (torch.as_tensor(value, dtype=kind) for value in (a, b))
-    return torch.where(cond, a, b)
+def range_1d(start: Tensor, end: Tensor, step: Tensor) -> Tensor:
+    return torch.arange(start.item(), end.item(), step.item(), dtype=start.dtype)
 
 
 @operation
@@ -60,13 +43,11 @@ def shape(x: Tensor) -> Tensor:
 
 @moves
 def split(
-    x: Tensor, num_splits: int | None = None, split_sizes: Tensor | None = None, axis: int = 0
+    x: Tensor, num_splits: int | None = None, split_sizes: list[int] | None = None, axis: int = 0
 ) -> tuple[Tensor, ...]:
-    return torch.split(
-        x, integers(split_sizes) if split_sizes is not None else x.shape[axis] // (num_splits or 1), axis
-    )
+    return torch.split(x, split_sizes if split_sizes is not None else x.shape[axis] // (num_splits or 1), axis)
 
 
 @moves
-def tile(x: Tensor, reps: Tensor) -> Tensor:
-    return x.repeat(integers(reps))
+def tile(x: Tensor, reps: list[int]) -> Tensor:
+    return x.repeat(reps)

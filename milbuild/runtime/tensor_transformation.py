@@ -2,46 +2,47 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from milbuild.runtime.registry import integers, moves
+from milbuild.runtime.registry import moves
 
 
 @moves
-def expand_dims(x: Any, axes: Tensor) -> Tensor:
-    y = torch.as_tensor(x)
-    rank = y.ndim + len(integers(axes))
-    for axis in sorted(axis % rank for axis in integers(axes)):
+def expand_dims(x: Tensor, axes: list[int]) -> Tensor:
+    y = x
+    rank = y.ndim + len(axes)
+    for axis in sorted(axis % rank for axis in axes):
         y = y.unsqueeze(axis)
     return y
 
 
 @moves
-def reshape(x: Tensor, shape: Tensor) -> Tensor:
-    sizes = integers(shape)
+def reshape(x: Tensor, shape: list[int]) -> Tensor:
     # 0 keeps the axis of the same number.
-    return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)])
+    return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)])
 
 
 @moves
-def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
-    return x.squeeze() if axes is None else x.squeeze([axis % x.ndim for axis in integers(axes)])
+def squeeze(x: Tensor, axes: list[int] | None = None) -> Tensor:
+    return x.squeeze() if axes is None else x.squeeze([axis % x.ndim for axis in axes])
 
 
 @moves
-def transpose(x: Tensor, perm: Tensor) -> Tensor:
-    return x.permute(integers(perm))
+def transpose(x: Tensor, perm: list[int]) -> Tensor:
+    return x.permute(perm)
 
 
 def _slices(
-    x: Tensor, begin: Any, end: Any, stride: Any, begin_mask: Any, end_mask: Any, squeeze_mask: Any
+    x: Tensor,
+    first: list[int],
+    last: list[int],
+    stride: list[int] | None,
+    begin_mask: list[bool] | None,
+    end_mask: list[bool] | None,
+    squeeze_mask: list[bool] | None,
 ) -> tuple[Any, ...]:
-    first, last = integers(begin), integers(end)
-    steps = [1] * x.ndim if stride is None else integers(stride)
-    free_begin, free_end, squeezed = (
-        [0] * x.ndim if mask is None else integers(mask) for mask in (begin_mask, end_mask, squeeze_mask)
-    )
+    steps = stride or [1] * x.ndim
+    free_begin, free_end, squeezed = (mask or [False] * x.ndim for mask in (begin_mask, end_mask, squeeze_mask))
     if any(step < 0 for step in steps):
         raise ValueError("a slice with a negative stride is not known yet")
     slices: list[Any] = []
@@ -58,12 +59,12 @@ def _slices(
 @moves
 def slice_by_index(
     x: Tensor,
-    begin: Any,
-    end: Any,
-    stride: Any = None,
-    begin_mask: Any = None,
-    end_mask: Any = None,
-    squeeze_mask: Any = None,
+    begin: list[int],
+    end: list[int],
+    stride: list[int] | None = None,
+    begin_mask: list[bool] | None = None,
+    end_mask: list[bool] | None = None,
+    squeeze_mask: list[bool] | None = None,
 ) -> Tensor:
     return x[_slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)]
 
@@ -72,12 +73,13 @@ def slice_by_index(
 def slice_update(
     x: Tensor,
     update: Tensor,
-    begin: Any,
-    end: Any,
-    stride: Any = None,
-    begin_mask: Any = None,
-    end_mask: Any = None,
-    squeeze_mask: Any = None,
+    begin: list[int],
+    end: list[int],
+    stride: list[int] | None = None,
+    begin_mask: list[bool] | None = None,
+    end_mask: list[bool] | None = None,
+    squeeze_mask: list[bool] | None = None,
+    *,
     in_place: bool = False,
 ) -> Tensor:
     where = _slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
@@ -89,7 +91,5 @@ def slice_update(
 
 
 @moves
-def slice_by_size(x: Tensor, begin: Any, size: Any) -> Tensor:
-    sizes = integers(size)
-    first = integers(begin)
-    return x[tuple(slice(b, None if n == -1 else b + n) for b, n in zip(first, sizes, strict=True))]
+def slice_by_size(x: Tensor, begin: list[int], size: list[int]) -> Tensor:
+    return x[tuple(slice(b, None if n == -1 else b + n) for b, n in zip(begin, size, strict=True))]

@@ -1,0 +1,1 @@
+"""The last step of a classifier (coremltools: ops/defs/iOS15/classify.py)."""

@@ -1,0 +1,1 @@
+"""Pooling (coremltools: ops/defs/iOS15/pool.py)."""

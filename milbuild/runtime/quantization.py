@@ -1,0 +1,1 @@
+"""Quantized values (coremltools: ops/defs/iOS17/quantization_ops.py)."""

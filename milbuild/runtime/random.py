@@ -1,0 +1,1 @@
+"""Random numbers (coremltools: ops/defs/iOS15/random.py)."""
