@@ -68,8 +68,7 @@ def reduce_prod(x: Tensor, axes: list[int] | None = None, keep_dims: bool = Fals
 
 @operation
 def reduce_sum(x: Tensor, axes: list[int] | None = None, keep_dims: bool = False) -> Tensor:
-    total: Tensor = torch.sum(x, _axes(x, axes), keep_dims, dtype=x.dtype)
-    return total
+    return torch.sum(x, _axes(x, axes), keep_dims, dtype=x.dtype)
 
 
 @operation

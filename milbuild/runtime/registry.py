@@ -18,7 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,18 +46,20 @@ class Kernel:
 
 OPERATIONS: dict[str, Kernel] = {}
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-def operation(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def operation(function: F) -> F:
     """Registers a function under its name; a trailing underscore, for names that Python keeps for itself, is dropped."""
     return _register(function, moves=False)
 
 
-def moves(function: Callable[..., Any]) -> Callable[..., Any]:
+def moves(function: F) -> F:
     """Registers an operation whose results hold values of its arguments and may share memory with them."""
     return _register(function, moves=True)
 
 
-def _register(function: Callable[..., Any], moves: bool) -> Callable[..., Any]:
+def _register(function: F, moves: bool) -> F:
     hints = typing.get_type_hints(function)
     parameters, extras = {}, set()
     for name, parameter in inspect.signature(function).parameters.items():
