@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 JOBS ?= auto
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint mutants bench clean setup
+.PHONY: demo test test-all lint mutants conformance conformance-ci bench clean setup
 
 setup: .venv/ready
 
@@ -35,8 +35,16 @@ lint: setup
 mutants: setup
 	$(BIN)/python -m tests.runtime.mutants
 
+# coremltools' own tests of the operations: all of them, and what fits into five minutes.
+conformance: setup
+	$(BIN)/python -m tests.conformance.run
+
+conformance-ci: setup
+	$(BIN)/python -m tests.conformance.run --ci
+
 bench: setup
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/runtime.py
 
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands() -> None:
-    assert set(COMMANDS) == {"build", "validate", "generate", "inspect", "list", "demo"}
+    assert set(COMMANDS) == {"build", "validate", "generate", "inspect", "profile", "list", "demo"}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -242,6 +242,48 @@ def test_inspect_for_people(command: CommandLine, folder: Path) -> None:
     assert (result.code, result.err) == (0, "")
     for words in ("s.mlpackage", "function main", "function prefill", "key_cache", "input_ids", "logits", "position"):
         assert words in result.out
+
+
+def test_profile_json(command: CommandLine, folder: Path, tmp_path: Path) -> None:
+    before = files(folder)
+    arguments = ("--function", "prefill", "--repeat", "1", "--precision", "float32", "--threads", "1")
+    result = command("profile", folder / "s.mlpackage", *arguments, "--plot", "p.svg", "--json", cwd=tmp_path)
+    assert (result.code, result.err) == (0, "Wrote p.svg\n")
+    found = json.loads(result.out)
+    assert (found["function"], found["precision"], found["threads"], found["repeat"]) == ("prefill", "float32", 1, 1)
+    assert found["types"][0].keys() == {"name", "calls", "seconds", "bytes"}
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+    assert files(folder) == before
+
+
+def test_profile_for_people(command: CommandLine, folder: Path) -> None:
+    result = command("profile", "p.mlpackage", "--repeat", "1", cwd=folder)
+    assert (result.code, result.err) == (0, "")
+    for words in ("ms a prediction", "by operation type", "layer_norm", "by landmark", "transformer_h_*_mlp_c_fc"):
+        assert words in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--function", "decode"), "has no function decode; it has main"),
+        (("--precision", "half"), "known are declared, float32"),
+        (("--shape", "input_ids"), "--shape is 'input_ids'"),
+        (("--shape", "x=1,2"), "has no array x; it has input_ids"),
+        (("--shape", "input_ids=1,2"), "has the shape (1, 2)"),
+        (("--shape", "input_ids=0"), "a size is at least 1"),
+        (("--repeat", "0"), "repeat is 0"),
+        (("--threads", "0"), "threads is 0"),
+        (("--plot", "p.doc"), "cannot be written as p.doc"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_profile_refuses(arguments: tuple[str, ...], words: str, command: CommandLine, folder: Path) -> None:
+    before = files(folder)
+    result = command("profile", "p.mlpackage", *arguments, cwd=folder)
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err
+    assert files(folder) == before
 
 
 def test_reader_that_goes_away(folder: Path) -> None:

@@ -22,7 +22,7 @@ ROWS = [
     {"errors"},
 ]
 ONLY = {
-    "runtime": {"runtime", "package.reader", "errors"},
+    "runtime": {"runtime", "package.reader", "package.storage", "errors"},
     "architectures": {"architectures", "layers", "heads", "caches", "weights", "errors"},
     "weights": {"weights", "errors"},
     "layers": {"layers", "weights", "errors"},

@@ -236,6 +236,71 @@ def inspect(package: Package, as_json: Json = False) -> None:
     _print(found.as_dict() if as_json else found)
 
 
+@app.command()
+def profile(
+    package: Package,
+    function: Annotated[
+        str | None, typer.Option(help="(default: the package's default function)", show_default=False)
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="declared|float32", help="How the runtime rounds results.")
+    ] = "declared",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INPUT=1,64", help="Of an input whose shape is flexible; repeatable.", show_default=False),
+    ] = None,
+    repeat: Annotated[int, typer.Option(help="Predictions that are timed.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="(default: all cores)", show_default=False)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a picture: profile.svg, .png, .pdf.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show where the runtime spends its time on a package.
+
+    Time, calls and memory by operation type and by landmark (operations of one name, all layers together). It is the
+    time of milbuild's runtime on this machine, not of Core ML on a device.
+    """
+    shapes = _shapes(shape or [])
+    if threads is not None and threads < 1:
+        raise Error(f"threads is {threads}; it takes at least 1")
+    from milbuild.cli import imports
+
+    imports.prepare()
+    from milbuild import runtime
+    from milbuild.errors import missing_torch
+
+    with _status("predicting"):
+        model = runtime.load(package, function, precision)
+        try:
+            import torch
+        except ModuleNotFoundError:
+            raise missing_torch("milbuild profile") from None
+        from milbuild.runtime.profiling import examples
+        from milbuild.runtime.profiling import profile as measure
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        found = measure(model, examples(model, shapes), repeat)
+    if plot is not None:
+        found.plot(plot)
+        _note(f"Wrote {plot}")
+    _print(found.as_dict() if as_json else found)
+
+
+def _shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for text in texts:
+        name, _, sizes = text.partition("=")
+        try:
+            found[name] = tuple(int(size) for size in sizes.split(","))
+        except ValueError:
+            raise Error(f"--shape is {text!r}", "Write the input and its sizes: --shape input_ids=1,64") from None
+        if min(found[name]) < 1:
+            raise Error(f"--shape is {text!r}; a size is at least 1")
+    return found
+
+
 @app.command(name="list")
 def list_(as_json: Json = False) -> None:
     """List the model types that can be built.

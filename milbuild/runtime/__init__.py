@@ -4,18 +4,21 @@
     state = model.make_state()
     outputs = model.predict({"input_ids": ids, "position": [0]}, state)
 
-Inputs, outputs and states are those of coremltools' MLModel. It shows what a package computes, not what Apple's compiler
-and hardware make of it. Stands on `package.reader` and on nothing else of milbuild.
+Inputs, outputs and states are those of coremltools' MLModel; `enable()` puts this under coremltools' own MLModel. It shows
+what a package computes, not what Apple's compiler and hardware make of it. Stands on `package.reader` and on nothing else of
+milbuild.
 """
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milbuild.errors import missing_torch
-from milbuild.package.reader import Package
 
-__all__ = ["load"]
+if TYPE_CHECKING:
+    from milbuild.runtime.dropin import disable, enable
+
+__all__ = ["disable", "enable", "load"]
 
 
 def load(
@@ -39,6 +42,8 @@ def load(
     Raises:
         milbuild.Error: for what is no package, has no such function, or holds an operation that is not known.
     """
+    from milbuild.package.reader import Package
+
     try:
         from milbuild.runtime.engine import Engine
     except ModuleNotFoundError as error:
@@ -46,3 +51,11 @@ def load(
             raise
         raise missing_torch("milbuild.runtime") from None
     return Engine(Package(os.fspath(path)), function_name, precision, keep)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("disable", "enable"):
+        from milbuild.runtime import dropin
+
+        return getattr(dropin, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

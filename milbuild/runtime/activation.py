@@ -6,14 +6,22 @@ from torch import Tensor
 
 from milbuild.runtime.registry import operation
 
+# What torch calls the modes of gelu that it knows.
+GELU = {"EXACT": "none", "TANH_APPROXIMATION": "tanh"}
+
+
+def _per_channel(x: Tensor, values: Tensor) -> Tensor:
+    """One value a channel, the second axis of x."""
+    return values.reshape(-1, *[1] * (x.ndim - 2))
+
 
 @operation
 def clamped_relu(x: Tensor, alpha: float, beta: float) -> Tensor:
-    return torch.minimum(torch.where(x >= 0, x, x * alpha), torch.tensor(beta))
+    return F.leaky_relu(x, alpha).clamp(max=beta)
 
 
 @operation
-def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+def elu(x: Tensor, alpha: float) -> Tensor:
     return F.elu(x, alpha)
 
 
@@ -21,12 +29,22 @@ def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
     if mode == "SIGMOID_APPROXIMATION":
         return x * torch.sigmoid(1.702 * x)
-    return F.gelu(x, approximate="tanh" if mode == "TANH_APPROXIMATION" else "none")
+    return F.gelu(x, approximate=GELU[mode])
 
 
 @operation
-def leaky_relu(x: Tensor, alpha: float = 0.01) -> Tensor:
-    return torch.where(x >= 0, x, x * alpha)
+def leaky_relu(x: Tensor, alpha: float) -> Tensor:
+    return F.leaky_relu(x, alpha)
+
+
+@operation
+def linear_activation(x: Tensor, alpha: float, beta: float) -> Tensor:
+    return x * alpha + beta
+
+
+@operation
+def prelu(x: Tensor, alpha: Tensor) -> Tensor:
+    return torch.where(x > 0, x, x * _per_channel(x, alpha))
 
 
 @operation
@@ -40,12 +58,17 @@ def relu6(x: Tensor) -> Tensor:
 
 
 @operation
+def scaled_tanh(x: Tensor, alpha: float, beta: float) -> Tensor:
+    return torch.tanh(x * beta) * alpha
+
+
+@operation
 def sigmoid(x: Tensor) -> Tensor:
     return torch.sigmoid(x)
 
 
 @operation
-def sigmoid_hard(x: Tensor, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
+def sigmoid_hard(x: Tensor, alpha: float, beta: float) -> Tensor:
     return (x * alpha + beta).clamp(0, 1)
 
 
@@ -61,9 +84,19 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 @operation
 def softplus(x: Tensor) -> Tensor:
-    return torch.logaddexp(x, torch.zeros(()))
+    return F.softplus(x)
+
+
+@operation
+def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    return F.softplus(x * _per_channel(x, beta)) * _per_channel(x, alpha)
 
 
 @operation
 def softsign(x: Tensor) -> Tensor:
     return F.softsign(x)
+
+
+@operation
+def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
+    return torch.where(x >= alpha, x, 0)

@@ -6,6 +6,16 @@ from torch import Tensor
 from milbuild.runtime.registry import operation
 
 
+def _divide(x: Tensor, y: Tensor, rounding: str) -> Tensor:
+    """Integers divided: by zero 0, as numpy does; by -1 the negative, where the processor's own division may trap."""
+    special = (y == 0) | (y == -1)
+    return torch.where(special, x * y, torch.div(x, torch.where(special, 1, y), rounding_mode=rounding))
+
+
+def _whole(x: Tensor, y: Tensor) -> bool:
+    return not (x.is_floating_point() or y.is_floating_point())
+
+
 @operation
 def add(x: Tensor, y: Tensor) -> Tensor:
     return x + y
@@ -23,17 +33,20 @@ def mul(x: Tensor, y: Tensor) -> Tensor:
 
 @operation
 def real_div(x: Tensor, y: Tensor) -> Tensor:
-    return torch.div(x, y) if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
+    return _divide(x, y, "trunc") if _whole(x, y) else torch.div(x, y)
 
 
 @operation
 def floor_div(x: Tensor, y: Tensor) -> Tensor:
-    return torch.div(x, y, rounding_mode="floor")
+    return _divide(x, y, "floor") if _whole(x, y) else torch.div(x, y, rounding_mode="floor")
 
 
 @operation
 def mod(x: Tensor, y: Tensor) -> Tensor:
-    return torch.remainder(x, y)
+    if _whole(x, y):
+        return torch.remainder(x, torch.where(y == 0, 1, y))  # nothing remains of a division by 0, as numpy has it
+    # In float32 torch gives NaN where the quotient is too large for it, but only to some elements.
+    return torch.remainder(x.double(), y.double()).float()
 
 
 @operation
@@ -89,3 +102,8 @@ def logical_and(x: Tensor, y: Tensor) -> Tensor:
 @operation
 def logical_or(x: Tensor, y: Tensor) -> Tensor:
     return torch.logical_or(x, y)
+
+
+@operation
+def logical_xor(x: Tensor, y: Tensor) -> Tensor:
+    return torch.logical_xor(x, y)

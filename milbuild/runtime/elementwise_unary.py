@@ -5,22 +5,59 @@ from torch import Tensor
 
 from milbuild.runtime.registry import operation
 
-# The types a cast can name, as the runtime holds them. Narrow floats are rounded by the declared type of the result.
-CASTS = {
-    "fp16": torch.float32,
-    "fp32": torch.float32,
-    "int8": torch.int32,
-    "uint8": torch.int32,
-    "int16": torch.int32,
-    "uint16": torch.int32,
+# The integer types that a cast can name.
+INTEGERS = {
+    "int8": torch.int8,
+    "uint8": torch.uint8,
+    "int16": torch.int16,
+    "uint16": torch.uint16,
     "int32": torch.int32,
-    "bool": torch.bool,
 }
+FLOATS = ("fp16", "fp32")
 
 
 @operation
 def cast(x: Tensor, dtype: str) -> Tensor:
-    return x.to(CASTS[dtype])
+    """Floats saturate where an integer type ends, NaN becomes 0; integers wrap. Narrow floats are the engine's to round."""
+    if dtype in FLOATS:
+        return x.float()
+    if dtype == "bool":
+        return x.bool()
+    kind = INTEGERS[dtype]
+    if x.is_floating_point():
+        low, high = torch.iinfo(kind).min, torch.iinfo(kind).max
+        x = x.double().nan_to_num(0, high, low).clamp(low, high)  # torch leaves undefined what is out of range
+    return x.to(kind).to(torch.int32)
+
+
+@operation
+def abs_(x: Tensor) -> Tensor:
+    return torch.abs(x)
+
+
+@operation
+def acos(x: Tensor) -> Tensor:
+    return torch.acos(x)
+
+
+@operation
+def asin(x: Tensor) -> Tensor:
+    return torch.asin(x)
+
+
+@operation
+def atan(x: Tensor) -> Tensor:
+    return torch.atan(x)
+
+
+@operation
+def atanh(x: Tensor) -> Tensor:
+    return torch.atanh(x)
+
+
+@operation
+def ceil(x: Tensor) -> Tensor:
+    return torch.ceil(x)
 
 
 @operation
@@ -29,8 +66,13 @@ def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
 
 
 @operation
-def abs_(x: Tensor) -> Tensor:
-    return torch.abs(x)
+def cos(x: Tensor) -> Tensor:
+    return torch.cos(x)
+
+
+@operation
+def cosh(x: Tensor) -> Tensor:
+    return torch.cosh(x)
 
 
 @operation
@@ -44,6 +86,21 @@ def exp(x: Tensor) -> Tensor:
 
 
 @operation
+def exp2(x: Tensor) -> Tensor:
+    return torch.exp2(x) if x.is_floating_point() else cast(torch.exp2(x.double()), "int32")
+
+
+@operation
+def floor(x: Tensor) -> Tensor:
+    return torch.floor(x)
+
+
+@operation
+def inverse(x: Tensor, epsilon: float = 1e-4) -> Tensor:
+    return torch.reciprocal(x + epsilon)
+
+
+@operation
 def log(x: Tensor, epsilon: float = 1e-45) -> Tensor:
     return torch.log(x + epsilon)
 
@@ -54,8 +111,28 @@ def logical_not(x: Tensor) -> Tensor:
 
 
 @operation
+def round_(x: Tensor) -> Tensor:
+    return torch.round(x)
+
+
+@operation
 def rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
     return torch.rsqrt(x + epsilon)
+
+
+@operation
+def sign(x: Tensor) -> Tensor:
+    return torch.where(x != x, x, torch.sign(x))  # NaN stays; torch's sign of it is 0
+
+
+@operation
+def sin(x: Tensor) -> Tensor:
+    return torch.sin(x)
+
+
+@operation
+def sinh(x: Tensor) -> Tensor:
+    return torch.sinh(x)
 
 
 @operation
@@ -69,5 +146,15 @@ def square(x: Tensor) -> Tensor:
 
 
 @operation
+def tan(x: Tensor) -> Tensor:
+    return torch.tan(x)
+
+
+@operation
 def tanh(x: Tensor) -> Tensor:
     return torch.tanh(x)
+
+
+@operation
+def threshold(x: Tensor, alpha: Tensor) -> Tensor:
+    return torch.maximum(x, alpha)

@@ -7,7 +7,7 @@ freed after its last use. A slice of a state is written in place where nobody ca
 import fnmatch
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,7 @@ class Engine:
             raise Error(f"{self.where} is of the opset {self.function.opset}; known are {', '.join(OPSETS)}")
         features.check(self.description, self.function, self.where)
         self._body = self._compile(self.function, {value.name for value in self.function.inputs}, {})
+        _write_in_place(self._body.steps, self._body.block)
 
     def make_state(self) -> State:
         """A new state for one sequence. A function without states gives an empty one, as Core ML does."""
@@ -98,6 +99,19 @@ class Engine:
         self.keep = tuple(names)
         for step in _all(self._body.steps):
             step.kept = self._keeps(step.op.name)
+
+    def constants(self) -> Iterator[torch.Tensor]:
+        """Every tensor that is kept between predictions."""
+        for body in [self._body, *(body for step in _all(self._body.steps) for body in step.bodies)]:
+            for value in body.constants.values():
+                if isinstance(value, torch.Tensor):
+                    yield value
+            for step in body.steps:
+                yield from (value for value in step.constants.values() if isinstance(value, torch.Tensor))
+
+    def freed_after(self) -> dict[int, list[str]]:
+        """id of an operation -> names of the values that are freed behind it."""
+        return {id(step.op): step.frees for step in _all(self._body.steps)}
 
     def _keeps(self, name: str) -> bool:
         return name in self.keep or any("*" in pattern and fnmatch.fnmatchcase(name, pattern) for pattern in self.keep)
@@ -134,7 +148,6 @@ class Engine:
             raise Error(f"{self.where} gives out {', '.join(missing)}, which no operation makes", DAMAGED)
         read = set().union(*(step.reads for step in steps))
         _free_after_last_use(steps, block, outer | constants.keys())
-        _write_in_place(steps, block)
         # A weight that was only there to be decoded is not kept beside what it became.
         needed = {name: value for name, value in constants.items() if name in read or name in block.outputs}
         return _Body(block, steps, needed, (read | set(block.outputs)) & outer)
@@ -159,9 +172,10 @@ class Engine:
         elif op.type in BRANCHES:
             step.branch(op, place)
             for block in op.blocks:
-                if clash := sorted(known & {value.name for value in block.inputs}):
-                    raise Error(f"{self.where}: two operations give the value {', '.join(clash)}", DAMAGED)
-                body = self._compile(block, known | {value.name for value in block.inputs}, visible)
+                taken = {value.name for value in block.inputs}
+                constants = {name: value for name, value in visible.items() if name not in taken}
+                body = self._compile(block, known | taken, constants)
+                body.shadowed = known & taken
                 step.bodies.append(body)
                 step.reads |= body.reads
         else:
@@ -222,6 +236,8 @@ class Engine:
             return self._inside(chosen, (), values, buffers, callback)
         condition, repeated = step.bodies
         carried = tuple(values[name] for name in step.carried)
+        if not condition.steps and not repeated.steps:
+            raise Error(f"{step.place} never ends: nothing happens in it", DAMAGED)
         while _truth(self._inside(condition, carried, values, buffers, callback)[0], step.place):
             carried = self._inside(repeated, carried, values, buffers, callback)
         return carried
@@ -234,10 +250,14 @@ class Engine:
         buffers: dict[str, torch.Tensor],
         callback: Callback | None,
     ) -> tuple[Any, ...]:
+        # coremltools may call the variable of a loop within a loop as that of the outer one.
+        outer = {name: values[name] for name in body.shadowed if name in values}
         values.update(body.constants)
         values.update(zip((value.name for value in body.block.inputs), arguments, strict=True))
         self._play(body.steps, values, buffers, callback)
-        return tuple(values[name] for name in body.block.outputs)
+        results = tuple(values[name] for name in body.block.outputs)
+        values.update(outer)
+        return results
 
     def _keep(self, step: "_Step", values: dict[str, Any]) -> None:
         for output in step.outputs:
@@ -249,12 +269,13 @@ class Engine:
 
 @dataclass
 class _Body:
-    """A compiled block. `reads`: what it takes from around it, besides its inputs."""
+    """A compiled block. `reads`: what it takes from around it; `shadowed`: names around it that its inputs bear, too."""
 
     block: Block
     steps: list["_Step"]
     constants: dict[str, Any]
     reads: set[str]
+    shadowed: set[str] = field(default_factory=set)
 
 
 class _Output:
@@ -439,21 +460,27 @@ def _free_after_last_use(steps: list[_Step], block: Block, around: set[str]) -> 
             steps[index].frees.append(name)
 
 
-def _write_in_place(steps: list[_Step], block: Block) -> None:
+def _write_in_place(
+    steps: list[_Step], block: Block, outside: frozenset[str] = frozenset(), repeated: bool = False
+) -> None:
     """Marks slice updates that may write into the state they read: r = read(s); u = slice_update(r, ...); write(s, u).
 
-    Only where nothing that shares memory with r is read afterwards, and s is not touched before u is written to it.
+    Only where s is not touched between, and nothing else that shares memory with s is read afterwards: no other read of
+    it, no view of one, no result of a block that touches s, nothing of the blocks around (`outside`: their states)
+    and, in a loop, nothing of the round before.
     """
     touched: dict[str, list[int]] = defaultdict(list)
     last: dict[str, float] = {}
     reader: dict[str, int] = {}
+    holders: dict[str, list[tuple[int, str]]] = defaultdict(list)
     aliases: dict[str, set[str]] = {}
     for index, step in enumerate(steps):
         for name in step.reads:
             last[name] = index
+        outputs = [output.name for output in step.outputs]
         for state in {inner.state for inner in _all([step])} - {""}:
             touched[state].append(index)
-        outputs = [output.name for output in step.outputs]
+            holders[state] += [(index, name) for name in outputs]
         if step.op.type == "read_state":
             reader[outputs[0]] = index
         if step.bodies or (step.kernel and step.kernel.moves):
@@ -461,14 +488,28 @@ def _write_in_place(steps: list[_Step], block: Block) -> None:
                 aliases.setdefault(source, set()).update(outputs)
     last.update(dict.fromkeys(block.outputs, float("inf")))
 
-    def shared(name: str) -> set[str]:
-        found, new = set(), {name}
+    def shared(names: Iterable[str]) -> set[str]:
+        found: set[str] = set()
+        new = set(names)
         while new:
             found |= new
             new = set().union(*(aliases.get(one, set()) for one in new)) - found
         return found
 
+    def held(state: str, index: int, besides: str = "") -> bool:
+        """Is a value that shares memory with the state read from this step on?"""
+        names = shared(name for at, name in holders[state] if at < index) - {besides}
+        return any(last.get(name, -1) >= index for name in names)
+
+    if repeated:
+        outside |= {state for state, made in holders.items() if shared(name for _, name in made) & set(block.outputs)}
     for index, step in enumerate(steps):
+        if step.bodies:
+            loop = step.op.type == "while_loop"
+            states = {inner.state for inner in _all([step])} - {""}
+            inside = outside | {state for state in states if held(state, index)}
+            for body in step.bodies[1:] if loop else step.bodies:
+                _write_in_place(body.steps, body.block, inside, loop)
         if step.op.type != "slice_update":
             continue
         source, updated = str(step.op.inputs["x"][0]), step.outputs[0].name
@@ -484,5 +525,5 @@ def _write_in_place(steps: list[_Step], block: Block) -> None:
             or steps[then].data != updated
         ):
             continue
-        if all(last.get(name, -1) <= index for name in shared(source) - {updated}):
+        if state not in outside and not held(state, index + 1, besides=updated):
             step.constants["in_place"] = True

@@ -148,7 +148,7 @@ def _image(name: str, image: Any, value: Any, rounds: bool) -> torch.Tensor:
     if value.mode != mode:
         raise Error(f"the input {name} takes an image of the mode {mode}, got {value.mode}", f"image.convert({mode!r})")
     _check_size(name, image, *value.size)
-    array = np.asarray(value, np.float32)
+    array = np.array(value, np.float32)
     planes = array[..., list(order)].transpose(2, 0, 1) if order else array[None]
     tensor = torch.from_numpy(np.ascontiguousarray(planes[None]))
     return tensor.half().float() if rounds else tensor  # whole numbers up to 255 stay as they are

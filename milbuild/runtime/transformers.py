@@ -8,4 +8,7 @@ from milbuild.runtime.registry import operation
 
 @operation
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """A query that may look at nothing gets zeros, as PyTorch has it."""
+    if attn_mask is not None and attn_mask.ndim == 1:
+        attn_mask = attn_mask[None]  # torch wants an axis of the queries
     return F.scaled_dot_product_attention(query, key, value, attn_mask)

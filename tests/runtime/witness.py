@@ -43,7 +43,7 @@ def witness(*operations: str) -> Callable[[Any], Any]:
 
     def mark(test: Any) -> Any:
         if hypothesis.is_hypothesis_test(test):
-            test = hypothesis.settings(max_examples=EXAMPLES)(test)
+            test = hypothesis.settings(max_examples=EXAMPLES, deadline=None)(test)
         each = "operation" in inspect.signature(test).parameters
         for name in operations:
             call = (lambda name=name: test(operation=name)) if each else test
@@ -68,7 +68,8 @@ def save(function: Function, path: Path, opset: int = 8) -> Path:
         state = types.is_state(var._sym_type)
         feature = (spec.description.state if state else spec.description.input).add(name=name)
         multi = feature.type.stateType.arrayType if state else feature.type.multiArrayType
-        multi.dataType = proto.FeatureTypes_pb2.ArrayFeatureType.FLOAT32
+        whole = not state and types.is_int(var.dtype)
+        multi.dataType = getattr(proto.FeatureTypes_pb2.ArrayFeatureType, "INT32" if whole else "FLOAT32")
         multi.shape.extend(1 if types.is_state(var._sym_type) or not isinstance(d, int) else d for d in var.shape)
         if not state and not all(isinstance(d, int) for d in var.shape):
             for d in var.shape:

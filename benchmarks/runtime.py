@@ -1,0 +1,183 @@
+"""What the runtime takes to play a package, against Hugging Face's eager model in float32 on the same threads.
+
+    python benchmarks/runtime.py [--repeat 7] [--threads N] [--json FILE]
+
+GPT-2 (124 million parameters, random weights): a prefill of 64 and of 512 tokens, and 64 tokens decoded one by one behind a
+prompt of 64, with a state. BERT base: 64 tokens through a package that torch.jit.trace and coremltools made. The three
+competitors of a row take turns within one process; the table shows medians and the ratio to Hugging Face's.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ["TQDM_DISABLE"] = "1"
+
+import checkpoints
+import numpy as np
+import torch
+
+PROMPT, DECODED = 64, 64
+PRECISIONS = ("float32", "declared")
+
+Case = dict[str, Callable[[], Any]]
+
+
+def token_ids(count: int, vocabulary: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, vocabulary, (1, count)).astype(np.int32)
+
+
+def gpt2(folder: Path) -> dict[str, Case]:
+    from transformers import GPT2LMHeadModel
+
+    import milbuild
+    from milbuild import runtime
+
+    checkpoints.make("gpt2", folder / "checkpoint")
+    eager = GPT2LMHeadModel.from_pretrained(folder / "checkpoint", attn_implementation="eager").eval()
+    cases: dict[str, Case] = {}
+    for count in (64, 512):
+        path = folder / f"prefill{count}.mlpackage"
+        milbuild.build(folder / "checkpoint", sequence_length=count).save(path)
+        ids = token_ids(count, checkpoints.VOCABULARY)
+        tokens = torch.from_numpy(ids).long()
+        case: Case = {"Hugging Face": lambda tokens=tokens: eager(tokens, use_cache=False).logits}
+        for precision in PRECISIONS:
+            model = runtime.load(path, precision=precision)
+            case[precision] = lambda model=model, ids=ids: model.predict({"input_ids": ids})
+        cases[f"GPT-2, prefill of {count} tokens"] = case
+
+    path = folder / "decode.mlpackage"
+    milbuild.build(folder / "checkpoint", cache="state", context_length=PROMPT + DECODED, prefill_length=PROMPT).save(
+        path
+    )
+    ids = token_ids(PROMPT, checkpoints.VOCABULARY)
+
+    def decode_eager() -> float:
+        output = eager(torch.from_numpy(ids).long(), use_cache=True)
+        cache, token = output.past_key_values, output.logits[:, -1:].argmax(-1)
+        start = time.perf_counter()
+        for _ in range(DECODED):
+            output = eager(token, past_key_values=cache, use_cache=True)
+            token = output.logits[:, -1:].argmax(-1)
+        return time.perf_counter() - start
+
+    def decode(model: Any, prefill: Any) -> float:
+        state = model.make_state()
+        logits = prefill.predict({"input_ids": ids, "position": [0]}, state)["logits"]
+        token = logits[:, -1:].argmax(-1)
+        start = time.perf_counter()
+        for at in range(PROMPT, PROMPT + DECODED):
+            token = model.predict({"input_ids": token, "position": [at]}, state)["logits"].argmax(-1)
+        return time.perf_counter() - start
+
+    case = {"Hugging Face": decode_eager}
+    for precision in PRECISIONS:
+        model, prefill = (runtime.load(path, name, precision) for name in ("main", "prefill"))
+        case[precision] = lambda model=model, prefill=prefill: decode(model, prefill)
+    cases[f"GPT-2, {DECODED} tokens decoded"] = case
+    return cases
+
+
+def bert(folder: Path) -> dict[str, Case]:
+    import coremltools as ct
+    from transformers import BertConfig, BertModel
+
+    from milbuild import runtime
+
+    class Hidden(torch.nn.Module):
+        """token ids -> hidden states. The mask is ready-made: with transformers 5 its making does not convert."""
+
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__()
+            self.model = model
+            self.register_buffer("mask", torch.zeros((1, 1, PROMPT, PROMPT)))
+            self.register_buffer("types", torch.zeros((1, PROMPT), dtype=torch.int64))
+            self.register_buffer("positions", torch.arange(PROMPT)[None])
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            arguments = {"token_type_ids": self.types, "position_ids": self.positions, "attention_mask": self.mask}
+            hidden: torch.Tensor = self.model(input_ids, **arguments).last_hidden_state
+            return hidden
+
+    torch.manual_seed(0)
+    config = BertConfig(attn_implementation="eager")
+    eager = BertModel(config, add_pooling_layer=False).eval()
+    ids = token_ids(PROMPT, config.vocab_size)
+    graph = torch.jit.trace(Hidden(eager), torch.from_numpy(ids).long(), check_trace=False)
+    path = folder / "bert.mlpackage"
+    ct.convert(
+        graph,
+        inputs=[ct.TensorType("input_ids", ids.shape, np.int32)],
+        outputs=[ct.TensorType("hidden")],
+        minimum_deployment_target=ct.target.iOS18,
+        compute_precision=ct.precision.FLOAT16,
+        skip_model_load=True,
+    ).save(str(path))
+    case: Case = {"Hugging Face": lambda: eager(torch.from_numpy(ids).long()).last_hidden_state}
+    for precision in PRECISIONS:
+        model = runtime.load(path, precision=precision)
+        case[precision] = lambda model=model: model.predict({"input_ids": ids})
+    return {f"BERT base, traced, {PROMPT} tokens": case}
+
+
+def measure(case: Case, repeat: int) -> dict[str, float]:
+    """Median milliseconds of each competitor, who take turns. One that times itself returns its seconds."""
+    taken: dict[str, list[float]] = {name: [] for name in case}
+    for turn in range(repeat + 1):
+        for name, run in case.items():
+            start = time.perf_counter()
+            with torch.no_grad():
+                own = run()
+            seconds = own if isinstance(own, float) else time.perf_counter() - start
+            if turn:  # the first round only warms up
+                taken[name].append(1e3 * seconds)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    lines = [
+        "| ms, median | Hugging Face, float32 | runtime, float32 | ratio | runtime, declared float16 | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        base = row["Hugging Face"]
+        cells = [f"{base:.1f}"]
+        for precision in PRECISIONS:
+            cells += [f"{row[precision]:.1f}", f"{row[precision] / base:.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Times the runtime against Hugging Face's eager model.")
+    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", choices=("gpt2", "bert"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in {"gpt2": gpt2, "bert": bert}.items():
+            if arguments.only in (None, name):
+                with torch.no_grad():
+                    cases = make(Path(folder))
+                rows |= {label: measure(case, arguments.repeat) for label, case in cases.items()}
+    print(table(rows))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "coremltools", "numpy"))
+    print(f"\n{arguments.threads} threads, {platform.machine()}, {platform.system()}; {packages}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
