@@ -107,6 +107,9 @@ def test_states_are_checked(package: Path) -> None:
         one.predict(inputs)
     with pytest.raises(milbuild.Error, match="the state is of another model"):
         one.predict(inputs, other.make_state())
+    twin = milbuild.build(checkpoint(), cache="state", logits="last")
+    with pytest.raises(milbuild.Error, match="the state is of another model than"):
+        one.predict(inputs, twin.make_state())
     with pytest.raises(milbuild.Error, match="not what make_state"):
         one.predict(inputs, {})
     state = one.make_state()

@@ -3,6 +3,8 @@
 Nothing is ever written into a package that is read. The runtime and inspect stand on this.
 """
 
+import functools
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -72,6 +74,11 @@ class Package:
                 "Convert it for iOS 15 or later (convert_to='mlprogram').",
             )
         self._files: dict[str, np.ndarray] = {}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Tells models apart: of everything but the weights in files."""
+        return hashlib.sha256(self.spec.SerializeToString(deterministic=True)).hexdigest()
 
     @property
     def function_names(self) -> list[str]:

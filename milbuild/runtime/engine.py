@@ -31,10 +31,13 @@ Callback = Callable[[Operation, tuple[Any, ...]], None]
 
 
 class State:
-    """The states of one sequence, all zeros at first; functions of the same package may share it."""
+    """The states of one sequence, all zeros at first; functions of the same package may share it.
 
-    def __init__(self, package: str, shapes: dict[str, tuple[int, ...]]) -> None:
-        self.package = package
+    `model` is the digest of the package that it belongs to.
+    """
+
+    def __init__(self, model: str, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.model = model
         self.buffers = {name: torch.zeros(shape) for name, shape in shapes.items()}
 
     def read_state(self, name: str) -> np.ndarray:
@@ -76,7 +79,7 @@ class Engine:
 
     def make_state(self) -> State:
         """A new state for one sequence. A function without states gives an empty one, as Core ML does."""
-        return State(str(self.package.path), self.states)
+        return State(self.package.digest, self.states)
 
     def predict(
         self, data: dict[str, Any], state: State | None = None, callback: Callback | None = None
@@ -196,7 +199,9 @@ class Engine:
             raise Error(f"state is a {type(state).__name__}, not what make_state() gives")
         for name, shape in self.states.items():
             if name not in state.buffers or tuple(state.buffers[name].shape) != shape:
-                raise Error(f"the state is of another model: it has no {name} of shape {shape}")
+                raise Error(f"the state is of another model or function: it has no {name} of shape {shape}")
+        if state.model != self.package.digest:
+            raise Error(f"the state is of another model than {self.where}", "Pass predict one of its make_state().")
         return state.buffers
 
     def _play(
