@@ -53,19 +53,28 @@ ROUNDED = "within the test's own tolerance as soon as nothing is rounded to the 
 # Tests whose own expectation is wrong, or too strict by the nature of float16, where a float32 conversion is given float16
 # data: they run and are held to STRICT, and a case that only meets that is "explained". By function, and only cases whose
 # name has such data in it: which of these fail depends on their random numbers.
-_CONV = "the expectation is made of float32 weights and inputs, the program has them in float16; the test allows 1e-4"
+_DATA = "the expectation is made of float32 weights and inputs, the program has them in float16; the test allows 1e-4"
 _SPARSE = "the expectation is a sum in float16, the program adds in float32; the test allows 1e-4"
 _COORDINATES = "the expectation is made of float32 coordinates, the program has them in float16; the test allows 1e-4"
 EXPLAINED = {
-    "iOS14/test_conv.py::TestConv::test_builder_to_backend_stress": _CONV,
-    "iOS14/test_conv.py::TestConvTranspose::test_builder_to_backend_stress": _CONV,
+    "iOS14/test_conv.py::TestConv::test_builder_to_backend_stress": _DATA,
+    "iOS14/test_conv.py::TestConvTranspose::test_builder_to_backend_stress": _DATA,
+    "iOS14/test_normalization.py::TestNormalizationInstanceNorm::test_builder_to_backend_smoke_with_gamma_and_beta": _DATA,
+    "iOS14/test_normalization.py::TestNormalizationL2Norm::test_builder_to_backend_stress": _DATA,
     "iOS16/test_image_resizing.py::TestResample::test_builder_to_backend_smoke_iOS16": _COORDINATES,
-    "iOS17/test_conv.py::TestConv::test_builder_to_backend_stress": _CONV,
-    "iOS17/test_conv.py::TestConvTranspose::test_builder_to_backend_stress": _CONV,
+    "iOS17/test_conv.py::TestConv::test_builder_to_backend_stress": _DATA,
+    "iOS17/test_conv.py::TestConvTranspose::test_builder_to_backend_stress": _DATA,
     "iOS17/test_image_resizing.py::TestResample::test_builder_to_backend_smoke": _COORDINATES,
+    "iOS17/test_normalization.py::TestNormalizationInstanceNorm::test_builder_to_backend_smoke_with_gamma_and_beta": _DATA,
+    "iOS17/test_normalization.py::TestNormalizationL2Norm::test_builder_to_backend_stress": _DATA,
+    "iOS17/test_recurrent.py::TestGRU::test_builder_to_backend_smoke": _DATA,
+    "iOS17/test_recurrent.py::TestLSTM::test_builder_to_backend_smoke_bidirlstm": _DATA,
+    "iOS17/test_recurrent.py::TestLSTM::test_builder_to_backend_smoke_unilstm": _DATA,
+    "iOS17/test_recurrent.py::TestRNN::test_builder_to_backend_smoke": _DATA,
     "iOS18/test_compression.py::TestConstexprLutToSparse::test_builder_to_backend_stress": _SPARSE,
     "iOS18/test_compression.py::TestConstexprSparseToDense::test_builder_to_backend_stress": _SPARSE,
     "iOS18/test_compression.py::TestJointCompressionOps::test_sparse_lut": _SPARSE,
+    "iOS18/test_recurrent.py::TestGRU::test_builder_to_backend_smoke": _DATA,
 }
 
 # The same for float32 conversions of whatever data.
@@ -76,6 +85,21 @@ MISWRITTEN = {
     "iOS17/test_normalization.py::TestNormalizationLocalResponseNorm::test_builder_to_backend_smoke": _CHANNELS,
     "iOS16/test_image_resizing.py::TestCropResize::test_builder_to_backend_ios16": _LITERAL,
     "iOS17/test_image_resizing.py::TestCropResize::test_builder_to_backend_ios17": _LITERAL,
+}
+
+# Failures that stay, and why. They count as failures.
+KNOWN = {
+    "iOS15/test_image_resizing.py::TestCropResize::test_builder_to_backend_smoke": (
+        "the box is inverted and lies outside of the image; the documented formula samples nothing of it, the test "
+        "expects the whole image, and no rule was found that gives both this and the other tests"
+    ),
+    "iOS15/test_image_resizing.py::TestResample::test_builder_to_backend_smoke": (
+        "the test counts the casts of a float16 conversion in a float32 one, which has none; no number is wrong"
+    ),
+    "iOS17/test_scatter_gather.py::TestScatter::test_ios17_invalid_indices": (
+        "without validate_indices an index outside gives numbers that coremltools itself calls undefined, and the test "
+        "wants a result that differs from the expected one; the runtime refuses such an index"
+    ),
 }
 
 # What tests of invalid indices expect to read in the error of a prediction.

@@ -57,6 +57,15 @@ def test_a_run_that_is_worse_fails(worse: list[dict[str, Any]], text: str) -> No
     assert any(text in fault for fault in faults), faults
 
 
+def test_in_a_selection_only_known_failures_may_stay() -> None:
+    known = next(iter(plugin.KNOWN))
+    lines = [*GOOD[:10], *(case(n, id=f"a/tests/{known}[{n}]", outcome="failed") for n in range(5))]
+    assert run.judge(run.summarise(lines), None, sampled=True) == []
+    assert len(run.judge(run.summarise(lines), None)) == 1
+    lines.append(case(20, outcome="failed", reason="the numbers differ"))
+    assert run.judge(run.summarise(lines), None, sampled=True) == ["iOS15/test_x.py::test_y fails (the numbers differ)"]
+
+
 def test_a_missing_file_and_an_empty_run_fail() -> None:
     kept = run.summarise(GOOD)
     assert len(run.judge(run.summarise([]), kept)) == 2
@@ -119,12 +128,12 @@ def test_records_compare_something(name: str) -> None:
         pytest.skip(f"{name} is written by the run")
     total = run.totals(json.loads(path.read_text("utf-8"))["files"])
     assert total["compared"] > 1000
-    assert run.passing(total) >= run.ENOUGH
+    assert run.passing(total) >= (0.99 if "ci" in name else run.ENOUGH)
 
 
 def test_explained_tests_are_there() -> None:
     folder = Path(run._packages()) / "coremltools/converters/mil/mil/ops/tests"
-    for test in plugin.EXPLAINED | plugin.MISWRITTEN:
+    for test in plugin.EXPLAINED | plugin.MISWRITTEN | plugin.KNOWN:
         file, name, function = test.split("::")
         text = (folder / file).read_text("utf-8")
         assert f"class {name}" in text
