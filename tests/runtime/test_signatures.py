@@ -127,14 +127,18 @@ def test_defaults_of_halves() -> None:
 
 
 @pytest.fixture(scope="module")
-def tested() -> tuple[set[str], dict[str, int]]:
-    """The operations with a witness, and the number of deliberate faults of each."""
-    faults = mutants.faults()
-    return set(WITNESSES), {name: len(passages) for name, passages in faults.items()}
+def faults() -> dict[str, list[tuple[str, str]]]:
+    return mutants.faults()
 
 
 @pytest.mark.parametrize("name", [*NAMES, "cond", "while_loop", "read_state", "write_state"])
-def test_every_operation_has_a_witness_and_a_fault(name: str, tested: Any) -> None:
-    witnesses, faults = tested
-    assert name in witnesses
-    assert faults.get(name, 0) >= 1
+def test_every_operation_has_witnesses_and_faults(name: str, faults: Any) -> None:
+    """Three faults at least where there is more to it than its operands; and each passage stands in the source."""
+    assert name in WITNESSES
+    written = faults.get(name, [])
+    assert written
+    for old, new in written:
+        assert mutants.mutated(name, old, new)
+    parameters = OPERATIONS[name].parameters.values() if name in OPERATIONS else ()
+    if any(parameter.convert or parameter.optional or parameter.several for parameter in parameters):
+        assert len(written) + len(list(mutants.everywhere(name))) >= 3
