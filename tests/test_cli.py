@@ -275,6 +275,7 @@ def test_profile_for_people(command: CommandLine, folder: Path) -> None:
         (("--repeat", "0"), "repeat is 0"),
         (("--threads", "0"), "threads is 0"),
         (("--plot", "p.doc"), "cannot be written as p.doc"),
+        (("--plot", "nowhere/p.svg"), "there is no folder nowhere"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -144,6 +144,22 @@ def test_optional_inputs(tmp_path: Path, default: float | None) -> None:
             model.predict({"y": [1, 2]})
 
 
+def test_optional_without_a_default(tmp_path: Path) -> None:
+    """coremltools never writes one; a description that says no value means zeros."""
+
+    @mb.program(input_specs=[mb.TensorSpec((2,)), mb.TensorSpec((2,))], opset_version=ct.target.iOS18)
+    def program(x: Any, y: Any) -> Any:
+        return mb.sub(x=x, y=y, name="difference")
+
+    path = convert(tmp_path, program, [ct.TensorType("x", (2,)), ct.TensorType("y", (2,))])
+    (file,) = path.rglob("*.mlmodel")
+    spec = ct.utils.load_spec(str(file))
+    for feature in spec.description.input:
+        feature.type.isOptional = feature.name == "y"
+    file.write_bytes(spec.SerializeToString())
+    assert np.array_equal(runtime.load(path).predict({"x": [1, 2]})["difference"], [1, 2])
+
+
 @pytest.mark.parametrize(
     ("dtype", "target"),
     [

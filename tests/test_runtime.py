@@ -141,6 +141,12 @@ def test_precisions(package: Path) -> None:
         runtime.load(package, precision="half")
 
 
+@pytest.mark.parametrize("given", [{"function_name": 3}, {"keep": [1]}, {"precision": None}])
+def test_load_refuses(package: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(milbuild.Error, match=f"^{next(iter(given))} is "):
+        runtime.load(package, **given)
+
+
 def test_overflow_becomes_infinity(tmp_path: Path) -> None:
     path = program(tmp_path, lambda x: [mb.mul(x=x, y=np.float16(4), name="y")], {"x": (3,)})
     inputs = {"x": np.float32([1, 20000, -60000])}

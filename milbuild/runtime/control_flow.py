@@ -1,7 +1,7 @@
 """Choosing, and lists (coremltools: ops/defs/iOS15/control_flow.py; cond and while_loop are the engine's).
 
 A list is a Python list of tensors that nobody changes: a write gives a new one. A write past the end makes it longer, and
-zeros stand in between.
+zeros stand in between; past the end of a list of fixed length it is refused.
 """
 
 from typing import Any
@@ -12,6 +12,10 @@ from torch import Tensor
 from milbuild.runtime.registry import moves
 
 DTYPES = {"fp16": torch.float32, "fp32": torch.float32, "int32": torch.int32, "bool": torch.bool}
+
+
+class FixedList(list[Tensor]):
+    """What `make_list` gives with `dynamic_length=False`."""
 
 
 @moves
@@ -25,7 +29,8 @@ def make_list(
 ) -> list[Tensor]:
     # A size that only the first write tells is a string here; nobody may read before that.
     shape = [0 if isinstance(size, str) else int(size) for size in elem_shape or []]
-    return [torch.zeros(shape, dtype=DTYPES[dtype])] * init_length
+    entries = [torch.zeros(shape, dtype=DTYPES[dtype])] * init_length
+    return entries if dynamic_length else FixedList(entries)
 
 
 @moves
@@ -60,9 +65,9 @@ def _entry(ls: list[Tensor], index: int) -> Tensor:
 
 
 def _written(ls: list[Tensor], entries: dict[int, Tensor]) -> list[Tensor]:
-    new = list(ls)
+    new = type(ls)(ls)
     for index, value in entries.items():
-        if index < 0:
+        if index < 0 or (index >= len(ls) and isinstance(ls, FixedList)):
             raise IndexError(f"the index {index} is outside of a list of {len(ls)}")
         new += [torch.zeros_like(value)] * (index + 1 - len(new))
         new[index] = value

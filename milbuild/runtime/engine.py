@@ -63,12 +63,14 @@ class Engine:
     def __init__(self, package: Package, function_name: str | None, precision: str, keep: Sequence[str]) -> None:
         if precision not in ("declared", "float32"):
             raise Error(f"precision is {precision!r}; known are declared, float32")
+        if function_name is not None and not isinstance(function_name, str):
+            raise Error(f"function_name is {function_name!r}; it takes a name")
         self.package = package
         self.where = package.path.name
         self.function = package.function(function_name)
         self.description = package.description(self.function.name)
         self.rounds = precision == "declared"
-        self.keep = (keep,) if isinstance(keep, str) else tuple(keep)
+        self.keep = _names(keep)
         self.kept: dict[str, np.ndarray] = {}
         self.states = {value.name: _whole(value, self.where) for value in self.function.inputs if value.is_state}
         if self.function.opset not in OPSETS:
@@ -99,7 +101,7 @@ class Engine:
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Keeps the values of other operations from the next prediction on; `*` is a wildcard."""
-        self.keep = tuple(names)
+        self.keep = _names(names)
         for step in _all(self._body.steps):
             step.kept = self._keeps(step.op.name)
 
@@ -445,6 +447,13 @@ def _whole(value: Value, where: str) -> tuple[int, ...]:
     if value.shape is None or len(shape) != len(value.shape):
         raise Error(f"{where}: the state {value.name} has no fixed shape", DAMAGED)
     return shape
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    kept = (names,) if isinstance(names, str) else tuple(names or ())
+    if not all(isinstance(name, str) for name in kept):
+        raise Error(f"keep is {names!r}; it takes names of operations")
+    return kept
 
 
 def _all(steps: list[_Step]) -> Iterator[_Step]:

@@ -105,7 +105,6 @@ CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
     **{kind: _item(kind) for kind in (int, float, bool, str)},
     list[int]: _numbers(int),
     list[bool]: _numbers(bool),
-    list[float]: _numbers(float),
 }
 
 INT32 = torch.iinfo(torch.int32)

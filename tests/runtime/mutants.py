@@ -1,18 +1,21 @@
 """`make mutants`: deliberate faults in the runtime, one at a time, each of which the operation's own tests must see.
 
-    python -m tests.runtime.mutants [OPERATION ...]
+    python -m tests.runtime.mutants [OPERATION ...] [--processes N]
 
 Faults come from the FAULTS of the test files, and for every operation from here: each optional parameter ignored, and a
 result that is off by a hundredth (or turned round, or one more). Exit code 1 if a fault went unseen.
 """
 
+import argparse
 import importlib
 import inspect
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +23,7 @@ from typing import Any
 import torch
 from hypothesis import HealthCheck, Phase, settings
 
-from milbuild.runtime import engine, registry
+from milbuild.runtime import engine
 from milbuild.runtime.registry import OPERATIONS, Kernel
 
 settings.register_profile(
@@ -103,6 +106,10 @@ def off(value: Any) -> Any:
         return tuple(off(one) for one in value)
     if isinstance(value, list):
         return [off(one) for one in value]
+    if isinstance(value, dict):
+        return {key: off(one) for key, one in value.items()}
+    if isinstance(value, float):
+        return value * 1.01 + 0.01
     if not isinstance(value, torch.Tensor):
         return value
     if value.dtype == torch.bool:
@@ -139,29 +146,53 @@ def seen(operation: str) -> bool:
     return False
 
 
-def main(chosen: list[str]) -> int:
+def tried(name: str) -> tuple[str, int, list[str]]:
+    """Plays every fault of an operation: its name, the number of faults, those that its tests did not see."""
+    written, known = faults().get(name, []), unseen_by_nature().get(name, {})
+    unseen, count = [], 0
+    for fault, context in [
+        *everywhere(name),
+        *((f"{old!r} -> {new!r}", broken(name, old, new)) for old, new in written),
+    ]:
+        if fault in known:
+            continue
+        count += 1
+        with context:
+            if not seen(name):
+                unseen.append(fault)
+    if seen(name):
+        unseen.append("its tests fail without a fault")
+    return name, count, unseen
+
+
+def begin() -> None:
+    """What a process needs before its first test: few examples, always the same, one thread."""
     os.environ["MILBUILD_HYPOTHESIS"] = "mutants"
     settings.load_profile("mutants")
-    written, known = faults(), unseen_by_nature()
-    names = chosen or sorted({*OPERATIONS, *written})
-    unseen, count, start = [], 0, time.perf_counter()
-    for name in names:
-        tried = [(f"{old!r} -> {new!r}", broken(name, old, new)) for old, new in written.get(name, [])]
-        for fault, context in [*everywhere(name), *tried]:
-            if fault in known.get(name, {}):
-                continue
-            count += 1
-            with context:
-                if not seen(name):
-                    unseen.append(f"{name}: {fault}")
-                    print("not seen:", unseen[-1], flush=True)
-        if seen(name):
-            unseen.append(f"{name}: its tests fail without a fault")
-            print(unseen[-1], flush=True)
-    print(f"{count} faults in {len(names)} operations, {len(unseen)} not seen, {time.perf_counter() - start:.0f} s")
+    torch.set_num_threads(1)
+    faults()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.runtime.mutants")
+    parser.add_argument("operations", nargs="*", metavar="OPERATION")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N")
+    options = parser.parse_args(arguments)
+    known = sorted({*OPERATIONS, *faults()})
+    if strangers := set(options.operations) - set(known):
+        parser.error(f"no operation {', '.join(sorted(strangers))}; known are {', '.join(known)}")
+    names = options.operations or known
+    unseen, count, start = 0, 0, time.perf_counter()
+    with ProcessPoolExecutor(options.processes, get_context("spawn"), begin) as pool:
+        for number, (name, own, missed) in enumerate(pool.map(tried, names), 1):
+            count += own
+            unseen += len(missed)
+            print(f"[{number}/{len(names)}] {name}: {own} faults, {own - len(missed)} seen", flush=True)
+            for fault in missed:
+                print(f"    not seen: {fault}", flush=True)
+    print(f"{count} faults in {len(names)} operations, {unseen} not seen, {time.perf_counter() - start:.0f} s")
     return 1 if unseen else 0
 
 
 if __name__ == "__main__":
-    assert registry
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

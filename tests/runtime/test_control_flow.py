@@ -15,7 +15,7 @@ from coremltools.converters.mil.mil import Function, types
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milbuild import runtime
+from milbuild import Error, runtime
 from milbuild.runtime.registry import OPERATIONS
 from tests.runtime.witness import KINDS, TARGETS, Fault, arrays, close, play, run, save, witness
 
@@ -191,6 +191,28 @@ def test_lists_have_an_end(operation: str) -> None:
     if operation == "list_scatter":
         with pytest.raises(ValueError, match=r"shorter|longer"):
             function(ls=ls, indices=[0, 1], value=torch.ones(1, 2))
+
+
+@witness("make_list", "list_write", "list_scatter")
+def test_fixed_lists_do_not_grow() -> None:
+    x = np.ones(2, np.float32)
+
+    def written(index: int, scatter: bool) -> np.ndarray:
+        def build(x: Any) -> Any:
+            ls = mb.make_list(init_length=3, elem_shape=(2,), dynamic_length=False)
+            ls = mb.list_write(ls=ls, index=0, value=x)
+            if scatter:
+                ls = mb.list_scatter(ls=ls, indices=np.int32([index]), value=mb.expand_dims(x=x, axes=[0]))
+            else:
+                ls = mb.list_write(ls=ls, index=index, value=x)
+            return mb.list_gather(ls=ls, indices=[0, 1, 2])
+
+        return run(build, {"x": x})[0]
+
+    for scatter in (False, True):
+        close(written(2, scatter), np.stack([x, np.zeros_like(x), x]))
+        with pytest.raises(Error, match="the index 3 is outside of a list of 3"):
+            written(3, scatter)
 
 
 # Branches
@@ -700,16 +722,16 @@ FAULTS: dict[str, list[Fault]] = {
         ("torch.stack", "torch.cat"),
     ],
     "list_write": [
-        ("new = list(ls)", "new = ls"),
+        ("new = type(ls)(ls)", "new = ls"),
         ("torch.zeros_like", "torch.ones_like"),
         ("index + 1 - len", "index + 2 - len"),
-        ("if index < 0:", "if False:"),
+        ("if index < 0 or", "if"),
     ],
     "list_scatter": [
-        ("new = list(ls)", "new = ls"),
+        ("new = type(ls)(ls)", "new = ls"),
         ("strict=True", "strict=False"),
         ("zip(indices, value", "zip(indices[::-1], value"),
-        ("if index < 0:", "if False:"),
+        ("if index < 0 or", "if"),
     ],
     "cond": [
         *BLOCKS,
@@ -740,8 +762,4 @@ FAULTS: dict[str, list[Fault]] = {
 }
 
 # Faults that nobody can see, and why.
-UNSEEN: dict[str, dict[str, str]] = {
-    "make_list": {
-        "dynamic_length ignored": "a list of fixed length that is written past its end is a program at fault"
-    },
-}
+UNSEEN: dict[str, dict[str, str]] = {}

@@ -3,6 +3,7 @@
 Tiny configurations of those that convert with torch 2.13, transformers 5 and coremltools 9 once the mask is made for them.
 """
 
+import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,8 +117,6 @@ class Hidden(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module, text: bool) -> None:
         super().__init__()
-        import inspect
-
         self.model = model
         taken = inspect.signature(model.forward).parameters
         given = {
