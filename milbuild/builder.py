@@ -1,6 +1,7 @@
 """Options + checkpoint + architecture -> program -> Model. Every input and output name and shape is decided here."""
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, get_new_symbol, types
 
 import milbuild
-from milbuild import architectures, heads
+from milbuild import architectures, caches, heads
 from milbuild.caches import Cache, InputOutputCache, NoCache, StateCache
 from milbuild.errors import Error
 from milbuild.model import Model
@@ -88,6 +89,7 @@ def build(
             )
     plan = Plan.make(
         config,
+        family,
         task=task,
         sequence_length=sequence_length,
         batch_size=batch_size,
@@ -183,17 +185,20 @@ class _Graph:
         self.states: list[Feature] = []
 
     def function(self) -> tuple[Function, Description]:
-        ids = self._declare_inputs()
+        taken = list(inspect.signature(self.family.hidden_states).parameters)[1:]
+        for name in taken:
+            getattr(self, f"_declare_{name}")()
+        self._declare_cache()
         with Function(self.placeholders, opset_version=ct.target[self.plan.target]) as function:
-            input_ids = function.inputs[ids]
-            cache = self._cache(function.inputs, input_ids)
+            given = {name: function.inputs.get(self._named(name)) for name in taken}
+            cache = self._cache(function.inputs, given)
             model = self.family(self.config, self.weights / self.family.prefix, cache)
-            hidden = model.hidden_states(input_ids)
+            hidden = model.hidden_states(**given)
             if self.plan.logits == "last":
                 hidden = heads.last(hidden, f"{model.weights.name}_last")
             outputs = {
                 name: self._output(var, name)
-                for name, var in self.family.heads[self.plan.task](model, hidden, input_ids).items()
+                for name, var in self.family.heads[self.plan.task](model, hidden, given).items()
             }
             features = [self._output_feature(name, var) for name, var in outputs.items()]
             for name, var, feature in self._present(cache):
@@ -201,6 +206,10 @@ class _Graph:
                 features.append(feature)
             function.set_outputs(list(outputs.values()))
         return function, Description(self.features, features, self.states)
+
+    def _named(self, name: str) -> str:
+        """An input's name at the interface."""
+        return str(getattr(self.names, name, name))
 
     # Inputs and states
 
@@ -222,24 +231,28 @@ class _Graph:
         )
         self.features.append(Feature(name, dtype, tuple(described), text, listed))
 
-    def _declare_inputs(self) -> str:
-        plan, names = self.plan, self.names
-        batch = plan.batch_size
-        tokens = self._dimension(self.length)
+    # One function for each name that a family's `hidden_states` can take: what the input is called, holds and looks like.
+
+    def _declare_input_ids(self) -> None:
+        batch, tokens = self.plan.batch_size, self._dimension(self.length)
         text = f"Token ids, {spell_length(self.length)} a call, below {self.config.vocab_size}."
-        self._input(names.input_ids, "int32", (batch, self.tokens), (batch, tokens), text, axis=1)
+        self._input(self.names.input_ids, "int32", (batch, self.tokens), (batch, tokens), text, axis=1)
+
+    def _declare_cache(self) -> None:
+        """The inputs and states that the cache asks for: what is padding, what came before."""
+        plan = self.plan
+        batch, tokens = plan.batch_size, self._dimension(self.length)
         if plan.cache == "none" and plan.attention_mask:
             text = "1 for a token, 0 for padding, which no token attends to."
-            self._input(names.attention_mask, "int32", (batch, self.tokens), (batch, tokens), text, axis=1)
+            self._input(self.names.attention_mask, "int32", (batch, self.tokens), (batch, tokens), text, axis=1)
         if plan.cache == "io":
             self._declare_past()
         if plan.cache == "state":
             self._declare_states()
-        return names.input_ids
 
     def _declare_past(self) -> None:
         context, names = self.plan.context_length, self.names
-        layers, heads_, width = self._cache_shape()
+        layers, heads_, width = caches.shape(self.config)
         shortest, longest = _ends(self.length)
         if isinstance(context, int):
             past: Any = context - longest
@@ -267,7 +280,7 @@ class _Graph:
     def _declare_states(self) -> None:
         context, names = self.plan.context_length, self.names
         assert isinstance(context, int)
-        layers, heads_, width = self._cache_shape()
+        layers, heads_, width = caches.shape(self.config)
         slots = context
         if names.ranged:
             slots = context + 1
@@ -282,38 +295,58 @@ class _Graph:
                 "what is written past it is undefined."
             )
             self._input(names.position, "int32", (1,), (1,), text)
-        for name in (names.key, names.value):
-            shape = (layers, 1, heads_, slots, width)
-            self.placeholders[name] = mb.state_tensor_placeholder(shape, types.fp16)
-            self.states.append(
-                Feature(name, "float16", shape, "Layers, 1, heads, slots, width of a head; zeros in a new state.")
-            )
+        for window, (number, ring) in self._rings(layers, slots).items():
+            what = "zeros in a new state."
+            if window is not None:
+                what = f"a ring for the layers that see {window} tokens; {what}"
+            for name in self._state_names(window):
+                shape = (number, 1, heads_, ring, width)
+                self.placeholders[name] = mb.state_tensor_placeholder(shape, types.fp16)
+                self.states.append(Feature(name, "float16", shape, f"Layers, 1, heads, slots, width of a head; {what}"))
 
-    def _cache_shape(self) -> tuple[int, int, int]:
-        """(layers, key/value heads, width of a head)."""
-        config = self.config
-        return config.num_hidden_layers, config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    def _rings(self, layers: int, slots: int) -> dict[int | None, tuple[int, int]]:
+        """Window -> (layers, slots) of each pair of states; None stands for layers that keep everything."""
+        calls = [max(_ends(length)) for length in self.plan.functions().values()]
+        found: dict[int | None, tuple[int, int]] = {}
+        for window in caches.windows(self.config)[:layers]:
+            ring = None if window is None or self.names.ranged else caches.ring(window, calls, slots)
+            kind = window if ring else None
+            found[kind] = (found.get(kind, (0, 0))[0] + 1, ring or slots)
+        return found
 
-    def _cache(self, inputs: dict[str, Var], input_ids: Var) -> Cache:
+    def _state_names(self, window: int | None) -> tuple[str, str]:
+        names = self.names
+        return (names.key, names.value) if window is None else (f"sliding_{names.key}", f"sliding_{names.value}")
+
+    def _cache(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cache:
         names, plan = self.names, self.plan
-        tokens = self.tokens if isinstance(self.length, int) else _size(input_ids, 1, "sequence_length")
+        longest = max(_ends(self.length if plan.context_length is None else plan.context_length))
+        tokens = self.tokens
+        if not isinstance(self.length, int):
+            tokens = _size(given["input_ids"], 1, "sequence_length")
+        layers, _, _ = caches.shape(self.config) if plan.cache != "none" else (0, 0, 0)
         if plan.cache == "io":
 
             def past(layer: int, kind: str) -> Var:
                 return self._arithmetic(inputs[names.past.format(layer=layer, kind=kind)])
 
-            layers = range(self._cache_shape()[0])
-            pairs = [(past(layer, "key"), past(layer, "value")) for layer in layers]
+            pairs = [(past(layer, "key"), past(layer, "value")) for layer in range(layers)]
             whole = not isinstance(plan.context_length, int)
-            return InputOutputCache(pairs, inputs[names.attention_mask], tokens, whole)
-        if plan.cache == "state" and names.ranged:
-            mask = inputs[names.position]
+            return InputOutputCache(pairs, inputs[names.attention_mask], tokens, longest, whole)
+        if plan.cache == "none":
+            return NoCache(tokens, longest, inputs.get(names.attention_mask))
+        windows = caches.windows(self.config)
+        if names.ranged:
+            mask, pair = inputs[names.position], (inputs[names.key], inputs[names.value])
             end = mb.expand_dims(x=_size(mask, 3, "slots"), axes=[0], name="slots_end")
             begin = mb.sub(x=end, y=tokens, name="slots_begin")
-            return StateCache(inputs[names.key], inputs[names.value], begin, tokens, reserved=1, end=end, hidden=mask)
-        if plan.cache == "state":
-            return StateCache(inputs[names.key], inputs[names.value], inputs[names.position], tokens)
-        return NoCache(tokens, inputs.get(names.attention_mask))
+            return StateCache({None: pair}, windows, begin, tokens, longest, reserved=1, end=end, hidden=mask)
+        states = {}
+        assert isinstance(plan.context_length, int)
+        for window in self._rings(layers, plan.context_length):
+            key, value = self._state_names(window)
+            states[window] = (inputs[key], inputs[value])
+        return StateCache(states, windows, inputs[names.position], tokens, longest)
 
     # Outputs
 

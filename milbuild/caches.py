@@ -1,13 +1,13 @@
 """Where keys and values live between calls, asked the same way in every family.
 
-A cache has three members that families and layers use: `query_positions` and `key_positions`, which are known arrays or
-values of the graph, and `update(layer, k, v)`. A slot that holds nothing for a query stands at `NOWHERE`, beyond every
-position, so a causal mask never shows it.
+A cache has four members that families and layers use: `query_positions` and `key_positions(window)`, known arrays or
+values of the graph, `update(layer, k, v)`, and `attention_mask`. A slot that holds nothing for a query stands at
+`NOWHERE`, beyond every position, so a causal mask never shows it.
 
 Shapes: B batch, T tokens in this call, S key slots, L layers, H key/value heads, E width of a head.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb
@@ -19,14 +19,37 @@ NOWHERE = 2**30  # an int32 that no sequence reaches
 
 
 class Cache(Protocol):
-    """`query_positions`: (T,) or (B, T), of the tokens of this call; `key_positions`: (S,) or (B, S), of what they may see."""
+    """`query_positions`: (T,) or (B, T), of the tokens of this call. `attention_mask`: (B, T) where a whole sequence comes
+    with one. `longest`: no sequence has more tokens."""
 
     query_positions: Positions
-    key_positions: Positions
+    attention_mask: Var | None
+    longest: int
+
+    def key_positions(self, window: int | None = None) -> Positions:
+        """(S,) or (B, S): where the keys stand that a layer with this window (None: without one) gets of `update`."""
+        ...
 
     def update(self, layer: int, k: Var, v: Var) -> tuple[Var, Var]:
         """Keys and values of this call (B, H, T, E) -> all that its queries may see (B, H, S, E)."""
         ...
+
+
+def shape(config: Any) -> tuple[int, int, int]:
+    """(layers, key/value heads, width of a head) of a configuration, by transformers' own names for them."""
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, width
+
+
+def windows(config: Any) -> list[int | None]:
+    """How many tokens each layer sees, itself included; None for all. As transformers' caches decide it
+    (cache_utils.py): by `layer_types`, else by `sliding_window` alone."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return [window] * config.num_hidden_layers
+    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 def count(tokens: int | Var, name: str) -> Positions:
@@ -45,11 +68,16 @@ def hide(positions: Positions, mask: Var, name: str) -> Var:
 class NoCache:
     """Every call is a whole sequence. Positions count from the first slot, padded or not, as transformers' forward does."""
 
-    def __init__(self, tokens: int | Var, attention_mask: Var | None = None) -> None:
+    def __init__(self, tokens: int | Var, longest: int, attention_mask: Var | None = None) -> None:
         self.query_positions = count(tokens, "positions")
-        self.key_positions: Positions = self.query_positions
-        if attention_mask is not None:
-            self.key_positions = hide(self.query_positions, attention_mask, "key_positions")
+        self.attention_mask, self.longest = attention_mask, longest
+        self._keys: Positions | None = None
+
+    def key_positions(self, window: int | None = None) -> Positions:
+        if self._keys is None:
+            mask = self.attention_mask
+            self._keys = self.query_positions if mask is None else hide(self.query_positions, mask, "key_positions")
+        return self._keys
 
     def update(self, layer: int, k: Var, v: Var) -> tuple[Var, Var]:
         return k, v
@@ -63,12 +91,16 @@ class InputOutputCache:
     the caller to store (a fixed past).
     """
 
-    def __init__(self, past: list[tuple[Var, Var]], attention_mask: Var, tokens: int | Var, whole: bool) -> None:
-        self.past, self.whole = past, whole
+    attention_mask = None  # it is for the slots, and part of the positions
+
+    def __init__(
+        self, past: list[tuple[Var, Var]], attention_mask: Var, tokens: int | Var, longest: int, whole: bool
+    ) -> None:
+        self.past, self.whole, self.longest = past, whole, longest
         self.present: list[tuple[Var, Var]] = []
         counted = mb.cumsum(x=attention_mask, axis=1, name="slots_filled")
         positions = mb.maximum(x=mb.sub(x=counted, y=1, name="slot_positions_raw"), y=0, name="slot_positions")
-        self.key_positions: Positions = hide(positions, attention_mask, "key_positions")
+        self._keys = hide(positions, attention_mask, "key_positions")
         begin: list[int] | Var = [0, -tokens] if isinstance(tokens, int) else _last(tokens)
         self.query_positions: Positions = mb.slice_by_index(
             x=positions,
@@ -79,6 +111,9 @@ class InputOutputCache:
             name="query_positions",
         )
 
+    def key_positions(self, window: int | None = None) -> Positions:
+        return self._keys
+
     def update(self, layer: int, k: Var, v: Var) -> tuple[Var, Var]:
         past_k, past_v = self.past[layer]
         whole_k = mb.concat(values=[past_k, k], axis=2, name=f"layer_{layer}_keys")
@@ -88,75 +123,210 @@ class InputOutputCache:
 
 
 class StateCache:
-    """Keys and values live in two Core ML states (L, 1, H, slots, E) in float16, written in place.
+    """Keys and values live in Core ML states (L, 1, H, slots, E) in float16, written in place: one pair for the layers that
+    see the whole sequence and, where fewer slots do, one for those with a window.
 
-    `begin` (1,) is the slot of the first new token. `reserved` slots at the front hold nothing, ever. With `end` (1,)
-    only the slots before it are read, and `hidden` (1, 1, 1, end) is negative where one of them may not be seen.
+    `begin` (1,) is the slot of the first new token, `reserved` slots at the front hold nothing, ever. With `end` (1,) only
+    the slots before it are read, and `hidden` (1, 1, 1, end) is negative where one of them may not be seen. Layers with a
+    window share a ring (`Ring`) if `states` has a pair for it, else they keep everything.
     """
+
+    attention_mask = None
 
     def __init__(
         self,
-        keys: Var,
-        values: Var,
+        states: dict[int | None, tuple[Var, Var]],
+        layers: list[int | None],
         begin: Var,
         tokens: int | Var,
+        longest: int,
         reserved: int = 0,
         end: Var | None = None,
         hidden: Var | None = None,
     ) -> None:
-        self.states = [keys, values]
-        self.current: list[Var | None] = [None, None]
-        self.begin, self.reserved, self.end = begin, reserved, end
-        self.slots = keys.shape[3]
-        self.stop = mb.add(x=begin, y=_vector(tokens), name="position_end")
+        self.longest = longest
+        stop = mb.add(x=begin, y=_vector(tokens), name="position_end")
         first = mb.sub(x=begin, y=np.int32(reserved), name="position_first") if reserved else begin
         steps = count(tokens, "steps")
         known_one = isinstance(steps, np.ndarray) and len(steps) == 1
         self.query_positions: Positions = first if known_one else mb.add(x=first, y=steps, name="query_positions")
-        held = np.arange(self.slots, dtype=np.int32) - reserved
+        self.pairs: dict[int | None, _Straight | Ring] = {
+            window: _Straight(*pair, begin, stop, reserved, end, hidden)
+            if window is None
+            else Ring(*pair, begin, stop, tokens)
+            for window, pair in states.items()
+        }
+        self.layers = [window if window in self.pairs else None for window in layers]
+
+    def key_positions(self, window: int | None = None) -> Positions:
+        return self.pairs[window if window in self.pairs else None].positions()
+
+    def update(self, layer: int, k: Var, v: Var) -> tuple[Var, Var]:
+        window = self.layers[layer]
+        return self.pairs[window].update(self.layers[:layer].count(window), f"layer_{layer}", k, v)
+
+
+class _Straight:
+    """A pair of states in which every token keeps the slot that it was given."""
+
+    def __init__(
+        self, keys: Var, values: Var, begin: Var, stop: Var, reserved: int, end: Var | None, hidden: Var | None
+    ) -> None:
+        self.states = (_State(keys), _State(values))
+        self.begin, self.stop, self.end = begin, stop, end
+        held = np.arange(keys.shape[3], dtype=np.int32) - reserved
         held[:reserved] = NOWHERE
-        self.key_positions: Positions = held
+        self.held: Positions = held
         if end is not None and hidden is not None:
             held = mb.slice_by_index(x=held, begin=[0], end=end, name="slot_positions")
             flat = mb.reshape(x=hidden, shape=[1, -1], name="slots_hidden")
-            seen = mb.cast(
-                x=mb.greater_equal(x=flat, y=np.float16(0), name="slots_seen"), dtype="int32", name="slots_mask"
+            seen = mb.greater_equal(x=flat, y=np.float16(0), name="slots_seen")
+            self.held = hide(held, mb.cast(x=seen, dtype="int32", name="slots_mask"), "key_positions")
+
+    def positions(self) -> Positions:
+        return self.held
+
+    def update(self, row: int, name: str, k: Var, v: Var) -> tuple[Var, Var]:
+        pairs = zip(self.states, ((f"{name}_key_cache", k), (f"{name}_value_cache", v)), strict=True)
+        key, value = [state.write(row, which, new, self.begin, self.stop, self.end) for state, (which, new) in pairs]
+        return key, value
+
+
+class Ring:
+    """A pair of states for layers that see a window: the token at position p is in the slot p modulo the slots, which are
+    as many as the window and the longest call but one (`ring`)."""
+
+    def __init__(self, keys: Var, values: Var, begin: Var, stop: Var, tokens: int | Var) -> None:
+        self.states = (_State(keys), _State(values))
+        self.slots, self.tokens = keys.shape[3], tokens
+        self.begin, self.stop = begin, stop
+        self._positions: Var | None = None
+        self._place: tuple[Var, Var] | None = None
+
+    def positions(self) -> Positions:
+        """Of the last token that each slot was written for; `NOWHERE` where there was none."""
+        if self._positions is None:
+            last = mb.sub(x=self.stop, y=np.int32(1), name="ring_last")
+            back = mb.mod(
+                x=mb.sub(x=last, y=self._numbers(), name="ring_to_last"), y=np.int32(self.slots), name="ring_age"
             )
-            self.key_positions = hide(held, seen, "key_positions")
+            held = mb.sub(x=last, y=back, name="ring_held")
+            empty = mb.cast(x=mb.less(x=held, y=np.int32(0), name="ring_empty"), dtype="int32", name="ring_empty_slots")
+            away = mb.mul(x=empty, y=np.int32(NOWHERE), name="ring_away")
+            self._positions = mb.add(x=held, y=away, name="ring_positions")
+        return self._positions
 
-    def update(self, layer: int, k: Var, v: Var) -> tuple[Var, Var]:
-        read = []
-        for which, (name, new) in enumerate((("key_cache", k), ("value_cache", v))):
-            read.append(self._update(which, f"layer_{layer}_{name}", layer, new))
-        return read[0], read[1]
+    def update(self, row: int, name: str, k: Var, v: Var) -> tuple[Var, Var]:
+        pairs = zip(self.states, ((f"{name}_key_cache", k), (f"{name}_value_cache", v)), strict=True)
+        key, value = [self._write(state, row, which, new) for state, (which, new) in pairs]
+        return key, value
 
-    def _update(self, which: int, name: str, layer: int, new: Var) -> Var:
-        state = self.states[which]
-        wide = new.dtype
-        if wide != types.fp16:
-            new = mb.cast(x=new, dtype="fp16", name=f"{name}_float16")
-        cache = self.current[which] or mb.read_state(input=state, name=f"{name}_before")
-        zero, one = np.array([0], np.int32), np.array([layer + 1], np.int32)
+    def _write(self, state: "_State", row: int, name: str, new: Var) -> Var:
+        first, second = self._places()
+        if self.tokens == 1:
+            return state.write(row, name, new, first, second, None)
+        # More tokens may run over the ring's end: every slot takes its token of this call or keeps what it has.
+        new, wide = _narrow(new, name)
+        fresh = mb.gather(x=new, indices=first, axis=2, name=f"{name}_fresh")
+        kept = state.layer(row, name, None)
+        return state.write_layer(row, name, mb.select(cond=second, a=fresh, b=kept, name=f"{name}_merged"), wide)
+
+    def _places(self) -> tuple[Var, Var]:
+        """For one token its slot and the one behind it; for more, which token of the call each slot would take, (slots,),
+        and whether it takes one, (slots, 1)."""
+        if self._place is None:
+            slots = np.int32(self.slots)
+            if self.tokens == 1:
+                slot = mb.mod(x=self.begin, y=slots, name="ring_slot")
+                self._place = slot, mb.add(x=slot, y=np.int32(1), name="ring_slot_end")
+            else:
+                step = mb.mod(
+                    x=mb.sub(x=self._numbers(), y=self.begin, name="ring_from_first"), y=slots, name="ring_step"
+                )
+                count_ = np.int32(self.tokens) if isinstance(self.tokens, int) else self.tokens
+                taken = mb.less(x=step, y=count_, name="ring_taken")
+                most = mb.sub(x=count_, y=np.int32(1), name="ring_most") if isinstance(count_, Var) else count_ - 1
+                token = mb.minimum(x=step, y=most, name="ring_token")
+                self._place = token, mb.expand_dims(x=taken, axes=[1], name="ring_taken_rows")
+        return self._place
+
+    def _numbers(self) -> np.ndarray:
+        return np.arange(self.slots, dtype=np.int32)
+
+
+def ring(window: int, calls: list[int], context: int) -> int | None:
+    """The slots of a ring for layers with a window, where a call has so many tokens; None if the context needs no more.
+
+    The first token of a call sees its window when the last one has been written, and a padded call writes in vain.
+    """
+    slots = window + max(calls) - 1
+    return slots if slots < context else None
+
+
+class _State:
+    """One state and its value so far in this call."""
+
+    def __init__(self, state: Var) -> None:
+        self.state = state
+        self.value: Var | None = None
+
+    def write(self, row: int, name: str, new: Var, begin: Var, stop: Var, end: Var | None) -> Var:
+        """Puts the tokens of a call (1, H, T, E) into the slots from `begin` to `stop`, and reads the layer."""
+        new, wide = _narrow(new, name)
+        zero, one = np.array([0], np.int32), np.array([row + 1], np.int32)
         # Heads and width are whole axes; their begin and end are masked and never looked at.
         place = {"begin_mask": [False, True, True, False, True], "end_mask": [False, True, True, False, True]}
-        first = mb.concat(
-            values=[np.array([layer], np.int32), zero, zero, self.begin, zero], axis=0, name=f"{name}_begin"
-        )
-        last = mb.concat(values=[one, zero, zero, self.stop, zero], axis=0, name=f"{name}_end")
+        first = mb.concat(values=[np.array([row], np.int32), zero, zero, begin, zero], axis=0, name=f"{name}_begin")
+        last = mb.concat(values=[one, zero, zero, stop, zero], axis=0, name=f"{name}_end")
         update = mb.expand_dims(x=new, axes=[0], name=f"{name}_new")
-        cache = mb.slice_update(x=cache, update=update, begin=first, end=last, **place, name=f"{name}_updated")
-        cache = mb.coreml_update_state(state=state, value=cache, name=f"{name}_after")
-        self.current[which] = cache
-        if self.end is None:
-            slots = {"end": [layer + 1, 0, 0, 0, 0], "end_mask": [False, True, True, True, True]}
+        value = mb.slice_update(
+            x=self._now(name), update=update, begin=first, end=last, **place, name=f"{name}_updated"
+        )
+        self.value = mb.coreml_update_state(state=self.state, value=value, name=f"{name}_after")
+        return _widened(self.layer(row, name, end), name, wide)
+
+    def write_layer(self, row: int, name: str, whole: Var, wide: Any) -> Var:
+        """Replaces all slots of a layer (1, H, slots, E), and gives them back."""
+        update = mb.expand_dims(x=whole, axes=[0], name=f"{name}_new")
+        masks = [False, True, True, True, True]
+        value = mb.slice_update(
+            x=self._now(name),
+            update=update,
+            begin=[row, 0, 0, 0, 0],
+            end=[row + 1, 0, 0, 0, 0],
+            begin_mask=masks,
+            end_mask=masks,
+            name=f"{name}_updated",
+        )
+        self.value = mb.coreml_update_state(state=self.state, value=value, name=f"{name}_after")
+        return _widened(whole, name, wide)
+
+    def layer(self, row: int, name: str, end: Var | None) -> Var:
+        """The slots of a layer (1, H, S, E), those before `end` only if it is given."""
+        if end is None:
+            slots = {"end": [row + 1, 0, 0, 0, 0], "end_mask": [False, True, True, True, True]}
         else:
-            stop = mb.concat(values=[one, zero, zero, self.end, zero], axis=0, name=f"{name}_read_end")
+            zero, one = np.array([0], np.int32), np.array([row + 1], np.int32)
+            stop = mb.concat(values=[one, zero, zero, end, zero], axis=0, name=f"{name}_read_end")
             slots = {"end": stop, "end_mask": [False, True, True, False, True]}
         squeeze = [True, False, False, False, False]
-        read = mb.slice_by_index(
-            x=cache, begin=[layer, 0, 0, 0, 0], squeeze_mask=squeeze, **slots, name=f"{name}_layer"
+        return mb.slice_by_index(
+            x=self._now(name), begin=[row, 0, 0, 0, 0], squeeze_mask=squeeze, **slots, name=f"{name}_layer"
         )
-        return read if wide == types.fp16 else mb.cast(x=read, dtype="fp32", name=f"{name}_layer_float32")
+
+    def _now(self, name: str) -> Var:
+        if self.value is None:
+            self.value = mb.read_state(input=self.state, name=f"{name}_before")
+        return self.value
+
+
+def _narrow(new: Var, name: str) -> tuple[Var, Any]:
+    """A value in the float16 of states, and the type it had."""
+    return (new if new.dtype == types.fp16 else mb.cast(x=new, dtype="fp16", name=f"{name}_float16")), new.dtype
+
+
+def _widened(value: Var, name: str, wide: Any) -> Var:
+    return value if wide == types.fp16 else mb.cast(x=value, dtype="fp32", name=f"{name}_layer_float32")
 
 
 def _vector(tokens: int | Var) -> Var | np.ndarray:

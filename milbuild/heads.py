@@ -1,7 +1,7 @@
 """From hidden states to a task's outputs: functions that families name in their `heads`.
 
-A head is called with the family, the hidden states (B, T, D) and the token ids (B, T), and returns outputs by their names
-in transformers. `modules` are the modules beside the base model that it reads.
+A head is called with the family, what its `hidden_states` gave and the inputs by transformers' names, and returns outputs
+by their names in transformers. `modules` are the modules beside the base model that it reads.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,10 @@ from coremltools.converters.mil.mil import Var
 from milbuild.caches import Cache
 from milbuild.errors import Error
 from milbuild.layers.attention import Positions
-from milbuild.layers.linear import linear, tied_linear
+from milbuild.layers.linear import like, linear, tied_linear
 from milbuild.weights import Cursor
 
+Inputs = dict[str, Any]
 Outputs = dict[str, Var]
 
 
@@ -33,25 +34,26 @@ class Family(Protocol):
 class Head:
     modules: tuple[str, ...]
     outputs: tuple[str, ...]
-    compute: Callable[[Family, Var, Var], Outputs]
+    compute: Callable[[Family, Any, Inputs], Outputs]
 
-    def __call__(self, family: Family, hidden: Var, input_ids: Var) -> Outputs:
-        return self.compute(family, hidden, input_ids)
+    def __call__(self, family: Any, hidden: Any, inputs: Inputs) -> Outputs:
+        return self.compute(family, hidden, inputs)
 
 
 def hidden_states() -> Head:
     """No head: the base model's own output."""
-    return Head((), ("last_hidden_state",), lambda family, hidden, input_ids: {"last_hidden_state": hidden})
+    return Head((), ("last_hidden_state",), lambda family, hidden, inputs: {"last_hidden_state": hidden})
 
 
-def tied(module: str, to: str) -> Head:
+def tied(module: str, to: str, softcap: str | None = None) -> Head:
     """(B, T, D) -> logits (B, T, V) with the token embedding's own table, unless the checkpoint brings another.
 
     As transformers ties: a head that the file has and that differs is used whatever the configuration says; one that is
-    missing is the embedding's, if `tie_word_embeddings` says so.
+    missing is the embedding's, if `tie_word_embeddings` says so. `softcap` is the field of the configuration that bounds
+    the scores, if it is set.
     """
 
-    def compute(family: Family, hidden: Var, input_ids: Var) -> Outputs:
+    def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
         w, table = family.weights.root / module, family.weights / to
         rows, width, shares = family.config.vocab_size, hidden.shape[-1], family.config.tie_word_embeddings
         if "weight" in w:
@@ -59,9 +61,10 @@ def tied(module: str, to: str) -> Head:
         elif not shares:
             hint = "transformers would make up random numbers. Save the checkpoint with its head, or set tie_word_embeddings."
             raise Error(f"the checkpoint has no {w.path}.weight, and config.json says tie_word_embeddings: false", hint)
-        if shares:
-            return {"logits": tied_linear(hidden, w, table.tensor("weight", rows, width))}
-        return {"logits": linear(hidden, w, rows, bias=False)}
+        weight = table.tensor("weight", rows, width) if shares else w.tensor("weight", rows, width)
+        logits = tied_linear(hidden, w, weight)
+        cap = None if softcap is None else getattr(family.config, softcap)
+        return {"logits": logits if cap is None else capped(logits, cap, w / "softcap")}
 
     return Head((module,), ("logits",), compute)
 
@@ -71,7 +74,7 @@ def per_token(module: str) -> Head:
     return Head(
         (module,),
         ("logits",),
-        lambda family, hidden, input_ids: {
+        lambda family, hidden, inputs: {
             "logits": linear(hidden, family.weights.root / module, family.config.num_labels)
         },
     )
@@ -83,7 +86,7 @@ def last_token(module: str) -> Head:
     The last token of the row where the configuration names no `pad_token_id`, which serves a single sequence only.
     """
 
-    def compute(family: Family, hidden: Var, input_ids: Var) -> Outputs:
+    def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
         w, pad = family.weights.root / module, family.config.pad_token_id
         if pad is None:
             if hidden.shape[0] != 1:
@@ -91,7 +94,7 @@ def last_token(module: str) -> Head:
                 raise Error("text-classification of a batch needs a padding token, and config.json names none", hint)
             pooled = last(hidden, f"{w.name}_last")
         else:
-            pooled = _pick(hidden, _last_of(input_ids, pad, family.cache.query_positions, w.name), w.name)
+            pooled = _pick(hidden, _last_of(inputs["input_ids"], pad, family.cache.query_positions, w.name), w.name)
         logits = linear(pooled, w, family.config.num_labels, bias=False)
         return {"logits": mb.squeeze(x=logits, axes=[1], name=f"{w.name}_pooled")}
 
@@ -101,7 +104,7 @@ def last_token(module: str) -> Head:
 def span(module: str) -> Head:
     """(B, T, D) -> start_logits (B, T), end_logits (B, T)."""
 
-    def compute(family: Family, hidden: Var, input_ids: Var) -> Outputs:
+    def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
         w = family.weights.root / module
         start, end = mb.split(x=linear(hidden, w, 2), num_splits=2, axis=-1, name=f"{w.name}_split")
         return {
@@ -110,6 +113,12 @@ def span(module: str) -> Head:
         }
 
     return Head((module,), ("start_logits", "end_logits"), compute)
+
+
+def capped(x: Var, cap: float, w: Cursor) -> Var:
+    """cap * tanh(x / cap)."""
+    y = mb.tanh(x=mb.mul(x=x, y=like(x, 1 / cap), name=f"{w.name}_in"), name=f"{w.name}_tanh")
+    return mb.mul(x=y, y=like(x, cap), name=w.name)
 
 
 def last(hidden: Var, name: str) -> Var:

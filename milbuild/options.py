@@ -114,10 +114,11 @@ class Plan:
     target: str
 
     @classmethod
-    def make(cls, config: Any, **options: Any) -> "Plan":
-        """Fills what was left open from the configuration. Raises `Error` for what does not fit together."""
-        supported = architectures.SUPPORTED[config.model_type].tasks
-        name = options["task"] or tasks.guess(config.architectures, supported)
+    def make(cls, config: Any, family: Any, **options: Any) -> "Plan":
+        """Fills what was left open from the configuration of a `family`. Raises `Error` for what does not fit together."""
+        entry = architectures.SUPPORTED[config.model_type]
+        supported = entry.tasks
+        name = options["task"] or tasks.guess(config.architectures, supported, entry.decoder)
         task, with_past = tasks.resolve(name, supported, config.model_type)
         options["task"] = task.name
         cache = options["cache"] or ("io" if with_past else "none")
@@ -127,7 +128,7 @@ class Plan:
                 f"the task {name} asks for a cache, and cache is none",
                 f"Use the task {task.name}, or cache io or state.",
             )
-        if cache not in task.caches:
+        if cache not in tasks.caches(task.name, entry.decoder):
             raise Error(f"{task.name} has no cache: it needs the whole text in one call", "Build it with cache none.")
         options["cache"] = cache
         for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
@@ -141,7 +142,8 @@ class Plan:
                 f"the interface {options['interface']} has no cache {cache}; it has {', '.join(names.caches)}",
                 f"Cache {cache}: {', '.join(having)}.",
             )
-        _check_context(options, names.ranged and cache == "state", config.max_position_embeddings)
+        limit = family.longest(config) if hasattr(family, "longest") else config.max_position_embeddings
+        _check_context(options, names.ranged and cache == "state", limit)
         plan = cls(**options)
         plan.check()
         return plan

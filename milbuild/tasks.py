@@ -10,77 +10,157 @@ from milbuild.errors import Error
 
 @dataclass(frozen=True)
 class Task:
-    """`auto` is the transformers class of the reference, `suffix` what its checkpoints' `architectures` end with.
+    """`auto` is the transformers class of the reference, `suffixes` what its checkpoints' `architectures` end with.
 
-    `synonyms` are the names of huggingface/exporters.
+    `synonyms` are the names of huggingface/exporters, and of pipelines that several classes serve.
     """
 
     name: str
     auto: str
-    suffix: str
+    suffixes: tuple[str, ...]
     synonyms: tuple[str, ...]
-    caches: tuple[str, ...] = ("none",)
-    what: str = ""
+    what: str
 
 
+_ALL = (
+    Task("feature-extraction", "AutoModel", (), ("default",), "hidden states after the last layer"),
+    Task(
+        "text-generation",
+        "AutoModelForCausalLM",
+        ("LMHeadModel", "ForCausalLM"),
+        ("causal-lm",),
+        "scores of the next token",
+    ),
+    Task(
+        "text2text-generation",
+        "AutoModelForSeq2SeqLM",
+        ("ForConditionalGeneration", "MTModel"),
+        ("seq2seq-lm",),
+        "scores of the next token of an answer to a text",
+    ),
+    Task("fill-mask", "AutoModelForMaskedLM", ("ForMaskedLM",), ("masked-lm",), "scores of the token at each place"),
+    Task(
+        "text-classification",
+        "AutoModelForSequenceClassification",
+        ("ForSequenceClassification",),
+        ("sequence-classification",),
+        "scores of each label for the whole text",
+    ),
+    Task(
+        "token-classification",
+        "AutoModelForTokenClassification",
+        ("ForTokenClassification",),
+        (),
+        "scores of each label for each token",
+    ),
+    Task(
+        "question-answering",
+        "AutoModelForQuestionAnswering",
+        ("ForQuestionAnswering",),
+        (),
+        "scores of each token for beginning and ending the answer",
+    ),
+    Task(
+        "multiple-choice",
+        "AutoModelForMultipleChoice",
+        ("ForMultipleChoice",),
+        (),
+        "a score of each of several texts",
+    ),
+    Task(
+        "next-sentence-prediction",
+        "AutoModelForNextSentencePrediction",
+        ("ForNextSentencePrediction",),
+        (),
+        "whether the second text follows the first",
+    ),
+    Task(
+        "image-classification",
+        "AutoModelForImageClassification",
+        ("ForImageClassification",),
+        (),
+        "scores of each label for a picture",
+    ),
+    Task(
+        "masked-im",
+        "AutoModelForMaskedImageModeling",
+        ("ForMaskedImageModeling",),
+        ("masked-image-modeling",),
+        "the picture behind masked patches",
+    ),
+    Task(
+        "semantic-segmentation",
+        "AutoModelForSemanticSegmentation",
+        ("ForSemanticSegmentation",),
+        ("image-segmentation",),
+        "the label of each pixel",
+    ),
+    Task(
+        "object-detection",
+        "AutoModelForObjectDetection",
+        ("ForObjectDetection",),
+        (),
+        "boxes with scores of each label",
+    ),
+    Task(
+        "ctc",
+        "AutoModelForCTC",
+        ("ForCTC",),
+        ("automatic-speech-recognition",),
+        "scores of a letter at each frame of sound",
+    ),
+    Task(
+        "speech-seq2seq",
+        "AutoModelForSpeechSeq2Seq",
+        ("ForConditionalGeneration",),
+        ("automatic-speech-recognition", "speech2seq-lm"),
+        "scores of the next token of a transcript",
+    ),
+    Task(
+        "audio-classification",
+        "AutoModelForAudioClassification",
+        ("ForSequenceClassification", "ForAudioClassification"),
+        (),
+        "scores of each label for a sound",
+    ),
+    Task(
+        "audio-frame-classification",
+        "AutoModelForAudioFrameClassification",
+        ("ForAudioFrameClassification",),
+        (),
+        "scores of each label for each frame of sound",
+    ),
+    Task("audio-xvector", "AutoModelForAudioXVector", ("ForXVector",), ("x-vector",), "a vector of who speaks"),
+)
+TASKS = {task.name: task for task in _ALL}
 ALL_CACHES = ("none", "io", "state")
-
-TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            "feature-extraction", "AutoModel", "Model", ("default",), ALL_CACHES, "hidden states after the last layer"
-        ),
-        Task(
-            "text-generation",
-            "AutoModelForCausalLM",
-            "LMHeadModel",
-            ("causal-lm",),
-            ALL_CACHES,
-            "scores of the next token",
-        ),
-        Task(
-            "text-classification",
-            "AutoModelForSequenceClassification",
-            "ForSequenceClassification",
-            ("sequence-classification",),
-            what="scores of each label for the whole text",
-        ),
-        Task(
-            "token-classification",
-            "AutoModelForTokenClassification",
-            "ForTokenClassification",
-            ("token-classification",),
-            what="scores of each label for each token",
-        ),
-        Task(
-            "question-answering",
-            "AutoModelForQuestionAnswering",
-            "ForQuestionAnswering",
-            ("question-answering",),
-            what="scores of each token for beginning and ending the answer",
-        ),
-    )
-}
-DEFAULT = "text-generation"
+# Tasks that go on where the last call stopped; hidden states only of models that look backwards.
+GENERATION = ("text-generation", "text2text-generation", "speech-seq2seq")
 WITH_PAST = "-with-past"
+
+
+def caches(task: str, decoder: bool) -> tuple[str, ...]:
+    """The caches of a task; `decoder`: the model looks backwards whatever its configuration says."""
+    return ALL_CACHES if task in GENERATION or (decoder and task == "feature-extraction") else ("none",)
 
 
 def resolve(name: str, supported: tuple[str, ...], model_type: str) -> tuple[Task, bool]:
     """(the task, whether a cache was asked for) of a task's name, synonym, or either with `-with-past`. Raises `Error`."""
     plain = name.removesuffix(WITH_PAST)
-    for task in TASKS.values():
-        if plain in (task.name, *task.synonyms):
-            if task.name not in supported:
-                raise Error(f"{model_type} has no task {task.name}; it has {', '.join(supported)}")
+    named = [task for task in _ALL if plain in (task.name, *task.synonyms)]
+    for task in named:
+        if task.name in supported:
             return task, name.endswith(WITH_PAST)
+    if named:
+        raise Error(f"{model_type} has no task {named[0].name}; it has {', '.join(supported)}")
     raise Error(f"there is no task {name!r}; {model_type} has {', '.join(supported)}")
 
 
-def guess(architectures: list[str] | None, supported: tuple[str, ...]) -> str:
-    """The task a checkpoint was trained for, by the class it was saved from; text-generation where that says nothing."""
+def guess(architectures: list[str] | None, supported: tuple[str, ...], decoder: bool) -> str:
+    """The task a checkpoint was trained for, by the class it was saved from; where that says nothing, text-generation for
+    a decoder, the first that is supported for others."""
     for architecture in architectures or ():
-        for task in TASKS.values():
-            if task.suffix != "Model" and architecture.endswith(task.suffix) and task.name in supported:
+        for task in _ALL:
+            if architecture.endswith(task.suffixes) and task.name in supported:
                 return task.name
-    return DEFAULT if DEFAULT in supported else supported[0]
+    return "text-generation" if decoder else supported[0]

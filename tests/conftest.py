@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 -- the environment is set before libraries that read it on import
 import functools
+import json
 import logging
 import os
 import tempfile
@@ -38,11 +39,15 @@ def _quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
-@functools.cache
 def checkpoint(model_type: str = "gpt2", task: str = "text-generation", **flags: Any) -> Path:
     """A saved Hugging Face checkpoint of the table's configuration, its weights perturbed: with the initial ones a
     dropped bias or norm goes unseen."""
-    config = transformers.AutoConfig.for_model(model_type, **TABLE[model_type].config | flags)
+    return _checkpoint(model_type, task, json.dumps(flags, sort_keys=True))
+
+
+@functools.cache
+def _checkpoint(model_type: str, task: str, flags: str) -> Path:
+    config = transformers.AutoConfig.for_model(model_type, **TABLE[model_type].config | json.loads(flags))
     torch.manual_seed(0)
     model = getattr(transformers, TASKS[task].auto).from_config(config)
     with torch.no_grad():

@@ -1,14 +1,16 @@
 """Keys and values between calls: chunks at several offsets against one full forward pass, for every cache and interface."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import milbuild
-from milbuild import runtime
+from milbuild import architectures, runtime
 from milbuild.generation import Session
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
-from tests.tiny import GPT2
+from tests.tiny import GPT2, TABLE
 
 # Keys and values in a state are float16 whatever the rest is.
 LIMITS = {"io": 1e-5, "state": 2e-3}
@@ -82,6 +84,43 @@ def test_flags_with_a_cache(name: str, flags: dict, precision: str) -> None:
         assert difference(scores, expected) <= LIMITS[session.plan.cache]
     else:
         assert psnr(scores, expected) >= 55
+
+
+SOME = ["state, prefill 4", "state, ranged", "swift", "io, fixed, prefill 4", "io, growing, ranged"]
+DECODERS = [name for name in TABLE if name != "gpt2" and architectures.SUPPORTED[name].decoder]
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("model_type", DECODERS)
+def test_every_decoder(model_type: str, name: str) -> None:
+    """Up to the end of the context, so that rings run round; then float16."""
+    folder = checkpoint(model_type)
+    ids = tokens(29 if "swift" not in name else 28, seed=11)
+    expected = hf.forward(reference(folder), {"input_ids": ids[None]})["logits"][0]
+    session = Session(milbuild.build(folder, precision="float32", **BUILDS[name]))
+    count = min(len(ids), session.context)
+    for parts in ([1] * count, [9, 1, 1, 5, count - 16], [count]):
+        session.reset()
+        assert difference(_feed(session, ids, parts), expected[:count]) <= LIMITS[session.plan.cache], parts
+    session = Session(milbuild.build(folder, **BUILDS[name]))
+    assert psnr(_feed(session, ids, [9, 1, 1, 5, count - 16]), expected[:count]) >= 55
+
+
+@pytest.mark.parametrize(
+    ("model_type", "flags", "shapes"),
+    [
+        ("mistral", {}, {"sliding_key_cache": (4, 1, 2, 8, 10)}),
+        ("mistral", {"sliding_window": None}, {"key_cache": (4, 1, 2, 29, 10)}),
+        ("mistral", {"sliding_window": 26}, {"key_cache": (4, 1, 2, 29, 10)}),
+        ("gemma3_text", {}, {"key_cache": (1, 1, 2, 29, 10), "sliding_key_cache": (3, 1, 2, 8, 10)}),
+    ],
+    ids=str,
+)
+def test_layers_with_a_window_need_its_slots_only(model_type: str, flags: Any, shapes: Any) -> None:
+    model = milbuild.build(checkpoint(model_type, **flags), cache="state", prefill_length=4)
+    states = {f.name: tuple(f.type.stateType.arrayType.shape) for f in model.interface.state}
+    assert {name: shape for name, shape in states.items() if "key" in name} == shapes
+    assert {name.replace("key", "value"): shape for name, shape in shapes.items()}.items() <= states.items()
 
 
 @pytest.mark.all
@@ -268,11 +307,12 @@ def _feed(session: Session, ids: np.ndarray, parts: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["state", "state, ranged", "swift", "io, fixed", "io, growing, ranged"])
-def test_every_landmark_at_every_step(name: str) -> None:
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "gemma3_text"])
+def test_every_landmark_at_every_step(model_type: str, name: str) -> None:
     """Each module's output, call by call, is the slice of the whole pass that the call's tokens stand for."""
-    model = milbuild.build(checkpoint(), precision="float32", **BUILDS[name])
+    model = milbuild.build(checkpoint(model_type), precision="float32", **BUILDS[name])
     ids = tokens(1, 12, seed=9)
-    truth = reference(checkpoint())
+    truth = reference(checkpoint(model_type))
     with hf.modules(truth) as expected:
         hf.forward(truth, {"input_ids": ids})
     engine = runtime.load(model.package_path)

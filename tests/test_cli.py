@@ -153,8 +153,10 @@ def test_list_json(command: CommandLine) -> None:
     assert [row["model_type"] for row in rows] == sorted(architectures.SUPPORTED)
     for row in rows:
         assert row.keys() == {"model_type", "tasks", "caches"}
-        assert row["tasks"] == list(architectures.SUPPORTED[row["model_type"]].tasks)
-        assert row["caches"] == sorted({c for task in row["tasks"] for c in tasks.TASKS[task].caches})
+        assert row["tasks"] == list(architectures.architectures.SUPPORTED[row["model_type"]].tasks)
+        assert row["caches"] == sorted(
+            {c for task in row["tasks"] for c in tasks.caches(task, architectures.SUPPORTED[row["model_type"]].decoder)}
+        )
 
 
 def test_list_for_people(command: CommandLine) -> None:

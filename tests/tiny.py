@@ -11,13 +11,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Tiny:
-    """`config`: what differs from the class's defaults; `flags`: variations, each tested in float32; `operations`: the
-    most that are not constants, without a cache, in float16 for iOS 18."""
+    """`config`: what differs from the class's defaults; `flags`: variations, each tested in both precisions;
+    `operations`: the most that are not constants, without a cache, in float16 for iOS 18; `landmarks`: modules that must be
+    among those compared, `*` for every layer."""
 
     model_type: str
     config: dict[str, Any]
     operations: int
     flags: dict[str, dict[str, Any]] = field(default_factory=dict)
+    landmarks: tuple[str, ...] = ()
 
 
 GPT2 = Tiny(
@@ -47,6 +49,163 @@ GPT2 = Tiny(
         "large epsilon": {"layer_norm_epsilon": 1e-2},
         "tiny epsilon": {"layer_norm_epsilon": 1e-12},
     },
+    landmarks=(
+        *(f"transformer.h.*{part}" for part in ("", ".attn", ".mlp", ".ln_1", ".ln_2")),
+        "transformer.wte",
+        "transformer.ln_f",
+    ),
 )
 
-TABLE = {tiny.model_type: tiny for tiny in (GPT2,)}
+# What the Llama family has in common; some have no head_dim of their own.
+_LLAMA = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "intermediate_size": 52,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 29,
+    "pad_token_id": 5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "num_labels": 7,
+}
+_WIDE = _LLAMA | {"head_dim": 10}
+_BLOCK = (
+    "",
+    ".self_attn",
+    ".mlp",
+    ".input_layernorm",
+    ".post_attention_layernorm",
+    ".self_attn.o_proj",
+    ".mlp.down_proj",
+)
+_DECODER = (*(f"model.layers.*{part}" for part in _BLOCK), "model.embed_tokens", "model.norm")
+_PLAIN = {
+    "plain": {},
+    "untied": {"tie_word_embeddings": False},
+    "tied": {"tie_word_embeddings": True},
+    "as many key heads": {"num_key_value_heads": 4},
+    "one key head": {"num_key_value_heads": 1},
+    "large epsilon": {"rms_norm_eps": 1e-2},
+    "tiny epsilon": {"rms_norm_eps": 1e-12},
+    "relu": {"hidden_act": "relu"},
+}
+_BIASES = {"attention bias": {"attention_bias": True}}
+_WINDOWS = {
+    "window 5": {"use_sliding_window": True, "sliding_window": 5},
+    "window 1": {"use_sliding_window": True, "sliding_window": 1},
+    "window unused": {"use_sliding_window": False, "sliding_window": 5},
+}
+
+
+def _rope(**parameters: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_theta": 10000.0, **parameters}}
+
+
+_ROPES = {
+    "theta": _rope(rope_type="default", rope_theta=500.0),
+    "linear": _rope(rope_type="linear", factor=2.5),
+    "dynamic, longer than trained": _rope(rope_type="dynamic", factor=3.0) | {"max_position_embeddings": 7},
+    "dynamic": _rope(rope_type="dynamic", factor=3.0),
+    "yarn": _rope(rope_type="yarn", factor=4.0, original_max_position_embeddings=8),
+    "yarn, all of it": _rope(
+        rope_type="yarn",
+        factor=4.0,
+        original_max_position_embeddings=8,
+        beta_fast=8.0,
+        beta_slow=2.0,
+        mscale=0.7,
+        mscale_all_dim=0.3,
+    ),
+    "yarn, factor given": _rope(
+        rope_type="yarn", factor=4.0, original_max_position_embeddings=8, attention_factor=1.3, truncate=False
+    ),
+    "llama3": _rope(
+        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16
+    ),
+    "longrope, long": _rope(
+        rope_type="longrope",
+        factor=3.0,
+        short_factor=[1.0, 1.1, 1.2, 1.3, 1.4],
+        long_factor=[2.0, 2.1, 2.2, 2.3, 2.4],
+        original_max_position_embeddings=10,
+    ),
+    "longrope, short": _rope(
+        rope_type="longrope",
+        factor=3.0,
+        short_factor=[1.0, 1.1, 1.2, 1.3, 1.4],
+        long_factor=[2.0, 2.1, 2.2, 2.3, 2.4],
+        original_max_position_embeddings=20,
+        attention_factor=0.9,
+    ),
+    "proportional": _rope(rope_type="proportional", partial_rotary_factor=0.6, factor=2.0),
+}
+
+LLAMA = Tiny(
+    "llama",
+    _WIDE | {"num_hidden_layers": 3},
+    operations=6 + 31 * 3,
+    flags={**_PLAIN, **_ROPES, **_BIASES, "mlp bias": {"mlp_bias": True}, "head width follows": {"head_dim": None}},
+    landmarks=_DECODER,
+)
+MISTRAL = Tiny(
+    "mistral",
+    _WIDE | {"sliding_window": 5},
+    operations=6 + 31 * 4,
+    flags={**_PLAIN, "no window": {"sliding_window": None}, "window 1": {"sliding_window": 1}},
+    landmarks=_DECODER,
+)
+QWEN2 = Tiny(
+    "qwen2",
+    _LLAMA | {"max_window_layers": 2},
+    operations=6 + 31 * 4,
+    flags={**_PLAIN, **_WINDOWS},
+    landmarks=_DECODER,
+)
+QWEN3 = Tiny(
+    "qwen3",
+    _WIDE | {"max_window_layers": 2},
+    operations=6 + 36 * 4,
+    flags={**_PLAIN, **_WINDOWS, **_BIASES},
+    landmarks=_DECODER,
+)
+SMOLLM3 = Tiny(
+    "smollm3",
+    _LLAMA | {"no_rope_layer_interval": 2},
+    operations=6 + 31 * 4,
+    flags={
+        **_PLAIN,
+        **_WINDOWS,
+        **_BIASES,
+        "mlp bias": {"mlp_bias": True},
+        "chosen layers": {"no_rope_layers": [0, 1, 1, 0]},
+    },
+    landmarks=_DECODER,
+)
+GEMMA3 = Tiny(
+    "gemma3_text",
+    _WIDE
+    | {
+        "sliding_window": 5,
+        "query_pre_attn_scalar": 7,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"],
+    },
+    operations=7 + 45 * 4,
+    flags={
+        **{name: flag for name, flag in _PLAIN.items() if name != "relu"},
+        **_BIASES,
+        "relu": {"hidden_activation": "relu"},
+        "two ropes": {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            }
+        },
+        "bounded scores": {"final_logit_softcapping": 4.0, "attn_logit_softcapping": 3.0},
+        "all layers see everything": {"layer_types": ["full_attention"] * 4},
+    },
+    landmarks=(*_DECODER, "model.layers.*.pre_feedforward_layernorm", "model.layers.*.post_feedforward_layernorm"),
+)
+
+TABLE = {tiny.model_type: tiny for tiny in (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA3)}

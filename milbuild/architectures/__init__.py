@@ -33,12 +33,21 @@ NOT_READ = {
 
 
 class Entry(NamedTuple):
-    where: str  # "file:Class"
+    """`where` is "file:Class"; `decoder`: it looks backwards only, so that its hidden states can be cached too."""
+
+    where: str
     tasks: tuple[str, ...]
+    decoder: bool = False
 
 
 SUPPORTED = {
-    "gpt2": Entry("gpt2:GPT2", DECODER),
+    "gemma3_text": Entry("gemma3_text:Gemma3", DECODER[:3], decoder=True),
+    "gpt2": Entry("gpt2:GPT2", DECODER, decoder=True),
+    "llama": Entry("llama:Llama", DECODER, decoder=True),
+    "mistral": Entry("mistral:Mistral", DECODER, decoder=True),
+    "qwen2": Entry("qwen2:Qwen2", DECODER, decoder=True),
+    "qwen3": Entry("qwen3:Qwen3", DECODER, decoder=True),
+    "smollm3": Entry("smollm3:SmolLM3", DECODER, decoder=True),
 }
 
 

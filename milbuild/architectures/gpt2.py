@@ -48,7 +48,7 @@ class GPT2:
         config, cache, w = self.config, self.cache, self.weights
         x = embedding(input_ids, w / "wte", config.vocab_size, config.n_embd)
         x = add(x, embedding(cache.query_positions, w / "wpe", config.n_positions, config.n_embd), w / "drop")
-        mask = causal_mask(cache.query_positions, cache.key_positions, w)
+        mask = causal_mask(cache.query_positions, cache.key_positions(), w)
         for i in range(config.n_layer):
             x = self.block(x, w / f"h.{i}", i, mask)
         return layer_norm(x, w / "ln_f", config.layer_norm_epsilon)

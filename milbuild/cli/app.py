@@ -313,7 +313,7 @@ def list_(as_json: Json = False) -> None:
         {
             "model_type": model_type,
             "tasks": list(entry.tasks),
-            "caches": sorted({c for t in entry.tasks for c in tasks.TASKS[t].caches}),
+            "caches": sorted({c for t in entry.tasks for c in tasks.caches(t, entry.decoder)}),
         }
         for model_type, entry in sorted(architectures.SUPPORTED.items())
     ]

@@ -20,15 +20,20 @@ HIDDEN = -1e4
 Positions: TypeAlias = Var | np.ndarray
 
 
-def split_heads(x: Var, heads: int, w: Cursor, parts: int = 1) -> list[Var]:
-    """(B, T, parts * H * E) -> `parts` times (B, H, T, E)."""
+def split_heads(x: Var, heads: int, w: Cursor, parts: int | list[int] = 1) -> list[Var]:
+    """(B, T, parts * H * E) -> `parts` times (B, H, T, E); with a list, of so many heads each instead of H."""
     batch, tokens, width = x.shape
-    if heads < 1 or width % (parts * heads):
-        raise Error(f"{w.path}: {width // parts} features do not divide into {heads} heads", "Look into config.json.")
+    sizes = [heads] * parts if isinstance(parts, int) else parts
+    if heads < 1 or width % sum(sizes):
+        each = width // parts if isinstance(parts, int) else width
+        raise Error(f"{w.path}: {each} features do not divide into {heads} heads", "Look into config.json.")
     # One reshape and one transpose for all parts: query, key and value heads stand behind one another.
-    x = mb.reshape(x=x, shape=[batch, _known(tokens), parts * heads, width // (parts * heads)], name=f"{w.name}_heads")
+    x = mb.reshape(x=x, shape=[batch, _known(tokens), sum(sizes), width // sum(sizes)], name=f"{w.name}_heads")
     x = mb.transpose(x=x, perm=[0, 2, 1, 3], name=f"{w.name}_heads_first")
-    return [x] if parts == 1 else list(mb.split(x=x, num_splits=parts, axis=1, name=f"{w.name}_split"))
+    if len(sizes) == 1:
+        return [x]
+    split = {"num_splits": len(sizes)} if len(set(sizes)) == 1 else {"split_sizes": sizes}
+    return list(mb.split(x=x, **split, axis=1, name=f"{w.name}_split"))
 
 
 def merge_heads(x: Var, w: Cursor) -> Var:
@@ -38,32 +43,77 @@ def merge_heads(x: Var, w: Cursor) -> Var:
     return mb.reshape(x=x, shape=[batch, _known(tokens), heads * each], name=f"{w.name}_merged")
 
 
-def causal_mask(query: Positions, key: Positions, w: Cursor) -> Var | None:
+def causal_mask(query: Positions, key: Positions, w: Cursor, window: int | None = None, groups: int = 1) -> Var | None:
     """What is added to the scores, from the positions of queries and keys (a cache's): 0 where a key stands at or before
-    the query, `HIDDEN` elsewhere; (T, S), or (B, 1, T, S). None when every query sees every key.
+    the query and, with a `window`, not that many or more before it; `HIDDEN` elsewhere; (T, S), or (B, 1, T, S).
+    None when every query sees every key. `groups`: for grouped heads, whose queries stand behind one another, the rows
+    so many times.
 
     A slot that holds nothing has a position beyond every query, so one comparison serves all caches.
     """
+    name = f"{w.name}_mask" if window is None else f"{w.name}_mask_{window}"
     if isinstance(query, np.ndarray) and isinstance(key, np.ndarray):
         visible = key[None, :] <= query[:, None]
-        return (
-            None if visible.all() else mb.const(val=np.where(visible, 0, HIDDEN).astype(w.dtype), name=f"{w.name}_mask")
-        )
-    query = _rows(query, f"{w.name}_query_positions")
+        if window is not None:
+            visible &= key[None, :] > query[:, None] - window
+        if visible.all():
+            return None
+        visible = np.tile(visible, (groups if len(query) > 1 else 1, 1))
+        return mb.const(val=np.where(visible, 0, HIDDEN).astype(w.dtype), name=name)
+    query = _rows(_repeated(query, groups, f"{name}_query"), f"{name}_query_positions")
     if isinstance(key, Var) and key.rank == 2:
-        key = mb.expand_dims(x=key, axes=[1, 2], name=f"{w.name}_key_positions")
-    visible = mb.less_equal(x=key, y=query, name=f"{w.name}_visible")
+        key = mb.expand_dims(x=key, axes=[1, 2], name=f"{name}_key_positions")
+    visible = mb.less_equal(x=key, y=query, name=f"{name}_past")
+    if window is not None:
+        near = mb.greater(
+            x=key, y=mb.sub(x=query, y=np.int32(window), name=f"{name}_window_begin"), name=f"{name}_near"
+        )
+        visible = mb.logical_and(x=visible, y=near, name=f"{name}_visible")
     # By arithmetic: mb.select infers its shape from the two values alone, not from the condition.
-    visible = mb.cast(x=visible, dtype="fp16" if w.dtype == np.float16 else "fp32", name=f"{w.name}_visible_float")
-    hidden = mb.sub(x=visible, y=w.dtype.type(1), name=f"{w.name}_hidden")
-    return mb.mul(x=hidden, y=w.dtype.type(-HIDDEN), name=f"{w.name}_mask")
+    return _hidden(mb.cast(x=visible, dtype=_float(w), name=f"{name}_visible_float"), name, w)
+
+
+def padding_mask(attention_mask: Var | None, w: Cursor) -> Var | None:
+    """int32 (B, S), 1 for a token and 0 for padding -> what is added to the scores of a model that looks both ways,
+    (B, 1, 1, S); None without a mask."""
+    if attention_mask is None:
+        return None
+    name = f"{w.name}_mask"
+    mask = mb.cast(x=attention_mask, dtype=_float(w), name=f"{name}_float")
+    return _hidden(mb.expand_dims(x=mask, axes=[1, 2], name=f"{name}_keys"), name, w)
+
+
+def _hidden(visible: Var, name: str, w: Cursor) -> Var:
+    """1 and 0 -> 0 and HIDDEN."""
+    return mb.mul(x=mb.sub(x=visible, y=w.dtype.type(1), name=f"{name}_hidden"), y=w.dtype.type(-HIDDEN), name=name)
+
+
+def _float(w: Cursor) -> str:
+    return "fp16" if w.dtype == np.float16 else "fp32"
+
+
+def _repeated(positions: Positions, groups: int, name: str) -> Positions:
+    """Query positions for each group of heads: (T,) -> (groups * T,), (B, T) -> (B, groups * T)."""
+    if groups == 1 or positions.shape[-1] == 1:
+        return positions
+    if isinstance(positions, np.ndarray):
+        return np.tile(positions, groups)
+    return mb.tile(x=positions, reps=[1] * (positions.rank - 1) + [groups], name=f"{name}_repeated")
 
 
 def attention(q: Var, k: Var, v: Var, mask: Var | None, scale: float, w: Cursor, upcast: bool = False) -> Var:
-    """softmax(q k^T scale + mask) v: (B, H, T, E), (B, H, S, E), (B, H, S, E) -> (B, H, T, E).
+    """softmax(q k^T scale + mask) v: (B, H, T, E), (B, K, S, E), (B, K, S, E) -> (B, H, T, E).
 
     Fused from iOS 18 on. With `upcast` scores and softmax are computed in float32 whatever the graph's precision is.
+    Where several queries share a head of keys (H / K of them) they stand behind one another as if they were tokens, which
+    repeats nothing; the mask then has their rows (`groups` of `causal_mask`).
     """
+    batch, heads, tokens, width = q.shape
+    if heads != k.shape[1]:
+        shape = [batch, k.shape[1], heads // k.shape[1] * tokens if isinstance(tokens, int) else -1, width]
+        q = mb.reshape(x=q, shape=shape, name=f"{w.name}_query_groups")
+        y = attention(q, k, v, mask, scale, w / "groups", upcast)
+        return mb.reshape(x=y, shape=[batch, heads, _known(tokens), y.shape[-1]], name=f"{w.name}_attention")
     if upcast and q.dtype == types.fp16:
         q, k = (mb.cast(x=x, dtype="fp32", name=f"{w.name}_{name}_float32") for x, name in ((q, "query"), (k, "key")))
         mask = None if mask is None else mb.cast(x=mask, dtype="fp32", name=f"{w.name}_mask_float32")

@@ -6,7 +6,7 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
-from milbuild.weights import Cursor, Tensor, Unread
+from milbuild.weights import Cursor, Joined, Tensor, Unread
 
 
 def constant(tensor: Tensor, w: Cursor, name: str) -> Var:
@@ -24,6 +24,16 @@ def add(x: Var, y: Var, w: Cursor) -> Var:
     return mb.add(x=x, y=y, name=w.name)
 
 
+def mul(x: Var, y: Var, w: Cursor) -> Var:
+    """x * y, as the output of `w`."""
+    return mb.mul(x=x, y=y, name=w.name)
+
+
+def split(x: Var, sizes: list[int], w: Cursor, axis: int = 1) -> list[Var]:
+    """Parts of an axis, of these sizes."""
+    return list(mb.split(x=x, split_sizes=sizes, axis=axis, name=f"{w.name}_parts"))
+
+
 def linear(x: Var, w: Cursor, width: int, bias: bool = True) -> Var:
     """(..., D) -> (..., width), with a weight stored (width, D), as torch.nn.Linear has it."""
     return _linear(x, w.tensor("weight", width, x.shape[-1]), w, width, bias)
@@ -39,14 +49,25 @@ def tied_linear(x: Var, w: Cursor, tensor: Tensor) -> Var:
     return mb.linear(x=x, weight=constant(tensor, w, "weight"), name=w.name)
 
 
-def embedding(ids: Var | np.ndarray, w: Cursor, rows: int, width: int) -> Var:
-    """int32 (...) -> (..., width). Ids that are known when the graph is built (0, 1, 2, ...) become a slice of the table."""
+def embedding(ids: Var | np.ndarray, w: Cursor, rows: int, width: int, scale: float = 1.0) -> Var:
+    """int32 (...) -> (..., width). Ids that are known when the graph is built (3, 4, 5, ...) become a slice of the table."""
     table = w.tensor("weight", rows, width)
     if isinstance(ids, np.ndarray):
         if not np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids))):
             raise AssertionError(f"ids known in advance must be consecutive, got {ids}")
         return constant(table.rows(int(ids[0]), int(ids[0]) + len(ids)), w, "weight")
-    return mb.gather(x=constant(table, w, "weight"), indices=ids, axis=0, name=w.name)
+    name = w.name if scale == 1 else f"{w.name}_rows"
+    x = mb.gather(x=constant(table, w, "weight"), indices=ids, axis=0, name=name)
+    return x if scale == 1 else mb.mul(x=x, y=like(x, scale), name=w.name)
+
+
+def joined_linear(x: Var, parts: list[tuple[Cursor, int]], w: Cursor, bias: bool = True) -> Var:
+    """(..., D) -> (..., the widths' sum): modules that read the same tokens as one product, called after `w`."""
+    weight = Joined(*(part.tensor("weight", width, x.shape[-1]) for part, width in parts))
+    arguments = (
+        {"bias": constant(Joined(*(part.tensor("bias", width) for part, width in parts)), w, "bias")} if bias else {}
+    )
+    return mb.linear(x=x, weight=constant(weight, w, "weight"), name=f"{w.name}_joined", **arguments)
 
 
 def _linear(x: Var, weight: Tensor, w: Cursor, width: int, bias: bool) -> Var:

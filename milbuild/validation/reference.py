@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from milbuild.errors import Error
 from milbuild.tasks import TASKS
-from milbuild.weights.checkpoint import locate
+from milbuild.weights.checkpoint import locate, modern
 
 
 def load(source: str | os.PathLike[str], task: str, revision: str | None = None) -> Any:
@@ -75,7 +75,11 @@ def modules(model: Any) -> Iterator[dict[str, np.ndarray]]:
 
         return hook
 
-    handles = [module.register_forward_hook(remember(prefix + name)) for name, module in model.named_modules() if name]
+    handles = [
+        module.register_forward_hook(remember(modern(prefix + name, model.config.model_type)))
+        for name, module in model.named_modules()
+        if name
+    ]
     try:
         yield seen
     finally:

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,16 @@ RENAMES = (
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
 )
 
+_PREFIX = ((re.compile(r"^transformer\."), "model."),)  # the class for question-answering calls its base model so
+
+# How the hub spells the modules of a model_type -> how transformers 5 does; what is spelled the new way is left alone.
+SPELLINGS: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
+    "llama": _PREFIX,
+    "qwen2": _PREFIX,
+    "qwen3": _PREFIX,
+    "smollm3": _PREFIX,
+}
+
 SAFE_CONVERSION = (
     "A pickle can run code when it is loaded, so milbuild reads safetensors only. Convert it once: "
     "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
@@ -40,7 +50,7 @@ class Checkpoint:
         self.name = name
         self.folder = folder
         self.config = config
-        self.tensors = {_modern(key, tensors): array for key, array in tensors.items()}
+        self.tensors = {modern(key, str(config.get("model_type")), tensors): array for key, array in tensors.items()}
         self.read: set[str] = set()
         self.missing: dict[str, tuple[int, ...]] = {}
         self.misshapen: dict[str, tuple[int, ...]] = {}
@@ -260,12 +270,12 @@ def _read_shards(folder: Path, index: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _modern(key: str, tensors: dict[str, np.ndarray]) -> str:
-    for pattern, replacement in RENAMES:
-        new = pattern.sub(replacement, key)
-        if new != key and new not in tensors:
-            return new
-    return key
+def modern(key: str, model_type: str, taken: Container[str] = ()) -> str:
+    """A name as transformers 5 spells it; as it stands if the new name is `taken`."""
+    new = key
+    for pattern, replacement in (*RENAMES, *SPELLINGS.get(model_type, ())):
+        new = pattern.sub(replacement, new)
+    return key if new in taken else new
 
 
 def _list(names: list[str], most: int = 12) -> str:

@@ -1,7 +1,6 @@
 """A tensor of the checkpoint that nobody has read yet, and what is still to be done to it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -15,16 +14,14 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT32 = np.dtype(np.float32)
 
 
-@dataclass(frozen=True)
 class Tensor:
     """A name in the checkpoint and a view on its mapped bytes; transposing and slicing only change the view.
 
     `key` is equal for equal content: the name, and what was done to it.
     """
 
-    name: str
-    key: str
-    data: np.ndarray
+    def __init__(self, name: str, key: str, data: np.ndarray) -> None:
+        self.name, self.key, self.data = name, key, data
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -73,6 +70,50 @@ class Tensor:
         )
         remedy = "Build with precision float32." if dtype == np.float16 else None
         return Error(f"{what}; {dtype} ends at {np.finfo(dtype).max:.6g}", remedy)
+
+
+class Computed(Tensor):
+    """A tensor that is worked out of others when it is saved: a folded norm, an interpolated table.
+
+    `compute` gets their values in float64 and gives an array of `shape`. `recipe` tells computations of the same parts
+    apart, and says in errors what it is.
+    """
+
+    def __init__(self, recipe: str, compute: Callable[..., np.ndarray], shape: tuple[int, ...], *parts: Tensor) -> None:
+        self.name = f"{recipe} of {', '.join(dict.fromkeys(part.name for part in parts))}"
+        self.key = f"{recipe}({', '.join(part.key for part in parts)}) {shape}"
+        self._compute, self._shape, self._parts = compute, tuple(shape), parts
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def data(self) -> np.ndarray:  # type: ignore[override]
+        value = self._compute(*(part.values(np.dtype(np.float64)) for part in self._parts))
+        if value.shape != self._shape:
+            raise AssertionError(f"{self.name} has the shape {value.shape}, not {self._shape}")
+        return value
+
+    @property
+    def T(self) -> Tensor:
+        return Computed("transposed", np.transpose, self.shape[::-1], self)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        shape = (stop - start, *self.shape[1:])
+        return Computed(f"rows {start} to {stop}", lambda values: values[start:stop], shape, self)
+
+
+class Joined(Computed):
+    """Tensors behind one another along the first axis, read one by one: weights that are multiplied in one product."""
+
+    def __init__(self, *parts: Tensor) -> None:
+        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        super().__init__("joined", lambda *arrays: np.concatenate(arrays), shape, *parts)
+
+    def pieces(self, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+        for part in self._parts:
+            yield from part.pieces(dtype)
 
 
 class Unread(np.ndarray):

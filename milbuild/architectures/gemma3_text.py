@@ -1,0 +1,54 @@
+"""Gemma 3, text only: Qwen 3's attention with a window in five layers of six, each kind with rotary positions of its own.
+
+Scaled token embeddings, norms that multiply by 1 + weight, in front of and behind each half of a block.
+Reference: transformers/models/gemma3/modeling_gemma3.py.
+"""
+
+from coremltools.converters.mil.mil import Var
+
+from milbuild.architectures.qwen3 import Qwen3
+from milbuild.heads import hidden_states, last_token, tied
+from milbuild.layers.linear import add, embedding
+from milbuild.layers.normalization import rms_norm, rms_norm_heads
+from milbuild.layers.rope import Rotation, rotation
+from milbuild.weights import Cursor
+
+
+class Gemma3(Qwen3):
+    only = {"use_bidirectional_attention": (False, "the mask is causal")}
+    not_read = ("attention_dropout", "attn_logit_softcapping")  # which transformers' attention leaves out, too
+    heads = {
+        "feature-extraction": hidden_states(),
+        "text-generation": tied("lm_head", to="embed_tokens", softcap="final_logit_softcapping"),
+        "text-classification": last_token("score"),
+    }
+
+    def embeddings(self, input_ids: Var, w: Cursor) -> Var:
+        width = self.config.hidden_size
+        return embedding(input_ids, w, self.config.vocab_size, width, scale=width**0.5)
+
+    def rotations(self, w: Cursor) -> list[Rotation | None]:
+        config, cache = self.config, self.cache
+        found = {
+            kind: rotation(config.rope_parameters[kind], config, cache.query_positions, cache.longest, w / kind)
+            for kind in dict.fromkeys(config.layer_types)
+        }
+        return [found[kind] for kind in config.layer_types]
+
+    def norm(self, x: Var, w: Cursor) -> Var:
+        return rms_norm(x, w, self.config.rms_norm_eps, offset=1.0)
+
+    def block(self, x: Var, w: Cursor, i: int, mask: Var | None, rotation: Rotation | None) -> Var:
+        y = self.attention(self.norm(x, w / "input_layernorm"), w / "self_attn", i, mask, rotation)
+        x = add(x, self.norm(y, w / "post_attention_layernorm"), w / "residual")
+        y = self.mlp(self.norm(x, w / "pre_feedforward_layernorm"), w / "mlp")
+        return add(x, self.norm(y, w / "post_feedforward_layernorm"), w)
+
+    def head_norms(self, qk: Var, w: Cursor) -> Var:
+        return rms_norm_heads(qk, self.normed_heads(w), w, self.config.rms_norm_eps, offset=1.0)
+
+    def scale(self, width: int) -> float:
+        return float(self.config.query_pre_attn_scalar**-0.5)
+
+    def activation(self) -> str:
+        return str(self.config.hidden_activation)

@@ -1,0 +1,16 @@
+"""Mistral: Llama whose layers may all see a window of tokens only; no biases anywhere.
+
+Reference: transformers/models/mistral/modeling_mistral.py.
+"""
+
+from milbuild.architectures.llama import Llama
+
+
+class Mistral(Llama):
+    not_read: tuple[str, ...] = ("attention_dropout",)
+
+    def bias(self, where: str) -> bool:
+        return False
+
+    def mlp_bias(self) -> bool:
+        return False

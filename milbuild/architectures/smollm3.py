@@ -1,0 +1,17 @@
+"""SmolLM3: Llama with layers that have no rotary positions, one in four by default, which may see a window only.
+
+Reference: transformers/models/smollm3/modeling_smollm3.py.
+"""
+
+from milbuild.architectures.llama import Llama
+from milbuild.layers.rope import Rotation
+from milbuild.weights import Cursor
+
+
+class SmolLM3(Llama):
+    not_read: tuple[str, ...] = ("attention_dropout", "use_sliding_window", "no_rope_layer_interval")
+
+    def rotations(self, w: Cursor) -> list[Rotation | None]:
+        # 1 in no_rope_layers means: with them.
+        rotations = super().rotations(w)
+        return [r if used else None for r, used in zip(rotations, self.config.no_rope_layers, strict=True)]

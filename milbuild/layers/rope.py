@@ -1,0 +1,163 @@
+"""Rotary position embeddings: every rope_type of transformers (modeling_rope_utils.py), and their application.
+
+Angles are computed in float64. "dynamic" and "longrope" depend on how long the sequence of a call is: the graph is built
+for the longest one that it can be asked for, and a shorter one sees the same angles.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Var
+
+from milbuild.errors import Error
+from milbuild.layers.attention import Positions
+from milbuild.weights import Cursor
+
+Rotation = tuple[Any, Any]  # cosines and signed sines (T, E), or (B, 1, T, E)
+
+
+def rotation(parameters: dict[str, Any], config: Any, positions: Positions, longest: int, w: Cursor) -> Rotation:
+    """What `rotate` takes: cosines and sines at `positions`, (T,) or (B, T), each below `longest`.
+
+    The sines of the first half of the features are negative: what they multiply are the features of the other half.
+    """
+    frequencies, factor = inverse_frequencies(parameters, config, longest)
+    known = positions if isinstance(positions, np.ndarray) else np.arange(longest)
+    angles = np.outer(known, np.concatenate([frequencies, frequencies]))
+    signs = np.repeat([-1.0, 1.0], len(frequencies))
+    tables = [(factor * table).astype(w.dtype) for table in (np.cos(angles), np.sin(angles) * signs)]
+    names = [f"{w.name}_{name}" for name in ("cos", "sin")]
+    if isinstance(positions, np.ndarray):
+        return tables[0], tables[1]
+    found = [
+        mb.gather(x=table, indices=positions, axis=0, name=name) for table, name in zip(tables, names, strict=True)
+    ]
+    if positions.rank == 2:
+        found = [mb.expand_dims(x=x, axes=[1], name=f"{x.op.name}_heads") for x in found]
+    return found[0], found[1]
+
+
+def rotate(x: Var, rotation: Rotation, w: Cursor) -> Var:
+    """(B, H, T, E) -> (B, H, T, E): the features of each half turned with those of the other, by the token's position.
+
+    Only the first features are turned where the rotation has fewer than E (a partial rotary factor).
+    """
+    cos, sin = rotation
+    width, rest = cos.shape[-1], None
+    if width < x.shape[-1]:
+        x, rest = mb.split(x=x, split_sizes=[width, x.shape[-1] - width], axis=-1, name=f"{w.name}_rotary")
+    first, second = mb.split(x=x, num_splits=2, axis=-1, name=f"{w.name}_halves")
+    turned = mb.concat(values=[second, first], axis=-1, name=f"{w.name}_turned")
+    x = mb.add(
+        x=mb.mul(x=x, y=cos, name=f"{w.name}_cos"),
+        y=mb.mul(x=turned, y=sin, name=f"{w.name}_sin"),
+        name=f"{w.name}_rotated",
+    )
+    return x if rest is None else mb.concat(values=[x, rest], axis=-1, name=f"{w.name}_rotated_all")
+
+
+def inverse_frequencies(parameters: dict[str, Any], config: Any, longest: int) -> tuple[np.ndarray, float]:
+    """(one frequency for each pair of features, what cosines and sines are multiplied by) of a rope_parameters dictionary.
+
+    `longest` is the length of the longest sequence. Raises `Error` for a rope_type that is not known.
+    """
+    kind = parameters.get("rope_type", "default")
+    if kind not in TYPES:
+        raise Error(f"rope_type is {kind!r}; known are {', '.join(TYPES)}")
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = head if kind == "proportional" else int(head * parameters.get("partial_rotary_factor", 1.0))
+    try:
+        frequencies, factor = TYPES[kind](parameters, config, width, longest)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        raise Error(
+            f"rope_parameters of type {kind} lack or misstate {error}: {parameters}", "Look into config.json."
+        ) from error
+    return frequencies, float(factor)
+
+
+def _powers(base: float, width: int) -> np.ndarray:
+    return 1.0 / base ** (np.arange(0, width, 2) / width)
+
+
+def _default(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+    return _powers(p["rope_theta"], width), 1.0
+
+
+def _linear(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+    return _powers(p["rope_theta"], width) / p["factor"], 1.0
+
+
+def _dynamic(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+    """NTK scaling: the base grows with the part of the sequence that lies beyond the context of the training."""
+    factor, trained = p["factor"], config.max_position_embeddings
+    stretch = factor * max(longest, trained) / trained - (factor - 1)
+    return _powers(p["rope_theta"] * stretch ** (width / (width - 2)), width), 1.0
+
+
+def _yarn(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+    """High frequencies as they are, low ones stretched, a ramp between them (arXiv 2309.00071)."""
+    base, trained = p["rope_theta"], p["original_max_position_embeddings"]
+    stretch = config.max_position_embeddings / trained if p["factor"] is None else p["factor"]
+
+    def magnitude(scale: float = 1.0) -> float:
+        return 1.0 if stretch <= 1 else 0.1 * scale * math.log(stretch) + 1.0
+
+    factor = p.get("attention_factor")
+    if factor is None:
+        some, all_ = p.get("mscale"), p.get("mscale_all_dim")
+        factor = magnitude(some) / magnitude(all_) if some and all_ else magnitude()
+
+    def feature(turns: float) -> float:
+        """The feature that turns so often within the context of the training."""
+        return width * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = feature(p.get("beta_fast") or 32), feature(p.get("beta_slow") or 1)
+    if p.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+    high += 0.001 if low == high else 0
+    stretched = np.clip((np.arange(width // 2) - low) / (high - low), 0, 1)
+    powers = _powers(base, width)
+    return powers * (stretched / stretch + 1 - stretched), factor
+
+
+def _longrope(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+    """A divisor of its own for each frequency, one set for short sequences and one for long ones (arXiv 2402.13753)."""
+    trained = p["original_max_position_embeddings"]
+    stretch = p.get("factor")
+    stretch = config.max_position_embeddings / trained if stretch is None else stretch
+    factor = p.get("attention_factor")
+    if factor is None:
+        factor = 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(trained))
+    divisors = np.array(p["long_factor" if longest > trained else "short_factor"], np.float64)
+    return _powers(p["rope_theta"], width) / divisors, factor
+
+
+def _llama3(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+    """Long waves stretched, short ones as they are, a smooth passage between them."""
+    powers, stretch = _powers(p["rope_theta"], width), p["factor"]
+    low, high, trained = p["low_freq_factor"], p["high_freq_factor"], p["original_max_position_embeddings"]
+    turns = trained * powers / (2 * math.pi)  # within the context of the training
+    short = np.clip((turns - low) / (high - low), 0, 1)
+    return powers * (short + (1 - short) / stretch), 1.0
+
+
+def _proportional(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+    """All features have a frequency, those beyond the rotary part the frequency 0."""
+    turned = int(p.get("partial_rotary_factor", 1.0) * width // 2)
+    frequencies = np.zeros(width // 2)
+    frequencies[:turned] = 1.0 / p["rope_theta"] ** (np.arange(0, 2 * turned, 2) / width)
+    return frequencies / p.get("factor", 1.0), 1.0
+
+
+TYPES = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "yarn": _yarn,
+    "longrope": _longrope,
+    "llama3": _llama3,
+    "proportional": _proportional,
+}
