@@ -1,7 +1,6 @@
 """Options + checkpoint + architecture -> program -> Model. Every input and output name and shape is decided here."""
 
 import contextlib
-import inspect
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, get_new_symbol, types
 
 import milbuild
-from milbuild import architectures, caches, heads
+from milbuild import architectures, caches, heads, outputs
 from milbuild.caches import Cache, InputOutputCache, NoCache, StateCache
 from milbuild.errors import Error
 from milbuild.model import Model
@@ -28,6 +27,7 @@ from milbuild.options import (
     Plan,
     spell_length,
 )
+from milbuild.outputs import TEXTS, postprocessed
 from milbuild.package.writer import Description, Dimension, Feature, lower
 from milbuild.weights import Checkpoint, Cursor
 
@@ -37,12 +37,16 @@ def build(
     *,
     task: str | None = None,
     sequence_length: Length | None = None,
+    image_size: int | tuple[int, int] | None = None,
     batch_size: int = BATCH_SIZE,
-    attention_mask: bool = False,
+    attention_mask: bool | None = None,
+    token_type_ids: bool | None = None,
+    num_choices: int | None = None,
     cache: str | None = None,
     context_length: Length | None = None,
     prefill_length: int | None = None,
     logits: str = LOGITS,
+    postprocess: bool = True,
     interface: str | None = None,
     precision: str = PRECISION,
     target: str = TARGET,
@@ -57,15 +61,22 @@ def build(
         source: a checkpoint's folder, its .safetensors file, or a hub id.
         task: one of `milbuild list`, or exporters' name for it; what the checkpoint was saved for by default, else
             text-generation.
-        sequence_length: tokens in a call: a number, a range (lowest, highest), or a list of numbers. 128 by default,
-            with a cache 1.
+        sequence_length: tokens in a call (samples, for sounds): a number, a range (lowest, highest), or a list of
+            numbers. 128 by default, with a cache 1.
+        image_size: of pictures: the side of a square, or (height, width). The processor's or configuration's by default.
         batch_size: sequences in a call; more than one without a cache only.
         attention_mask: whether there is an input that marks padding (without a cache; `hf` with a cache always has it).
+            By default for models that look both ways. It can be left out of a call, which then has no padding.
+        token_type_ids: whether there is an input that tells the two texts of a pair apart; by default for tasks that
+            take pairs. It can be left out of a call.
+        num_choices: texts of a question in multiple-choice; config.num_labels by default.
         cache: "none", "io" (keys and values as inputs and outputs) or "state" (kept by Core ML, iOS 18).
         context_length: with a cache, the tokens of past and call together; the checkpoint's whole context by default.
             A range makes the past of "io" grow.
         prefill_length: adds a function `prefill` that takes so many tokens at once and shares every weight with `main`.
         logits: "all", or "last" for the scores of the last token only, which saves the head's product for the others.
+        postprocess: whether a package gives what a pipeline of transformers makes of the scores: a classifier with labels
+            and probabilities. False (`--raw`) leaves transformers' own outputs, and takes plain tensors.
         interface: names and shapes of a consumer: "milbuild", "hf" (transformers' and exporters' names),
             "swift-transformers". By default "hf" with cache="io", else "milbuild".
         precision: "float16" or "float32", of weights and arithmetic.
@@ -90,14 +101,19 @@ def build(
     plan = Plan.make(
         config,
         family,
+        checkpoint.processor,
         task=task,
         sequence_length=sequence_length,
+        image_size=image_size,
         batch_size=batch_size,
         attention_mask=attention_mask,
+        token_type_ids=token_type_ids,
+        num_choices=num_choices,
         cache=cache,
         context_length=context_length,
         prefill_length=prefill_length,
         logits=logits,
+        postprocess=postprocess,
         interface=interface,
         precision=precision,
         target=target,
@@ -168,6 +184,33 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
         ) from error
 
 
+IMAGE = "image"
+
+
+def image_scaling(processor: dict[str, Any], config: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(scale, shift) of each channel: what a checkpoint's image processor does to pixels from 0 to 255, as one product and
+    one sum. Raises `Error` where it does not say."""
+    if not processor:
+        hint = "Add the checkpoint's preprocessor_config.json, or build with plain tensors (postprocess=False, --raw)."
+        raise Error("the checkpoint has no image processor that says how pictures are scaled", hint)
+    scale = np.full(
+        config.num_channels, processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
+    )
+    shift = np.zeros(config.num_channels)
+    if processor.get("do_normalize", "image_mean" in processor):
+        try:
+            mean, std = (
+                np.broadcast_to(np.float64(processor[f"image_{what}"]), scale.shape) for what in ("mean", "std")
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            hint = "It needs image_mean and image_std, a number for each channel."
+            raise Error(
+                f"the checkpoint's image processor does not say how it normalizes pictures ({error})", hint
+            ) from None
+        scale, shift = scale / std, -mean / std
+    return scale, shift
+
+
 class _Graph:
     """One function of the package: its inputs and states, the cache over them, the family, the head, its outputs."""
 
@@ -178,6 +221,7 @@ class _Graph:
         # iOS 15 takes and gives no float16.
         self.io_dtype = "float32" if plan.target == "iOS15" else plan.precision
         self.weights = Cursor(checkpoint, self.dtype, family.prefix)
+        self.processor = checkpoint.processor
         self.length = tokens
         self.tokens: Any = tokens if isinstance(tokens, int) else get_new_symbol()
         self.placeholders: dict[str, Any] = {}
@@ -185,27 +229,40 @@ class _Graph:
         self.states: list[Feature] = []
 
     def function(self) -> tuple[Function, Description]:
-        taken = list(inspect.signature(self.family.hidden_states).parameters)[1:]
+        taken = architectures.takes(self.family)
         for name in taken:
             getattr(self, f"_declare_{name}")()
         self._declare_cache()
         with Function(self.placeholders, opset_version=ct.target[self.plan.target]) as function:
             given = {name: function.inputs.get(self._named(name)) for name in taken}
-            cache = self._cache(function.inputs, given)
+            if "pixel_values" in taken:
+                given["pixel_values"] = self._picture(function.inputs)
+            named = dict(function.inputs)
+            if self.plan.num_choices is not None:
+                named = {name: self._as_batch(var) for name, var in named.items()}
+                given = {name: named.get(self._named(name)) for name in taken}
+            cache = self._cache(named, given)
             model = self.family(self.config, self.weights / self.family.prefix, cache)
             hidden = model.hidden_states(**given)
             if self.plan.logits == "last":
                 hidden = heads.last(hidden, f"{model.weights.name}_last")
-            outputs = {
-                name: self._output(var, name)
-                for name, var in self.family.heads[self.plan.task](model, hidden, given).items()
-            }
-            features = [self._output_feature(name, var) for name, var in outputs.items()]
+            given["num_choices"] = self.plan.num_choices
+            results = self.family.heads[self.plan.task](model, hidden, given)
+            if self.plan.postprocess:
+                results = postprocessed(self.plan.task, results, self.config)
+            produced = {name: self._output(var, name) for name, var in results.items()}
+            features = [self._output_feature(name, var) for name, var in produced.items()]
             for name, var, feature in self._present(cache):
-                outputs[name] = var
+                produced[name] = var
                 features.append(feature)
-            function.set_outputs(list(outputs.values()))
+            function.set_outputs(list(produced.values()))
         return function, Description(self.features, features, self.states)
+
+    def _as_batch(self, var: Var) -> Var:
+        """The texts of a question as those of a batch: (B, C, T) -> (B * C, T)."""
+        batch, count, tokens = var.shape
+        tokens = tokens if isinstance(tokens, int) else -1
+        return mb.reshape(x=var, shape=[batch * count, tokens], name=f"{var.name}_texts")
 
     def _named(self, name: str) -> str:
         """An input's name at the interface."""
@@ -221,30 +278,74 @@ class _Graph:
         described: Sequence[Dimension],
         text: str,
         axis: int | None = None,
+        default: int | None = None,
+        image: bool = False,
     ) -> None:
-        """Declares an input; `axis` is the one that follows a listed sequence length."""
+        """Declares an input; `axis` is the one that follows a listed sequence length, `default` what an input that is left
+        out is filled with (Core ML has none beside listed shapes)."""
         listed: tuple[tuple[int, ...], ...] = ()
         if axis is not None and isinstance(self.length, list):
             listed = tuple(tuple(n if i == axis else d for i, d in enumerate(shape)) for n in self.length)
         self.placeholders[name] = mb.placeholder(
             tuple(shape), types.string_to_builtin({"float16": "fp16", "float32": "fp32"}.get(dtype, dtype))
         )
-        self.features.append(Feature(name, dtype, tuple(described), text, listed))
+        default = None if listed else default
+        self.features.append(Feature(name, dtype, tuple(described), text, listed, default, image))
 
     # One function for each name that a family's `hidden_states` can take: what the input is called, holds and looks like.
 
     def _declare_input_ids(self) -> None:
-        batch, tokens = self.plan.batch_size, self._dimension(self.length)
+        shape, described = self._per_token()
         text = f"Token ids, {spell_length(self.length)} a call, below {self.config.vocab_size}."
-        self._input(self.names.input_ids, "int32", (batch, self.tokens), (batch, tokens), text, axis=1)
+        self._input(self.names.input_ids, "int32", shape, described, text, axis=len(shape) - 1)
+
+    def _declare_token_type_ids(self) -> None:
+        if self.plan.token_type_ids:
+            text = "0 for a token of the first text, 1 for one of the second."
+            self._declare_beside_tokens("token_type_ids", text, default=0)
+
+    def _declare_beside_tokens(self, name: str, text: str, default: int) -> None:
+        """An int32 for every token; without listed lengths it can be left out of a call."""
+        shape, described = self._per_token()
+        if not isinstance(self.length, list):
+            text = f"{text} Optional: {default} everywhere."
+        self._input(self._named(name), "int32", shape, described, text, axis=len(shape) - 1, default=default)
+
+    def _per_token(self) -> tuple[tuple[Any, ...], tuple[Dimension, ...]]:
+        """The shape of what has a value for each token, in the program and as it is described."""
+        plan = self.plan
+        rows = (plan.batch_size,) if plan.num_choices is None else (plan.batch_size, plan.num_choices)
+        return (*rows, self.tokens), (*rows, self._dimension(self.length))
+
+    def _declare_pixel_values(self) -> None:
+        plan = self.plan
+        assert plan.image_size is not None
+        channels = self.config.num_channels
+        shape = (plan.batch_size, channels, *plan.image_size)
+        if plan.postprocess and channels == 3:
+            # An image is float32 in every target's program.
+            text = f"A picture of {plan.image_size[1]} x {plan.image_size[0]} pixels, RGB."
+            self._input(IMAGE, "float32", shape, shape, text, image=True)
+        else:
+            text = "Pictures as the checkpoint's image processor makes them."
+            self._input("pixel_values", self.io_dtype, shape, shape, text)
+
+    def _picture(self, inputs: dict[str, Var]) -> Var:
+        """pixel_values, of which the processor's part is done in the graph where an image comes in."""
+        if IMAGE not in inputs:
+            return self._arithmetic(inputs["pixel_values"])
+        scale, shift = image_scaling(self.processor, self.config)
+        x = inputs[IMAGE]
+        if self.plan.precision == "float16":
+            x = mb.cast(x=x, dtype="fp16", name=f"{IMAGE}_float16")
+        scale, shift = (values.astype(self.dtype).reshape(1, -1, 1, 1) for values in (scale, shift))
+        return mb.add(x=mb.mul(x=x, y=scale, name=f"{IMAGE}_scaled"), y=shift, name="pixel_values")
 
     def _declare_cache(self) -> None:
         """The inputs and states that the cache asks for: what is padding, what came before."""
         plan = self.plan
-        batch, tokens = plan.batch_size, self._dimension(self.length)
         if plan.cache == "none" and plan.attention_mask:
-            text = "1 for a token, 0 for padding, which no token attends to."
-            self._input(self.names.attention_mask, "int32", (batch, self.tokens), (batch, tokens), text, axis=1)
+            self._declare_beside_tokens("attention_mask", "1 for a token, 0 for padding, which no token attends to.", 1)
         if plan.cache == "io":
             self._declare_past()
         if plan.cache == "state":
@@ -352,25 +453,21 @@ class _Graph:
 
     def _output(self, var: Var, name: str) -> Var:
         """Gives a value its name at the interface and the type that the target has there."""
-        if self.io_dtype != self.plan.precision:
+        if self.io_dtype != self.plan.precision and types.is_tensor(var.sym_type) and var.dtype == types.fp16:
             var = mb.cast(x=var, dtype="fp32", name=f"{var.op.name}_float32")
         var.name = name
         return var
 
     def _output_feature(self, name: str, var: Var) -> Feature:
-        what = {
-            "logits": "Scores before softmax.",
-            "last_hidden_state": "Hidden states after the last layer's norm.",
-            "start_logits": "Scores of each token for beginning the answer, before softmax.",
-            "end_logits": "Scores of each token for ending the answer, before softmax.",
-        }[name]
-        shape, spelled = self._output_shape(var)
-        labels = (
-            f" Labels: {', '.join(self.config.id2label[i] for i in sorted(self.config.id2label))}."
-            if "classification" in self.plan.task
-            else ""
-        )
-        return Feature(name, self.io_dtype, shape, f"{what} Shape {spelled}.{labels}")
+        named = outputs.labels(self.config) if self.plan.task in outputs.LABELLED else []
+        spelled = f" Labels: {', '.join(named)}." if named and name != outputs.LABEL else ""
+        if name == outputs.LABEL:
+            return Feature(name, "label", None, TEXTS[name])
+        if not types.is_tensor(var.sym_type):
+            return Feature(name, "probabilities", None, f"{TEXTS[name]}{spelled}")
+        shape, dimensions = self._output_shape(var)
+        dtype = "float32" if var.dtype == types.fp32 else "int32" if var.dtype == types.int32 else "float16"
+        return Feature(name, dtype, shape, f"{TEXTS[name]} Shape {dimensions}.{spelled}")
 
     def _output_shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
         dimensions = [d if isinstance(d, int) else None for d in var.shape]

@@ -150,7 +150,7 @@ class Session:
         return outputs
 
     def _whole(self, new: int) -> np.ndarray:
-        length, batch = self.plan.sequence_length, self.plan.batch_size
+        length, batch = self.lengths["main"], self.plan.batch_size
         count = len(self.tokens)
         if isinstance(length, list):
             size = min(n for n in length if n >= count)

@@ -14,11 +14,14 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache
 from milbuild.errors import Error
+from milbuild.layers.activation import activation
 from milbuild.layers.attention import Positions
 from milbuild.layers.linear import like, linear, tied_linear
-from milbuild.weights import Cursor
+from milbuild.weights import Cursor, Tensor
 
 Inputs = dict[str, Any]
+# (family, hidden states) -> one vector for each text
+Pool = Callable[[Any, Var], Var]
 Outputs = dict[str, Var]
 
 
@@ -40,7 +43,7 @@ class Head:
         return self.compute(family, hidden, inputs)
 
 
-def hidden_states() -> Head:
+def states() -> Head:
     """No head: the base model's own output."""
     return Head((), ("last_hidden_state",), lambda family, hidden, inputs: {"last_hidden_state": hidden})
 
@@ -48,22 +51,14 @@ def hidden_states() -> Head:
 def tied(module: str, to: str, softcap: str | None = None) -> Head:
     """(B, T, D) -> logits (B, T, V) with the token embedding's own table, unless the checkpoint brings another.
 
-    As transformers ties: a head that the file has and that differs is used whatever the configuration says; one that is
-    missing is the embedding's, if `tie_word_embeddings` says so. `softcap` is the field of the configuration that bounds
-    the scores, if it is set.
+    `softcap` is the field of the configuration that bounds the scores, if it is set.
     """
 
     def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
-        w, table = family.weights.root / module, family.weights / to
-        rows, width, shares = family.config.vocab_size, hidden.shape[-1], family.config.tie_word_embeddings
-        if "weight" in w:
-            shares = shares and w.equals(table, "weight")
-        elif not shares:
-            hint = "transformers would make up random numbers. Save the checkpoint with its head, or set tie_word_embeddings."
-            raise Error(f"the checkpoint has no {w.path}.weight, and config.json says tie_word_embeddings: false", hint)
-        weight = table.tensor("weight", rows, width) if shares else w.tensor("weight", rows, width)
+        w, config = family.weights.root / module, family.config
+        weight = _decoder(w, family.weights / to, config.vocab_size, hidden.shape[-1], config.tie_word_embeddings)
         logits = tied_linear(hidden, w, weight)
-        cap = None if softcap is None else getattr(family.config, softcap)
+        cap = None if softcap is None else getattr(config, softcap)
         return {"logits": logits if cap is None else capped(logits, cap, w / "softcap")}
 
     return Head((module,), ("logits",), compute)
@@ -99,6 +94,89 @@ def last_token(module: str) -> Head:
         return {"logits": mb.squeeze(x=logits, axes=[1], name=f"{w.name}_pooled")}
 
     return Head((module,), ("logits",), compute)
+
+
+def pooled_states(module: str, pool: Pool) -> Head:
+    """The base model's own outputs: hidden states, and what its pooler makes of them if the checkpoint has one."""
+
+    def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
+        outputs = {"last_hidden_state": hidden}
+        w = family.weights / module
+        if "weight" in w or "dense.weight" in w:
+            outputs["pooler_output"] = pool(family, hidden)
+        return outputs
+
+    return Head((), ("last_hidden_state", "pooler_output"), compute)
+
+
+def pooled(module: str, pool: Pool, width: int | None = None, own: str | None = None) -> Head:
+    """(B, T, D) -> logits (B, labels) of the one vector that `pool` makes of the text; `own` is a module that it reads."""
+
+    def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
+        labels = family.config.num_labels if width is None else width
+        return {"logits": linear(pool(family, hidden), family.weights.root / module, labels)}
+
+    return Head((own or module, module), ("logits",), compute)
+
+
+def choices(module: str, pool: Pool, own: str | None = None) -> Head:
+    """Several texts a question, one behind the other (B * C, T, D) -> logits (B, C)."""
+
+    def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
+        w = family.weights.root / module
+        scores = linear(pool(family, hidden), w, 1)
+        return {"logits": mb.reshape(x=scores, shape=[-1, inputs["num_choices"]], name=f"{w.name}_choices")}
+
+    return Head((own or module, module), ("logits",), compute)
+
+
+def language_model(
+    module: str,
+    dense: str,
+    norm: str,
+    decoder: str = "decoder",
+    to: str = "embeddings.word_embeddings",
+    *,
+    function: str = "hidden_act",
+    width: str = "hidden_size",
+    bias: str = "bias",
+) -> Head:
+    """(B, T, D) -> logits (B, T, V) through a layer of its own and the token embedding's table, with a bias.
+
+    `dense`, `norm` and `decoder` are modules of `module`; `function` and `width` are fields of the configuration, or the
+    function itself. The decoder has its own bias or that of `module`; the checkpoint may have either.
+    """
+
+    def compute(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
+        config, w, table = family.config, family.weights.root / module, family.weights / to
+        inner = getattr(config, width)
+        act = getattr(config, function) if function in ("hidden_act", "activation") else function
+        x = activation(linear(hidden, w / dense, inner), act, w / f"{dense}.activation")
+        x = family.norm(x, w / norm)
+        rows, d = config.vocab_size, w / decoder
+        holder, name = (d, "bias") if "bias" in d else (w, bias)
+        weight = _decoder(d, table, rows, inner, config.tie_word_embeddings)
+        both = "bias" in d and bias in w
+        if both:
+            w.tensor(bias, rows)  # a second copy
+        return {"logits": tied_linear(x, d, weight, holder.tensor(name, rows))}
+
+    first = module or decoder
+    return Head((first, *(() if module else (dense, norm))), ("logits",), compute)
+
+
+def _decoder(w: Cursor, table: Cursor, rows: int, width: int, shares: bool) -> Tensor:
+    """The weight of a language model's head: its own, or the token embedding's, as transformers ties them: a head that the
+    file has and that differs is used whatever the configuration says; one that is missing is the embedding's, if
+    `tie_word_embeddings` says so."""
+    if "weight" in w:
+        shares = shares and w.equals(table, "weight")
+    elif not shares:
+        hint = (
+            "transformers would make up random numbers. Save the checkpoint with its head, or set tie_word_embeddings."
+        )
+        raise Error(f"the checkpoint has no {w.path}.weight, and config.json says tie_word_embeddings: false", hint)
+    return table.tensor("weight", rows, width) if shares else w.tensor("weight", rows, width)
 
 
 def span(module: str) -> Head:

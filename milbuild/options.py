@@ -22,6 +22,11 @@ BATCH_SIZE, LOGITS, PRECISION, TARGET = 1, "all", "float16", "iOS18"
 
 METADATA_KEY = "milbuild.options"
 
+# What a model takes, by the first of its inputs.
+KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound", "input_features": "sound"}
+# Tasks whose texts come in pairs, which token_type_ids tell apart.
+PAIRS = ("text-classification", "question-answering", "multiple-choice", "next-sentence-prediction")
+
 # A number of tokens: fixed, (lowest, highest), or one of a list.
 Length = int | tuple[int, int] | list[int]
 
@@ -99,27 +104,34 @@ def spell_length(length: Length) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """A build's options, complete and consistent; what a package's metadata holds."""
+    """A build's options, complete and consistent; what a package's metadata holds.
+
+    `image_size` (height, width) is there for pictures only, `sequence_length` for texts (tokens) and sounds (samples).
+    """
 
     task: str
-    sequence_length: Length
+    sequence_length: Length | None
+    image_size: tuple[int, int] | None
     batch_size: int
     attention_mask: bool
+    token_type_ids: bool
+    num_choices: int | None
     cache: str
     context_length: Length | None
     prefill_length: int | None
     logits: str
+    postprocess: bool
     interface: str
     precision: str
     target: str
 
     @classmethod
-    def make(cls, config: Any, family: Any, **options: Any) -> "Plan":
-        """Fills what was left open from the configuration of a `family`. Raises `Error` for what does not fit together."""
+    def make(cls, config: Any, family: Any, processor: Mapping[str, Any], **options: Any) -> "Plan":
+        """Fills what was left open from the configuration of a `family` and the checkpoint's `processor` (its
+        preprocessor_config.json). Raises `Error` for what does not fit together."""
         entry = architectures.SUPPORTED[config.model_type]
-        supported = entry.tasks
-        name = options["task"] or tasks.guess(config.architectures, supported, entry.decoder)
-        task, with_past = tasks.resolve(name, supported, config.model_type)
+        name = options["task"] or tasks.guess(config.architectures, entry.tasks, entry.decoder)
+        task, with_past = tasks.resolve(name, entry.tasks, config.model_type)
         options["task"] = task.name
         cache = options["cache"] or ("io" if with_past else "none")
         _one_of("cache", cache, tasks.ALL_CACHES)
@@ -130,6 +142,8 @@ class Plan:
             )
         if cache not in tasks.caches(task.name, entry.decoder):
             raise Error(f"{task.name} has no cache: it needs the whole text in one call", "Build it with cache none.")
+        if cache != "none" and not entry.decoder and getattr(config, "is_decoder", True) is False:
+            raise Error("a cache is for a model that looks backwards, and config.json says is_decoder: false")
         options["cache"] = cache
         for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
             _one_of(option, options[option], known)
@@ -142,8 +156,7 @@ class Plan:
                 f"the interface {options['interface']} has no cache {cache}; it has {', '.join(names.caches)}",
                 f"Cache {cache}: {', '.join(having)}.",
             )
-        limit = family.longest(config) if hasattr(family, "longest") else config.max_position_embeddings
-        _check_context(options, names.ranged and cache == "state", limit)
+        _check_kind(options, config, family, architectures.takes(family), processor, names.ranged and cache == "state")
         plan = cls(**options)
         plan.check()
         return plan
@@ -152,6 +165,10 @@ class Plan:
         cached = self.cache != "none"
         if type(self.batch_size) is not int or self.batch_size < 1:
             raise Error(f"batch_size is {self.batch_size!r}; it is a whole number from 1")
+        if self.num_choices is not None and self.task != "multiple-choice":
+            raise Error(f"num_choices belongs to multiple-choice, and the task is {self.task}")
+        if self.num_choices is not None and (type(self.num_choices) is not int or self.num_choices < 1):
+            raise Error(f"num_choices is {self.num_choices!r}; it is a whole number from 1")
         if cached and self.batch_size > 1:
             raise Error(
                 f"a cache holds one sequence, and batch_size is {self.batch_size}",
@@ -170,6 +187,9 @@ class Plan:
             raise Error(
                 f"{len(self.sequence_length)} lengths are listed; Core ML takes 128 at most", "Use a range: 1:128."
             )
+        if self.batch_size > 1 and self.image_size is not None and self.postprocess:
+            hint = "Build with batch size 1, or with plain tensors (postprocess=False, --raw)."
+            raise Error(f"an image input holds one picture, and batch_size is {self.batch_size}", hint)
         if self.prefill_length is not None:
             self._needs("iOS18", "a package with two functions (prefill_length)")
             if not cached:
@@ -185,7 +205,7 @@ class Plan:
         if INTERFACES[self.interface].ranged and cached:
             if self.logits == "last":
                 raise Error(f"{self.interface} reads the scores of every token (logits all)")
-            length = self.sequence_length
+            length = self.functions()["main"]
             if not isinstance(length, tuple) or length[1] - length[0] < 2:
                 hint = "Leave sequence_length out: it is the whole context then."
                 raise Error(f"{self.interface} needs a ranged sequence_length, and it is {spell_length(length)}", hint)
@@ -206,17 +226,17 @@ class Plan:
             )
 
     def functions(self) -> dict[str, Length]:
-        """The tokens that each function of the package takes."""
-        return {"main": self.sequence_length} | (
-            {} if self.prefill_length is None else {"prefill": self.prefill_length}
-        )
+        """The tokens (samples, for sounds) that each function of the package takes; 1 for pictures."""
+        main = 1 if self.sequence_length is None else self.sequence_length
+        return {"main": main} | ({} if self.prefill_length is None else {"prefill": self.prefill_length})
 
     def as_json(self) -> str:
-        lengths = {
+        lengths: dict[str, Any] = {
             name: None if (value := getattr(self, name)) is None else spell_length(value)
             for name in ("sequence_length", "context_length")
         }
-        return json.dumps(vars(self) | lengths, sort_keys=True)
+        size = None if self.image_size is None else spell_size(self.image_size)
+        return json.dumps(vars(self) | lengths | {"image_size": size}, sort_keys=True)
 
     @classmethod
     def of(cls, package: str, metadata: Mapping[str, str]) -> "Plan":
@@ -228,11 +248,76 @@ class Plan:
             values = json.loads(metadata[METADATA_KEY])
             for name in ("sequence_length", "context_length"):
                 values[name] = None if values[name] is None else parse_length(values[name], name)
+            values["image_size"] = None if values["image_size"] is None else parse_size(values["image_size"])
             return cls(**values)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise Error(
                 f"{package}: its metadata does not say how it was built ({METADATA_KEY})", "Build it again."
             ) from error
+
+
+def _check_kind(
+    options: dict[str, Any], config: Any, family: Any, takes: tuple[str, ...], processor: Mapping[str, Any], whole: bool
+) -> None:
+    """Fills the options that depend on what a model takes, and refuses those that belong to another kind."""
+    kind = KINDS[takes[0]]
+    given = {name for name in ("sequence_length", "image_size", "attention_mask", "token_type_ids") if options[name]}
+    belong = {"text": {"sequence_length", "attention_mask"}, "pictures": {"image_size"}}
+    belong["sound"] = {"sequence_length", "attention_mask"}
+    allowed = belong[kind] | ({"token_type_ids"} & set(takes))
+    if strange := sorted(given - allowed):
+        raise Error(f"{config.model_type} takes {kind}: it has no option {', '.join(strange)}")
+    if kind == "pictures":
+        options["image_size"] = _image_size(options["image_size"], config, processor)
+        options["attention_mask"] = options["token_type_ids"] = False
+        return
+    if kind == "text":
+        limit = family.longest(config) if hasattr(family, "longest") else config.max_position_embeddings
+        _check_context(options, whole, limit)
+    if options["attention_mask"] is None:
+        # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
+        both_ways = family.bidirectional(config) if hasattr(family, "bidirectional") else False
+        options["attention_mask"] = both_ways and options["cache"] == "none"
+    if options["task"] == "multiple-choice":
+        options["num_choices"] = config.num_labels if options["num_choices"] is None else options["num_choices"]
+    if options["token_type_ids"] is None:
+        options["token_type_ids"] = "token_type_ids" in takes and options["task"] in PAIRS
+
+
+def parse_size(value: Any) -> tuple[int, int]:
+    """224, (height, width), or their spelling on the command line: "224", "384x512". Raises `Error`."""
+    size = value
+    if isinstance(value, str):
+        try:
+            size = tuple(int(part) for part in value.split("x"))
+        except ValueError:
+            size = ()
+    size = (size,) if isinstance(size, int) and not isinstance(size, bool) else size
+    if not isinstance(size, list | tuple) or len(size) not in (1, 2) or not all(type(n) is int and n > 0 for n in size):
+        raise Error(f"image_size is {value!r}", "It is the side of a square, 224, or height and width: 384x512.")
+    return (size[0], size[-1])
+
+
+def spell_size(size: tuple[int, int]) -> str:
+    """A size of pictures as the command line spells it."""
+    return f"{size[0]}x{size[1]}"
+
+
+def _image_size(given: Any, config: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width): what was asked for, else what the processor makes of pictures, else the configuration's."""
+    if given is not None:
+        return parse_size(given)
+    found = processor.get("crop_size") if processor.get("do_center_crop") else None
+    found = processor.get("size") if found is None else found
+    if isinstance(found, dict):
+        both = [found.get(side, found.get("shortest_edge")) for side in ("height", "width")]
+        found = None if None in both else both
+    found = getattr(config, "image_size", None) if found is None else found
+    if found is None:
+        raise Error(
+            "neither the checkpoint's processor nor its configuration says an image_size", "Give it: image_size=224."
+        )
+    return parse_size(list(found) if isinstance(found, list | tuple) else found)
 
 
 def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:

@@ -153,7 +153,7 @@ def test_list_json(command: CommandLine) -> None:
     assert [row["model_type"] for row in rows] == sorted(architectures.SUPPORTED)
     for row in rows:
         assert row.keys() == {"model_type", "tasks", "caches"}
-        assert row["tasks"] == list(architectures.architectures.SUPPORTED[row["model_type"]].tasks)
+        assert row["tasks"] == list(architectures.SUPPORTED[row["model_type"]].tasks)
         assert row["caches"] == sorted(
             {c for task in row["tasks"] for c in tasks.caches(task, architectures.SUPPORTED[row["model_type"]].decoder)}
         )
@@ -195,7 +195,7 @@ def test_build_takes_every_option(command: CommandLine, folder: Path, tmp_path: 
     """Each reaches the package: its metadata holds the plan."""
     options = (
         "--task feature-extraction --sequence-length 2:5 --batch-size 3 --attention-mask "
-        "--precision float32 --target iOS16 --interface hf"
+        "--raw --precision float32 --target iOS16 --interface hf"
     )
     result = command("build", folder / "c", "a", *options.split(), "--json", cwd=tmp_path)
     assert result.code == 0, result.err
@@ -203,12 +203,16 @@ def test_build_takes_every_option(command: CommandLine, folder: Path, tmp_path: 
     assert plan == {
         "task": "feature-extraction",
         "sequence_length": "2:5",
+        "image_size": None,
         "batch_size": 3,
         "attention_mask": True,
+        "token_type_ids": False,
+        "num_choices": None,
         "cache": "none",
         "context_length": None,
         "prefill_length": None,
         "logits": "all",
+        "postprocess": False,
         "interface": "hf",
         "precision": "float32",
         "target": "iOS16",
@@ -309,8 +313,10 @@ def test_reader_that_goes_away(folder: Path) -> None:
 def test_build_has_the_options_of_python() -> None:
     python = inspect.signature(milbuild.build).parameters
     line = {parameter.name: parameter for parameter in COMMANDS["build"].params}
-    assert python.keys() - line.keys() == {"model_type"}  # which `milbuild.gpt2.build` sets
-    assert line.keys() - python.keys() == {"output", "force", "as_json", "help"} & line.keys()
+    # `milbuild.gpt2.build` sets the model_type; --raw is postprocess=False.
+    assert python.keys() - line.keys() == {"model_type", "postprocess"}
+    assert line.keys() - python.keys() == {"output", "force", "as_json", "raw", "help"} & line.keys()
+    assert python["postprocess"].default is not line["raw"].default
     for name in python.keys() & line.keys() - {"source"}:
         assert line[name].default == python[name].default, name
 

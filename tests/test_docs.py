@@ -69,7 +69,10 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 def test_model_types_are_named() -> None:
-    assert len(architectures.SUPPORTED) == 1, "the README's last part names the model types"
+    text = (ROOT / "README.md").read_text()
+    assert not [name for name in architectures.SUPPORTED if f"`{name}`" not in text], (
+        "the README's last part names them"
+    )
 
 
 def test_documents_do_not_point_outside() -> None:

@@ -16,7 +16,7 @@ ROWS = [
     {"cli", "__main__"},
     {"builder", "validation", "generation"},
     {"model", "options", "architectures", "tasks"},
-    {"inspection", "runtime", "heads", "caches"},
+    {"inspection", "runtime", "heads", "caches", "outputs"},
     {"layers", "package"},
     {"weights"},
     {"errors"},

@@ -104,16 +104,23 @@ def _keys_are_values(original: Any) -> Any:
 
 
 def _writes_one_slot_late(original: Any) -> Any:
-    def wrong(self: Any, keys: Any, values: Any, begin: Any, *rest: Any, **options: Any) -> None:
-        original(self, keys, values, begin, *rest, **options)
-        late = mb.add(x=begin, y=np.int32(1))
-        self.begin, self.stop = late, mb.add(x=self.stop, y=np.int32(1))
+    def wrong(self: Any, row: int, name: str, new: Any, begin: Any, stop: Any, end: Any) -> Any:
+        late, later = (mb.add(x=place, y=np.int32(1)) for place in (begin, stop))
+        return original(self, row, name, new, late, later, end)
 
     return wrong
 
 
 def _writes_first_layer_only(original: Any) -> Any:
-    return lambda self, which, name, layer, new: original(self, which, name, 0, new)
+    return lambda self, row, *rest: original(self, 0, *rest)
+
+
+def _ring_is_short(original: Any) -> Any:
+    return lambda window, calls, context: original(window - 1, calls, context)
+
+
+def _ring_never_turns(original: Any) -> Any:
+    return lambda self: self._numbers()
 
 
 def _present_is_past(original: Any) -> Any:
@@ -147,10 +154,10 @@ FORWARD = {
     "no residual": _replace(gpt2, "add", _no_residual),
 }
 CACHED = {
-    "state: writes one slot late": ("state", _replace(caches.StateCache, "__init__", _writes_one_slot_late)),
+    "state: writes one slot late": ("state", _replace(caches._State, "write", _writes_one_slot_late)),
     "state: every layer writes the first's slots": (
         "state",
-        _replace(caches.StateCache, "_update", _writes_first_layer_only),
+        _replace(caches._State, "write", _writes_first_layer_only),
     ),
     "state: values are keys": ("state", _replace(caches.StateCache, "update", _keys_are_values)),
     "io: values are keys": ("io", _replace(caches.InputOutputCache, "update", _keys_are_values)),
@@ -195,12 +202,30 @@ def test_a_fault_in_a_cache_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch)
     assert error() > limit
 
 
+@pytest.mark.parametrize(
+    "break_it",
+    [_replace(caches, "ring", _ring_is_short), _replace(caches.Ring, "positions", _ring_never_turns)],
+    ids=["one slot too few", "slots keep their first positions"],
+)
+def test_a_fault_in_a_ring_is_seen(break_it: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, folder = tokens(29), checkpoint("mistral")
+    expected = hf.forward(reference(folder), {"input_ids": ids[None]})["logits"][0]
+
+    def error() -> float:
+        session = Session(milbuild.build(folder, cache="state", prefill_length=4, precision="float32"))
+        return difference(session.feed(ids.tolist()), expected)
+
+    assert error() <= 2e-3
+    break_it(monkeypatch)
+    assert error() > 2e-3
+
+
 def test_pooling_the_wrong_token_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = checkpoint("gpt2", "text-classification")
     inputs = {"input_ids": tokens(3, 11)}
     inputs["input_ids"][1, 6:] = 5
     _replace(heads, "_last_of", _first_token)(monkeypatch)
-    model = milbuild.build(folder, sequence_length=11, batch_size=3, precision="float32")
+    model = milbuild.build(folder, sequence_length=11, batch_size=3, precision="float32", postprocess=False)
     expected = hf.forward(reference(folder, "text-classification"), inputs)["logits"]
     assert difference(model.predict(inputs)["logits"], expected) > 1e-5
 

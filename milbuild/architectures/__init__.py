@@ -5,6 +5,7 @@ nothing else. The tasks stand here so that `milbuild list` need not import a fam
 """
 
 import importlib
+import inspect
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -40,14 +41,28 @@ class Entry(NamedTuple):
     decoder: bool = False
 
 
+_ENCODER = (
+    "feature-extraction",
+    "fill-mask",
+    "text-classification",
+    "multiple-choice",
+    "token-classification",
+    "question-answering",
+)
+
 SUPPORTED = {
+    "albert": Entry("albert:Albert", _ENCODER),
+    "bert": Entry("bert:Bert", (*_ENCODER, "text-generation", "next-sentence-prediction")),
+    "distilbert": Entry("distilbert:DistilBert", _ENCODER),
     "gemma3_text": Entry("gemma3_text:Gemma3", DECODER[:3], decoder=True),
     "gpt2": Entry("gpt2:GPT2", DECODER, decoder=True),
     "llama": Entry("llama:Llama", DECODER, decoder=True),
     "mistral": Entry("mistral:Mistral", DECODER, decoder=True),
     "qwen2": Entry("qwen2:Qwen2", DECODER, decoder=True),
     "qwen3": Entry("qwen3:Qwen3", DECODER, decoder=True),
+    "roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
     "smollm3": Entry("smollm3:SmolLM3", DECODER, decoder=True),
+    "xlm-roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
 }
 
 
@@ -64,3 +79,9 @@ def find(model_type: str) -> type[Any]:
         )
     file, name = SUPPORTED[model_type].where.split(":")
     return getattr(importlib.import_module(f"milbuild.architectures.{file}"), name)  # type: ignore[no-any-return]
+
+
+def takes(family: type[Any]) -> tuple[str, ...]:
+    """The inputs of a family, by transformers' names: what its `hidden_states` takes. The first says of what kind it is:
+    text (input_ids), pictures (pixel_values) or sound (input_values, input_features)."""
+    return tuple(inspect.signature(family.hidden_states).parameters)[1:]

@@ -7,7 +7,7 @@ Reference: transformers/models/gemma3/modeling_gemma3.py.
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.qwen3 import Qwen3
-from milbuild.heads import hidden_states, last_token, tied
+from milbuild.heads import last_token, states, tied
 from milbuild.layers.linear import add, embedding
 from milbuild.layers.normalization import rms_norm, rms_norm_heads
 from milbuild.layers.rope import Rotation, rotation
@@ -18,7 +18,7 @@ class Gemma3(Qwen3):
     only = {"use_bidirectional_attention": (False, "the mask is causal")}
     not_read = ("attention_dropout", "attn_logit_softcapping")  # which transformers' attention leaves out, too
     heads = {
-        "feature-extraction": hidden_states(),
+        "feature-extraction": states(),
         "text-generation": tied("lm_head", to="embed_tokens", softcap="final_logit_softcapping"),
         "text-classification": last_token("score"),
     }

@@ -11,7 +11,7 @@ from typing import Any
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache
-from milbuild.heads import hidden_states, last_token, per_token, span, tied
+from milbuild.heads import last_token, per_token, span, states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, causal_mask, merge_heads, split_heads
 from milbuild.layers.linear import add, conv1d, embedding
@@ -33,7 +33,7 @@ class GPT2:
     )
     ignored = (r"h\.\d+\.attn\.(masked_)?bias",)  # causal-mask buffers of old checkpoints
     heads = {
-        "feature-extraction": hidden_states(),
+        "feature-extraction": states(),
         "text-generation": tied("lm_head", to="wte"),
         "text-classification": last_token("score"),
         "token-classification": per_token("classifier"),

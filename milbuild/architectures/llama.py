@@ -12,7 +12,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
 from milbuild.caches import Cache
-from milbuild.heads import hidden_states, last_token, per_token, span, tied
+from milbuild.heads import last_token, per_token, span, states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, causal_mask, merge_heads, split_heads
 from milbuild.layers.linear import add, embedding, joined_linear, linear, mul, split
@@ -27,7 +27,7 @@ class Llama:
     not_read: tuple[str, ...] = ("attention_dropout", "pretraining_tp")
     ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
     heads = {
-        "feature-extraction": hidden_states(),
+        "feature-extraction": states(),
         "text-generation": tied("lm_head", to="embed_tokens"),
         "text-classification": last_token("score"),
         "token-classification": per_token("score"),

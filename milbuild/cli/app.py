@@ -55,14 +55,39 @@ def build(
         str | None,
         typer.Option(
             metavar="64|1:128|16,32,64",
-            help="Tokens in a call: fixed, a range, or a list. (default: 128, with a cache 1)",
+            help="Tokens (or samples of sound) in a call: fixed, a range, or a list. (default: 128, with a cache 1)",
+            show_default=False,
+        ),
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="224|384x512",
+            help="Side, or height x width, of pictures. (default: the processor's)",
             show_default=False,
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Sequences in a call, without a cache.")] = options.BATCH_SIZE,
     attention_mask: Annotated[
-        bool, typer.Option("--attention-mask", help="Add an input that marks padding, without a cache.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="An input that marks padding, without a cache. (default: for models that look both ways)",
+            show_default=False,
+        ),
+    ] = None,
+    token_type_ids: Annotated[
+        bool | None,
+        typer.Option(
+            help="An input that tells the texts of a pair apart. (default: for tasks that take pairs)",
+            show_default=False,
+        ),
+    ] = None,
+    num_choices: Annotated[
+        int | None,
+        typer.Option(
+            help="Texts of a question in multiple-choice. (default: config.json's labels)", show_default=False
+        ),
+    ] = None,
     cache: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +114,10 @@ def build(
     logits: Annotated[
         str, typer.Option(metavar="all|last", help="Scores of every token, or of the last only.")
     ] = options.LOGITS,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="transformers' own outputs from plain tensors: no labels, softmax, image input."),
+    ] = False,
     interface: Annotated[
         str | None,
         typer.Option(
@@ -125,12 +154,16 @@ def build(
         source,
         task=task,
         sequence_length=None if sequence_length is None else options.parse_length(sequence_length, "sequence_length"),
+        image_size=None if image_size is None else options.parse_size(image_size),
         batch_size=batch_size,
         attention_mask=attention_mask,
+        token_type_ids=token_type_ids,
+        num_choices=num_choices,
         cache=cache,
         context_length=None if context_length is None else options.parse_length(context_length, "context_length"),
         prefill_length=prefill_length,
         logits=logits,
+        postprocess=not raw,
         interface=interface,
         precision=precision,
         target=target,

@@ -34,6 +34,20 @@ def split(x: Var, sizes: list[int], w: Cursor, axis: int = 1) -> list[Var]:
     return list(mb.split(x=x, split_sizes=sizes, axis=axis, name=f"{w.name}_parts"))
 
 
+def first_token(x: Var, w: Cursor) -> Var:
+    """(B, T, D) -> (B, D), the first token."""
+    keep = [True, False, True]
+    return mb.slice_by_index(
+        x=x,
+        begin=[0, 0, 0],
+        end=[0, 1, 0],
+        begin_mask=keep,
+        end_mask=keep,
+        squeeze_mask=[False, True, False],
+        name=f"{w.name}_first",
+    )
+
+
 def linear(x: Var, w: Cursor, width: int, bias: bool = True) -> Var:
     """(..., D) -> (..., width), with a weight stored (width, D), as torch.nn.Linear has it."""
     return _linear(x, w.tensor("weight", width, x.shape[-1]), w, width, bias)
@@ -44,9 +58,10 @@ def conv1d(x: Var, w: Cursor, width: int) -> Var:
     return _linear(x, w.tensor("weight", x.shape[-1], width).T, w, width, bias=True)
 
 
-def tied_linear(x: Var, w: Cursor, tensor: Tensor) -> Var:
-    """(..., D) -> (..., V) with another module's tensor (V, D) as the weight of `w`, and no bias."""
-    return mb.linear(x=x, weight=constant(tensor, w, "weight"), name=w.name)
+def tied_linear(x: Var, w: Cursor, weight: Tensor, bias: Tensor | None = None) -> Var:
+    """(..., D) -> (..., V) with tensors (V, D) and (V,) of any module as those of `w`."""
+    arguments = {} if bias is None else {"bias": constant(bias, w, "bias")}
+    return mb.linear(x=x, weight=constant(weight, w, "weight"), name=w.name, **arguments)
 
 
 def embedding(ids: Var | np.ndarray, w: Cursor, rows: int, width: int, scale: float = 1.0) -> Var:

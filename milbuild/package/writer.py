@@ -35,13 +35,19 @@ Dimension = int | tuple[int, int]  # fixed, or (lowest, highest)
 
 @dataclass(frozen=True)
 class Feature:
-    """An input, output or state of a function as Core ML describes it: `text` is for people, `listed` are whole shapes."""
+    """An input, output or state of a function as Core ML describes it: `text` is for people, `listed` are whole shapes.
+
+    `dtype` is float16, float32 or int32, or of a classifier's outputs label and probabilities. `default` fills an input
+    that a call leaves out; an `image` is an input of shape (1, 3, height, width), whose values are an RGB picture's.
+    """
 
     name: str
-    dtype: str  # float16, float32, int32
+    dtype: str
     shape: tuple[Dimension, ...] | None  # None: it follows from the inputs
     text: str
     listed: tuple[tuple[int, ...], ...] = ()
+    default: int | None = None
+    image: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,27 @@ def lower(program: Program, descriptions: dict[str, Description], version: int) 
 
 def _describe(target: Any, description: Description) -> None:
     for feature in description.inputs:
-        _multi_array(target.input.add(name=feature.name, shortDescription=feature.text).type.multiArrayType, feature)
+        entry = target.input.add(name=feature.name, shortDescription=feature.text)
+        if feature.image:
+            _, _, height, width = feature.shape or ()
+            color = proto.FeatureTypes_pb2.ImageFeatureType.ColorSpace.Value("RGB")
+            entry.type.imageType.width, entry.type.imageType.height = width, height
+            entry.type.imageType.colorSpace = color
+            continue
+        _multi_array(entry.type.multiArrayType, feature)
+        if feature.default is not None:
+            entry.type.isOptional = True
+            entry.type.multiArrayType.intDefaultValue = feature.default
     for feature in description.outputs:
-        _multi_array(target.output.add(name=feature.name, shortDescription=feature.text).type.multiArrayType, feature)
+        entry = target.output.add(name=feature.name, shortDescription=feature.text)
+        if feature.dtype == "label":
+            entry.type.stringType.MergeFromString(b"")
+            target.predictedFeatureName = feature.name
+        elif feature.dtype == "probabilities":
+            entry.type.dictionaryType.stringKeyType.MergeFromString(b"")
+            target.predictedProbabilitiesName = feature.name
+        else:
+            _multi_array(entry.type.multiArrayType, feature)
     for feature in description.states:
         entry = target.state.add(name=feature.name, shortDescription=feature.text)
         _multi_array(entry.type.stateType.arrayType, feature)

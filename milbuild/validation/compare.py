@@ -31,8 +31,10 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
             expected = reference.forward(truth, case.inputs)
             if plan.logits == "last":
                 expected["logits"] = expected["logits"][:, -1:]
+            if plan.postprocess:
+                expected = reference.postprocessed(plan.task, expected, truth.config)
             for backend in backends:
-                outputs = _predict(model, backend, _named(case.inputs, plan))
+                outputs = _arrays(_predict(model, backend, _named(case.inputs, plan)))
                 for name, value in outputs.items():
                     report.rows.append(Row.of(case.name, backend, name, expected[name][case.rows], value[case.rows]))
         report.drift = _drift(path, truth, plan, vocabulary, random)
@@ -56,7 +58,7 @@ class _Case:
 
 
 def _calls(plan: Plan, vocabulary: int, pad: int | None, random: np.random.Generator) -> Iterator[_Case]:
-    length = plan.sequence_length
+    length = plan.functions()["main"]
     if isinstance(length, tuple):
         lengths = sorted({length[0], (length[0] + length[1]) // 2, length[1]})
     else:
@@ -115,6 +117,15 @@ def _play(model: Model, backend: str, ids: np.ndarray, chunks: list[int]) -> np.
     return np.concatenate(rows)
 
 
+def _arrays(outputs: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Outputs with a classifier's dictionary as a row of its probabilities, in the order of the labels, without the label."""
+    return {
+        name: np.array([list(value.values())], np.float32) if isinstance(value, dict) else value
+        for name, value in outputs.items()
+        if not isinstance(value, str)
+    }
+
+
 def _predict(model: Model, backend: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return _engine(model, backend, model.function_name).predict(dict(inputs))  # type: ignore[no-any-return]
 
@@ -127,7 +138,7 @@ def _engine(model: Model, backend: str, function: str | None) -> Any:
 
 def _drift(path: str, truth: Any, plan: Plan, vocabulary: int, random: np.random.Generator) -> Drift | None:
     """Every landmark of one call, in float32 (is the graph right?) and as declared (what does precision cost?)."""
-    length = plan.sequence_length
+    length = plan.functions()["main"]
     tokens = (
         length if isinstance(length, int) else min(length) if isinstance(length, list) else (length[0] + length[1]) // 2
     )

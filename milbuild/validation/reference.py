@@ -51,6 +51,26 @@ def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value.float().numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 
+def postprocessed(task: str, outputs: dict[str, np.ndarray], config: Any) -> dict[str, np.ndarray]:
+    """What transformers' pipeline makes of the outputs of `forward`, by the names of a package that was built with it."""
+    found = {name: torch.from_numpy(value) for name, value in outputs.items()}
+    if task in ("text-classification", "image-classification", "audio-classification"):
+        if config.problem_type == "regression":
+            return outputs
+        several = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        logits = found.pop("logits")
+        found["probabilities"] = logits.sigmoid() if several else logits.softmax(-1)
+    for name, renamed in {
+        "token-classification": {"logits": "token_scores"},
+        "fill-mask": {"logits": "token_scores"},
+        "multiple-choice": {"logits": "probabilities"},
+        "next-sentence-prediction": {"logits": "probabilities"},
+        "question-answering": {"start_logits": "start_scores", "end_logits": "end_scores"},
+    }.get(task, {}).items():
+        found[renamed] = found.pop(name).softmax(-1)
+    return {name: value.numpy() for name, value in found.items()}
+
+
 def _parameters(model: Any) -> Iterable[str]:
     import inspect
 

@@ -4,6 +4,7 @@ Every tensor is accounted for: `tensor()` remembers what was asked for, and `che
 shape, or asked for by nobody.
 """
 
+import functools
 import json
 import math
 import os
@@ -85,6 +86,15 @@ class Checkpoint:
         named = re.search(r"^license:\s*(\S+)", front[1], re.MULTILINE) if front else None
         return author, named[1] if named else f"as {self.name}"
 
+    @functools.cached_property
+    def processor(self) -> dict[str, Any]:
+        """preprocessor_config.json (or the part of processor_config.json) as it stands; empty where there is none."""
+        for name, part in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
+            if (self.folder / name).is_file():
+                found = read_json(self.folder / name)
+                return found if part is None else found.get(part, found)
+        return {}
+
     def has(self, path: str, prefix: str) -> bool:
         """Whether the file has the parameter `path`, with or without the base model's prefix."""
         return self._key(path, prefix) is not None
@@ -149,6 +159,7 @@ class Checkpoint:
             for key in self.tensors
             if key not in self.read
             and not key.startswith(heads)
+            and not key.removeprefix(f"{prefix}.").startswith(heads)
             and not any(pattern.fullmatch(key.removeprefix(f"{prefix}.")) for pattern in patterns)
         ]
         if unused:

@@ -15,14 +15,23 @@ class Cursor:
     `dtype` is the floating-point type the graph is authored in; families never look at it, layers do.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: np.dtype[Any], prefix: str, path: str = "") -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: np.dtype[Any], prefix: str, path: str = "", label: str | None = None
+    ) -> None:
         self.checkpoint = checkpoint
         self.dtype = dtype
         self.prefix = prefix
         self.path = path
+        self.label = path if label is None else label
 
     def __truediv__(self, part: str) -> "Cursor":
-        return Cursor(self.checkpoint, self.dtype, self.prefix, f"{self.path}.{part}" if self.path else part)
+        path, label = (f"{before}.{part}".strip(".") for before in (self.path, self.label))
+        return Cursor(self.checkpoint, self.dtype, self.prefix, path, label)
+
+    def called(self, label: str) -> "Cursor":
+        """The same module under a name of its own, for one that is called several times."""
+        label = f"{self.prefix}.{label}".strip(".")
+        return Cursor(self.checkpoint, self.dtype, self.prefix, self.path, label)
 
     @property
     def root(self) -> "Cursor":
@@ -32,14 +41,14 @@ class Cursor:
     @property
     def name(self) -> str:
         """The path as the name of an operation: `transformer.h.0.attn` -> `transformer_h_0_attn`."""
-        return re.sub(r"\W", "_", self.path)
+        return re.sub(r"\W", "_", self.label)
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         """The parameter `name` of this module, not read yet, which must have `shape` (see `Checkpoint.tensor`)."""
-        return self.checkpoint.tensor(f"{self.path}.{name}", shape, self.prefix)
+        return self.checkpoint.tensor(f"{self.path}.{name}".strip("."), shape, self.prefix)
 
     def __contains__(self, name: str) -> bool:
-        return self.checkpoint.has(f"{self.path}.{name}", self.prefix)
+        return self.checkpoint.has(f"{self.path}.{name}".strip("."), self.prefix)
 
     def equals(self, other: "Cursor", name: str) -> bool:
         """Whether both modules' parameters of that name are the same bytes; then this one counts as read."""

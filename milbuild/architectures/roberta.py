@@ -1,0 +1,55 @@
+"""RoBERTa: BERT whose positions count the tokens that are no padding, and whose classifier reads the first token itself.
+
+Reference: transformers/models/roberta/modeling_roberta.py. XLM-RoBERTa is the same graph.
+"""
+
+from typing import Any
+
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Var
+
+from milbuild.architectures.bert import Bert
+from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
+from milbuild.layers.activation import activation
+from milbuild.layers.linear import first_token, linear
+from milbuild.weights import Cursor
+
+
+class Roberta(Bert):
+    prefix = "roberta"
+
+    @staticmethod
+    def longest(config: Any) -> int:
+        """Positions begin behind the padding token's own."""
+        return int(config.max_position_embeddings - config.pad_token_id - 1)
+
+    def positions(self, input_ids: Var, w: Cursor) -> Var:
+        """pad_token_id for padding; behind it, the tokens so far that are none."""
+        pad, before = np.int32(self.config.pad_token_id), self.cache.query_positions
+        real = mb.cast(x=mb.not_equal(x=input_ids, y=pad, name=f"{w.name}_real"), dtype="int32", name=f"{w.name}_ones")
+        counted = mb.cumsum(x=real, axis=1, name=f"{w.name}_counted")
+        if isinstance(before, Var):
+            begin, size = [0] * before.rank, [-1] * (before.rank - 1) + [1]
+            counted = mb.add(
+                x=counted,
+                y=mb.slice_by_size(x=before, begin=begin, size=size, name=f"{w.name}_before"),
+                name=f"{w.name}_places",
+            )
+        return mb.add(x=mb.mul(x=counted, y=real, name=f"{w.name}_filled"), y=pad, name=f"{w.name}_positions")
+
+    def classified(self, hidden: Var) -> Var:
+        """(B, T, D) -> (B, D): the classifier's own first half."""
+        w = self.weights.root / "classifier"
+        return activation(linear(first_token(hidden, w), w / "dense", self.width), "tanh", w / "tanh")
+
+    language_head = language_model("lm_head", "dense", "layer_norm", function="gelu")
+    heads = {
+        "feature-extraction": pooled_states("pooler", Bert.pooler),
+        "fill-mask": language_head,
+        "text-generation": language_head,
+        "text-classification": pooled("classifier.out_proj", classified, own="classifier"),
+        "multiple-choice": choices("classifier", Bert.pooler),
+        "token-classification": per_token("classifier"),
+        "question-answering": span("qa_outputs"),
+    }

@@ -1,0 +1,111 @@
+"""From a task's scores to what its users read: what the pipelines of transformers do behind the model, as operations.
+
+A function takes transformers' outputs by their names and gives those of the package; descriptions stand here, too.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Var, mil_list, types
+
+Outputs = dict[str, Any]
+
+LABEL, PROBABILITIES = "classLabel", "probabilities"
+
+# What stands behind the name of an output in a package, without its shape.
+TEXTS = {
+    "logits": "Scores before softmax.",
+    "last_hidden_state": "Hidden states after the last layer's norm.",
+    "pooler_output": "The hidden state that stands for the whole, after the pooler.",
+    "start_logits": "Scores of each token for beginning the answer, before softmax.",
+    "end_logits": "Scores of each token for ending the answer, before softmax.",
+    "start_scores": "Probability of each token to begin the answer.",
+    "end_scores": "Probability of each token to end the answer.",
+    "token_scores": "Probability of each label for each token.",
+    "sentence_embedding": "One vector for the whole text.",
+    LABEL: "The most likely label.",
+    PROBABILITIES: "Probability of each label.",
+}
+
+# Tasks whose scores are those of config.id2label.
+LABELLED = (
+    "text-classification",
+    "token-classification",
+    "image-classification",
+    "audio-classification",
+    "audio-frame-classification",
+)
+
+
+def labels(config: Any) -> list[str]:
+    """The labels by their number; one that stands there twice gets a number behind it."""
+    named = [str(config.id2label[i]) for i in sorted(config.id2label)]
+    seen: Counter[str] = Counter()
+    found = []
+    for label in named:
+        seen[label] += 1
+        found.append(label if seen[label] == 1 else f"{label} {seen[label]}")
+    return found
+
+
+def postprocessed(task: str, outputs: Outputs, config: Any) -> Outputs:
+    """What a package gives instead of the model's own `outputs`; they themselves for tasks that nothing is done to."""
+    return POSTPROCESSES[task](outputs, config) if task in POSTPROCESSES else outputs
+
+
+def _classifier(outputs: Outputs, config: Any) -> Outputs:
+    """A label with the probabilities of all as Core ML's classifiers give them; a batch's as an array; a regression's
+    values stay."""
+    function = _function(config)
+    if function is None:
+        return outputs
+    scores = function(outputs["logits"], "label_probabilities")
+    if scores.shape[0] != 1:
+        return {PROBABILITIES: scores}
+    scores = _float32(mb.reshape(x=scores, shape=[-1], name="label_probabilities_flat"))
+    classes = mb.const(val=mil_list(labels(config)), name="labels")
+    label, chances = mb.classify(probabilities=scores, classes=classes, name="classified")
+    return {LABEL: label, PROBABILITIES: chances}
+
+
+def _function(config: Any) -> Callable[[Var, str], Var] | None:
+    """softmax, sigmoid or nothing, as transformers' classification pipelines choose (pipelines/text_classification.py)."""
+    if config.problem_type == "regression":
+        return None
+    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+        return lambda x, name: mb.sigmoid(x=x, name=name)
+    return softmax
+
+
+def softmax(x: Var, name: str) -> Var:
+    return mb.softmax(x=x, axis=-1, name=name)
+
+
+def _float32(x: Var) -> Var:
+    return x if x.dtype == types.fp32 else mb.cast(x=x, dtype="fp32", name=f"{x.op.name}_float32")
+
+
+def _each(*pairs: tuple[str, str]) -> Callable[[Outputs, Any], Outputs]:
+    """Softmax of single outputs, under other names; the others stay."""
+
+    def compute(outputs: Outputs, config: Any) -> Outputs:
+        names = dict(pairs)
+        return {
+            names.get(name, name): softmax(var, names[name]) if name in names else var for name, var in outputs.items()
+        }
+
+    return compute
+
+
+POSTPROCESSES: dict[str, Callable[[Outputs, Any], Outputs]] = {
+    "text-classification": _classifier,
+    "image-classification": _classifier,
+    "audio-classification": _classifier,
+    "token-classification": _each(("logits", "token_scores")),
+    "fill-mask": _each(("logits", "token_scores")),
+    "multiple-choice": _each(("logits", PROBABILITIES)),
+    "next-sentence-prediction": _each(("logits", PROBABILITIES)),
+    "question-answering": _each(("start_logits", "start_scores"), ("end_logits", "end_scores")),
+}
