@@ -249,7 +249,7 @@ class _Graph:
             given["num_choices"] = self.plan.num_choices
             results = self.family.heads[self.plan.task](model, hidden, given)
             if self.plan.postprocess:
-                results = postprocessed(self.plan.task, results, self.config)
+                results = postprocessed(self.plan.task, results, self.config, self.plan.image_size)
             produced = {name: self._output(var, name) for name, var in results.items()}
             features = [self._output_feature(name, var) for name, var in produced.items()]
             for name, var, feature in self._present(cache):
@@ -329,6 +329,17 @@ class _Graph:
         else:
             text = "Pictures as the checkpoint's image processor makes them."
             self._input("pixel_values", self.io_dtype, shape, shape, text)
+
+    def _declare_bool_masked_pos(self) -> None:
+        config, plan = self.config, self.plan
+        # transformers takes no mask where the reconstruction has another size than the picture.
+        if plan.task != "masked-im" or config.patch_size != config.encoder_stride:
+            return
+        assert plan.image_size is not None
+        patches = (plan.image_size[0] // config.patch_size) * (plan.image_size[1] // config.patch_size)
+        shape = (plan.batch_size, patches)
+        text = "1 for a patch that is hidden from the model, row by row. Optional: 0 everywhere."
+        self._input("bool_masked_pos", "int32", shape, shape, text, default=0)
 
     def _picture(self, inputs: dict[str, Var]) -> Var:
         """pixel_values, of which the processor's part is done in the graph where an image comes in."""

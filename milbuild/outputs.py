@@ -10,9 +10,12 @@ from typing import Any
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, mil_list, types
 
+from milbuild.layers.image import resized
+from milbuild.layers.linear import like
+
 Outputs = dict[str, Any]
 
-LABEL, PROBABILITIES = "classLabel", "probabilities"
+LABEL, PROBABILITIES, CLASS_LABELS = "classLabel", "probabilities", "classLabels"
 
 # What stands behind the name of an output in a package, without its shape.
 TEXTS = {
@@ -24,6 +27,11 @@ TEXTS = {
     "start_scores": "Probability of each token to begin the answer.",
     "end_scores": "Probability of each token to end the answer.",
     "token_scores": "Probability of each label for each token.",
+    "reconstruction": "The pictures as the model completes them.",
+    "pred_boxes": "Boxes as fractions of the picture: x and y of the centre, width, height.",
+    "scores": "Probability of each label for each box.",
+    "boxes": "Boxes in pixels of the picture: left, top, right, bottom.",
+    CLASS_LABELS: "The number of the most likely label of each pixel.",
     "sentence_embedding": "One vector for the whole text.",
     LABEL: "The most likely label.",
     PROBABILITIES: "Probability of each label.",
@@ -36,6 +44,8 @@ LABELLED = (
     "image-classification",
     "audio-classification",
     "audio-frame-classification",
+    "semantic-segmentation",
+    "object-detection",
 )
 
 
@@ -50,8 +60,13 @@ def labels(config: Any) -> list[str]:
     return found
 
 
-def postprocessed(task: str, outputs: Outputs, config: Any) -> Outputs:
-    """What a package gives instead of the model's own `outputs`; they themselves for tasks that nothing is done to."""
+def postprocessed(task: str, outputs: Outputs, config: Any, size: tuple[int, int] | None = None) -> Outputs:
+    """What a package gives instead of the model's own `outputs`; they themselves for tasks that nothing is done to.
+
+    `size` is the picture's, (height, width).
+    """
+    if size is not None and task in OF_PICTURES:
+        return OF_PICTURES[task](outputs, size)
     return POSTPROCESSES[task](outputs, config) if task in POSTPROCESSES else outputs
 
 
@@ -99,6 +114,30 @@ def _each(*pairs: tuple[str, str]) -> Callable[[Outputs, Any], Outputs]:
     return compute
 
 
+def _segmentation(outputs: Outputs, size: tuple[int, int]) -> Outputs:
+    """The label of each of the picture's own pixels: (B, labels, h, w) -> int32 (B, height, width)."""
+    x = resized(outputs["logits"], size, "logits_of_pixels")
+    return {CLASS_LABELS: mb.reduce_argmax(x=x, axis=1, keep_dims=False, name="labels_of_pixels")}
+
+
+def _detection(outputs: Outputs, size: tuple[int, int]) -> Outputs:
+    """Probabilities without that of no object, and boxes as corners in pixels."""
+    scores = softmax(outputs["logits"], "probabilities_of_boxes")
+    batch, boxes, labels = scores.shape
+    scores = mb.slice_by_size(x=scores, begin=[0, 0, 0], size=[batch, boxes, labels - 1], name="scores_of_boxes")
+    centre, extent = mb.split(x=outputs["pred_boxes"], num_splits=2, axis=-1, name="box_parts")
+    half = mb.mul(x=extent, y=like(extent, 0.5), name="box_halves")
+    corners = [mb.sub(x=centre, y=half, name="box_begins"), mb.add(x=centre, y=half, name="box_ends")]
+    height, width = size
+    pixels = like(extent, [width, height, width, height])
+    x = mb.mul(x=mb.concat(values=corners, axis=-1, name="box_corners"), y=pixels, name="box_pixels")
+    return {"scores": scores, "boxes": x}
+
+
+OF_PICTURES: dict[str, Callable[[Outputs, tuple[int, int]], Outputs]] = {
+    "semantic-segmentation": _segmentation,
+    "object-detection": _detection,
+}
 POSTPROCESSES: dict[str, Callable[[Outputs, Any], Outputs]] = {
     "text-classification": _classifier,
     "image-classification": _classifier,

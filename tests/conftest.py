@@ -53,6 +53,11 @@ def _checkpoint(model_type: str, task: str, flags: str) -> Path:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.add_(0.3 * torch.randn_like(buffer))
+            elif name.endswith("running_var"):
+                buffer.mul_(1 + torch.rand_like(buffer))
     folder = Path(_folder().name) / f"{model_type}-{task}-{len(list(Path(_folder().name).iterdir()))}"
     model.save_pretrained(folder)
     return folder

@@ -14,10 +14,10 @@ from milbuild.layers.activation import ACTIVATIONS
 from milbuild.options import TARGETS
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
-from tests.tiny import TABLE
+from tests.tiny import TABLE, TEXTS
 
-FLAGS = [(name, flag) for name, tiny in TABLE.items() for flag in tiny.flags]
-TASK_PAIRS = [(name, task) for name in TABLE for task in architectures.SUPPORTED[name].tasks]
+FLAGS = [(name, flag) for name, tiny in TEXTS.items() for flag in tiny.flags]
+TASK_PAIRS = [(name, task) for name in TEXTS for task in architectures.SUPPORTED[name].tasks]
 
 
 Figures = dict[str, tuple[float, float]]
@@ -173,7 +173,7 @@ def test_every_landmark(model_type: str, task: str) -> None:
     assert len(wanted) >= len(TABLE[model_type].landmarks)
 
 
-@pytest.mark.parametrize("model_type", TABLE)
+@pytest.mark.parametrize("model_type", TEXTS)
 def test_operations_stay_few(model_type: str) -> None:
     model = milbuild.build(checkpoint(model_type), sequence_length=11)
     assert len(_operations(model)) <= TABLE[model_type].operations

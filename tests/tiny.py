@@ -13,13 +13,20 @@ from typing import Any
 class Tiny:
     """`config`: what differs from the class's defaults; `flags`: variations, each tested in both precisions;
     `operations`: the most that are not constants, without a cache, in float16 for iOS 18; `landmarks`: modules that must be
-    among those compared, `*` for every layer."""
+    among those compared, `*` for every layer; `kind`: what it takes; `size`: (height, width) of pictures, in the tests."""
 
     model_type: str
     config: dict[str, Any]
     operations: int
     flags: dict[str, dict[str, Any]] = field(default_factory=dict)
     landmarks: tuple[str, ...] = ()
+    kind: str = "text"
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of a build, small and with transformers' own outputs."""
+        return {"sequence_length": 7} if self.kind == "text" else {"image_size": self.size, "postprocess": False}
 
 
 GPT2 = Tiny(
@@ -208,4 +215,45 @@ GEMMA3 = Tiny(
     landmarks=(*_DECODER, "model.layers.*.pre_feedforward_layernorm", "model.layers.*.post_feedforward_layernorm"),
 )
 
-TABLE = {tiny.model_type: tiny for tiny in (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA3)}
+
+_VIT = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 52,
+    "image_size": 32,
+    "patch_size": 8,
+    "encoder_stride": 8,
+    "num_labels": 7,
+}
+_ACTIVATIONS = {function: {"hidden_act": function} for function in ("relu", "gelu_new", "quick_gelu")}
+_VIT_FLAGS = {
+    "plain": {},
+    "no biases": {"qkv_bias": False},
+    "large epsilon": {"layer_norm_eps": 1e-2},
+    "gray": {"num_channels": 1},
+    **_ACTIVATIONS,
+}
+_VIT_BLOCK = ("", ".attention", ".mlp", ".layernorm_before", ".layernorm_after", ".mlp.activation_fn")
+_VIT_PARTS = (*(f"vit.layers.*{part}" for part in _VIT_BLOCK), "vit.embeddings", "vit.embeddings.patch_embeddings")
+VIT = Tiny(
+    "vit",
+    _VIT,
+    operations=9 + 15 * 3,
+    flags={
+        **_VIT_FLAGS,
+        "pooler": {"pooler_output_size": 20, "pooler_act": "relu"},
+        "another stride": {"encoder_stride": 4},
+        "trained on oblongs": {"image_size": (24, 40)},
+        "oblong patches": {"patch_size": (8, 4)},
+    },
+    landmarks=(*_VIT_PARTS, "vit.layernorm"),
+    kind="pictures",
+    size=(32, 32),
+)
+
+_DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA3)
+_PICTURES = (VIT,)
+TABLE = {tiny.model_type: tiny for tiny in (*_DECODERS, *_PICTURES)}
+TEXTS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "text"}
+PICTURES = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "pictures"}

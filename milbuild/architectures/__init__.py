@@ -62,6 +62,7 @@ SUPPORTED = {
     "qwen3": Entry("qwen3:Qwen3", DECODER, decoder=True),
     "roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
     "smollm3": Entry("smollm3:SmolLM3", DECODER, decoder=True),
+    "vit": Entry("vit:ViT", ("image-classification", "feature-extraction", "masked-im")),
     "xlm-roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
 }
 

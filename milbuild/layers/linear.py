@@ -14,8 +14,8 @@ def constant(tensor: Tensor, w: Cursor, name: str) -> Var:
     return mb.const(val=Unread.of(tensor, w.dtype), name=f"{w.name}_{name}")
 
 
-def like(x: Var, value: float) -> Any:
-    """A number in the type of `x`: MIL promotes nothing."""
+def like(x: Var, value: float | list[float]) -> Any:
+    """A number, or a row of them, in the type of `x`: MIL promotes nothing."""
     return types.nptype_from_builtin(x.dtype)(value)
 
 

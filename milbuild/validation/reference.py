@@ -38,10 +38,14 @@ def load(source: str | os.PathLike[str], task: str, revision: str | None = None)
 
 def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One plain forward pass, without a cache; float32 outputs by transformers' names."""
-    tensors = {name: torch.from_numpy(np.asarray(value)).long() for name, value in inputs.items()}
+    tensors: dict[str, Any] = {name: _tensor(np.asarray(value)) for name, value in inputs.items()}
+    switches: dict[str, Any] = {"use_cache": False}
+    if "pixel_values" in inputs and tuple(inputs["pixel_values"].shape[2:]) != _size(model.config):
+        switches["interpolate_pos_encoding"] = True
+    tensors |= {name: value for name, value in switches.items() if name in _parameters(model)}
     with torch.no_grad():
         try:
-            outputs = model(**tensors, use_cache=False) if "use_cache" in _parameters(model) else model(**tensors)
+            outputs = model(**tensors)
         except (IndexError, RuntimeError) as error:
             raise Error(
                 "the package and the other checkpoint do not belong together: "
@@ -49,6 +53,18 @@ def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 "Validate a package with the checkpoint it was built from.",
             ) from error
     return {name: value.float().numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+
+def _tensor(value: np.ndarray) -> torch.Tensor:
+    """Whole numbers as torch indexes with, others in float32."""
+    tensor = torch.from_numpy(value)
+    return tensor.float() if tensor.is_floating_point() else tensor.long()
+
+
+def _size(config: Any) -> tuple[int, int] | None:
+    """(height, width) of the pictures a model was trained on, where its configuration says so."""
+    size = getattr(config, "image_size", None)
+    return None if size is None else (size, size) if isinstance(size, int) else tuple(size)
 
 
 def postprocessed(task: str, outputs: dict[str, np.ndarray], config: Any) -> dict[str, np.ndarray]:

@@ -30,12 +30,22 @@ RENAMES = (
 
 _PREFIX = ((re.compile(r"^transformer\."), "model."),)  # the class for question-answering calls its base model so
 
+# ViT and those who took over its modules
+_VIT = (
+    (re.compile(r"\bencoder\.layer\."), "layers."),
+    (re.compile(r"\battention\.attention\.(q|k|v)(uery|ey|alue)\b"), r"attention.\1_proj"),
+    (re.compile(r"\battention\.output\.dense\b"), "attention.o_proj"),
+    (re.compile(r"\bintermediate\.dense\b"), "mlp.fc1"),
+    (re.compile(r"\b(layers\.\d+)\.output\.dense\b"), r"\1.mlp.fc2"),
+)
+
 # How the hub spells the modules of a model_type -> how transformers 5 does; what is spelled the new way is left alone.
 SPELLINGS: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
     "llama": _PREFIX,
     "qwen2": _PREFIX,
     "qwen3": _PREFIX,
     "smollm3": _PREFIX,
+    "vit": _VIT,
 }
 
 SAFE_CONVERSION = (

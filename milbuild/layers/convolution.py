@@ -1,0 +1,101 @@
+"""Convolutions, with or without a batch norm behind them, and pooling. The layout is (B, C, H, W)."""
+
+from typing import Any
+
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Var
+
+from milbuild.errors import Error
+from milbuild.layers.linear import constant
+from milbuild.weights import Computed, Cursor, Tensor
+
+# Above and below, left and right.
+Padding = int | tuple[int, int, int, int]
+
+
+def convolution(
+    x: Var, w: Cursor, width: int, kernel: int | tuple[int, int], *, bias: bool = True, groups: int = 1, **how: Any
+) -> Var:
+    """(B, C, H, W) -> (B, width, H', W'). `how`: stride, padding, dilation as torch.nn.Conv2d has them."""
+    weight = w.tensor("weight", width, x.shape[1] // groups, *pair(kernel))
+    return _conv(x, w, weight, w.tensor("bias", width) if bias else None, groups, w.name, **how)
+
+
+def convolution_norm(
+    x: Var,
+    w: Cursor,
+    norm: Cursor,
+    width: int,
+    kernel: int | tuple[int, int],
+    epsilon: float,
+    *,
+    bias: bool = False,
+    groups: int = 1,
+    **how: Any,
+) -> Var:
+    """A convolution and the batch norm `norm` behind it as one convolution, called after the norm: its scale and shift
+    become part of weight and bias."""
+    raw = w.tensor("weight", width, x.shape[1] // groups, *pair(kernel))
+    gamma, beta, mean, variance = (
+        norm.tensor(name, width) for name in ("weight", "bias", "running_mean", "running_var")
+    )
+
+    def scaled(weight: np.ndarray, gamma: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        scale: np.ndarray = gamma / np.sqrt(variance + epsilon)
+        return np.multiply(weight, scale[:, None, None, None])
+
+    def shifted(gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray, *old: np.ndarray) -> np.ndarray:
+        shift: np.ndarray = beta + (sum(old) - mean) * gamma / np.sqrt(var + epsilon)
+        return shift
+
+    recipe = f"batch norm ({epsilon:g})"
+    weight = Computed(recipe, scaled, raw.shape, raw, gamma, variance)
+    old = (w.tensor("bias", width),) if bias else ()
+    return _conv(
+        x,
+        w,
+        weight,
+        Computed(recipe, shifted, (width,), gamma, beta, mean, variance, *old),
+        groups,
+        norm.name,
+        **how,
+    )
+
+
+def _conv(
+    x: Var,
+    w: Cursor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    name: str,
+    stride: int | tuple[int, int] = 1,
+    padding: Padding = 0,
+    dilation: int = 1,
+) -> Var:
+    arguments: dict[str, Any] = {} if bias is None else {"bias": constant(bias, w, "bias")}
+    if padding != 0:
+        arguments |= {"pad_type": "custom", "pad": [padding] * 4 if isinstance(padding, int) else list(padding)}
+    return mb.conv(
+        x=x,
+        weight=constant(weight, w, "weight"),
+        strides=list(pair(stride)),
+        dilations=[dilation, dilation],
+        groups=groups,
+        name=name,
+        **arguments,
+    )
+
+
+def pair(size: Any) -> tuple[int, int]:
+    """One number for both sides, or two: (height, width)."""
+    both = (size, size) if isinstance(size, int) else tuple(size)
+    if len(both) != 2:
+        raise Error(f"a size is {size!r}; it is one number, or height and width", "Look into config.json.")
+    return both[0], both[1]
+
+
+def average(x: Var, name: str, keep: bool = True) -> Var:
+    """(B, C, H, W) -> (B, C, 1, 1), or (B, C): the mean of each channel."""
+    return mb.reduce_mean(x=x, axes=[2, 3], keep_dims=keep, name=name)

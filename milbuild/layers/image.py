@@ -1,0 +1,95 @@
+"""Patches as tokens, each with its position: learned tables, resampled for another grid as torch does it."""
+
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Var
+
+from milbuild.layers.linear import constant
+from milbuild.weights import Computed, Cursor, Tensor
+
+# torch's bicubic kernel (aten/src/ATen/native/UpSample.h).
+A = -0.75
+
+
+def tokens(x: Var, w: Cursor) -> Var:
+    """(B, C, H, W) -> (B, H * W, C), row by row, as the output of `w`."""
+    batch, channels, height, width = x.shape
+    x = mb.reshape(x=x, shape=[batch, channels, height * width], name=f"{w.name}_flat")
+    return mb.transpose(x=x, perm=[0, 2, 1], name=w.name)
+
+
+def picture(x: Var, grid: tuple[int, int], w: Cursor) -> Var:
+    """(B, H * W, C) -> (B, C, H, W), as the output of `w`."""
+    batch, _, channels = x.shape
+    x = mb.transpose(x=x, perm=[0, 2, 1], name=f"{w.name}_channels_first")
+    return mb.reshape(x=x, shape=[batch, channels, *grid], name=w.name)
+
+
+def resized(x: Var, size: tuple[int, int], name: str) -> Var:
+    """(B, C, h, w) -> (B, C, height, width), bilinear between the centres of pixels (torch's align_corners=False)."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    height, width = size
+    return mb.resize_bilinear(
+        x=x, target_size_height=height, target_size_width=width, sampling_mode="UNALIGN_CORNERS", name=name
+    )
+
+
+def placed(x: Var, table: Tensor, w: Cursor, first: Tensor, last: Tensor | None = None) -> Var:
+    """(B, N, D) -> (B, T, D): patches between learned tokens, (1, any, D), each with its row of the table (1, T, D)."""
+    batch, count, width = x.shape
+    begin = first.shape[1]
+    rows = _rows(table, begin, begin + count)
+    values = [mb.add(x=x, y=constant(rows, w, "positions"), name=f"{w.name}_placed")]
+
+    def beside(token: Tensor, begin: int, name: str) -> Var:
+        """Constant: the same for every picture."""
+        shape, end = (batch, token.shape[1], width), begin + token.shape[1]
+        each = Computed(
+            "the sum", lambda x, y: np.broadcast_to(x + y, shape).copy(), shape, token, _rows(table, begin, end)
+        )
+        return constant(each, w, name)
+
+    values.insert(0, beside(first, 0, "first"))
+    if last is not None:
+        values.append(beside(last, begin + count, "last"))
+    return mb.concat(values=values, axis=1, name=w.name)
+
+
+def _rows(table: Tensor, begin: int, end: int) -> Tensor:
+    shape = (table.shape[0], end - begin, table.shape[2])
+    return Computed(f"tokens {begin} to {end}", lambda values: values[:, begin:end], shape, table)
+
+
+def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int], before: int = 1) -> Tensor:
+    """(n, T, D) for patches of the grid `old` behind `before` tokens, others behind them -> the same for the grid `new`.
+
+    Core ML has no bicubic resampling; a table of weights needs none at run time.
+    """
+    if old == new:
+        return table
+    count, tokens, width = table.shape
+    end = before + old[0] * old[1]
+    rows, columns = (bicubic(*sides) for sides in zip(old, new, strict=True))
+
+    def compute(values: np.ndarray) -> np.ndarray:
+        grid = values[:, before:end].reshape(count, *old, width)
+        grid = np.einsum("ai,bj,nijd->nabd", rows, columns, grid, optimize=True).reshape(count, -1, width)
+        return np.concatenate([values[:, :before], grid, values[:, end:]], axis=1)
+
+    shape = (count, tokens - old[0] * old[1] + new[0] * new[1], width)
+    return Computed(f"bicubic {old[0]}x{old[1]} to {new[0]}x{new[1]}", compute, shape, table)
+
+
+def bicubic(old: int, new: int) -> np.ndarray:
+    """(new, old): the weights with which torch's bicubic interpolation, align_corners=False, makes `new` values of `old`."""
+    weights = np.zeros((new, old))
+    places = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(places).astype(int)
+    for tap in range(-1, 3):
+        distance = np.abs(places - first - tap)
+        near = ((A + 2) * distance - (A + 3)) * distance**2 + 1
+        far = ((distance - 5) * distance + 8) * distance * A - 4 * A
+        inside = np.clip(first + tap, 0, old - 1)
+        np.add.at(weights, (np.arange(new), inside), np.where(distance <= 1, near, far))
+    return weights
