@@ -96,13 +96,14 @@ def last_token(module: str) -> Head:
     return Head((module,), ("logits",), compute)
 
 
-def pooled_states(module: str, pool: Pool) -> Head:
-    """The base model's own outputs: hidden states, and what its pooler makes of them if the checkpoint has one."""
+def pooled_states(module: str | None, pool: Pool) -> Head:
+    """The base model's own outputs: hidden states, and what its pooler makes of them if the checkpoint has one; with None
+    the pooler has no parameters."""
 
     def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
         outputs = {"last_hidden_state": hidden}
-        w = family.weights / module
-        if "weight" in w or "dense.weight" in w:
+        w = family.weights / (module or "")
+        if module is None or "weight" in w or "dense.weight" in w:
             outputs["pooler_output"] = pool(family, hidden)
         return outputs
 

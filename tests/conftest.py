@@ -52,7 +52,9 @@ def _checkpoint(model_type: str, task: str, flags: str) -> Path:
     model = getattr(transformers, TASKS[task].auto).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            # By its many products, a convolution's values would grow beyond float16 from layer to layer.
+            scale = 0.3 if parameter.ndim < 4 else 0.5 * parameter[0].numel() ** -0.5
+            parameter.add_(scale * torch.randn_like(parameter))
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
                 buffer.add_(0.3 * torch.randn_like(buffer))
@@ -89,7 +91,8 @@ def difference(value: np.ndarray, expected: np.ndarray) -> float:
 
 def psnr(value: np.ndarray, expected: np.ndarray) -> float:
     assert value.shape == expected.shape
-    return float(20 * np.log10(np.ptp(expected) / np.sqrt(np.mean((value.astype(np.float64) - expected) ** 2))))
+    noise = np.sqrt(np.mean((value.astype(np.float64) - expected) ** 2))
+    return float(20 * np.log10(np.ptp(expected) / noise)) if noise else float("inf")
 
 
 def shared(name: str) -> Path:

@@ -26,7 +26,9 @@ class Tiny:
     @property
     def options(self) -> dict[str, Any]:
         """Of a build, small and with transformers' own outputs."""
-        return {"sequence_length": 7} if self.kind == "text" else {"image_size": self.size, "postprocess": False}
+        if self.kind == "text":
+            return {"sequence_length": 7}
+        return {"postprocess": False} | ({} if "image_size" in self.config else {"image_size": self.size})
 
 
 GPT2 = Tiny(
@@ -252,8 +254,63 @@ VIT = Tiny(
     size=(32, 32),
 )
 
+CONVNEXT = Tiny(
+    "convnext",
+    {
+        "num_stages": 3,
+        "hidden_sizes": [12, 20, 28],
+        "depths": [2, 1, 3],
+        "patch_size": 4,
+        "image_size": [56, 40],
+        "layer_scale_init_value": 0.1,
+        "num_labels": 7,
+    },
+    operations=2 + 4 + 2 * 4 + 9 * 6,
+    flags={
+        "plain": {},
+        "no layer scale": {"layer_scale_init_value": 0.0},
+        "gray": {"num_channels": 1},
+        "oblong patches": {"patch_size": (4, 2)},
+        "large epsilon": {"layer_norm_eps": 1e-1},
+        **_ACTIVATIONS,
+    },
+    landmarks=(
+        "convnext.embeddings.patch_embeddings",
+        "convnext.embeddings.layernorm",
+        "convnext.encoder.stages.*",
+        "convnext.encoder.stages.*.downsampling_layer.*",
+        *(f"convnext.encoder.stages.*.layers.*{part}" for part in ("", ".dwconv", ".layernorm", ".act", ".pwconv*")),
+        "convnext.layernorm",
+    ),
+    kind="pictures",
+    size=(56, 40),
+)
+
+RESNET = Tiny(
+    "resnet",
+    {"embedding_size": 10, "hidden_sizes": [12, 20, 28], "depths": [2, 1, 3], "num_labels": 7},
+    operations=4 + 7 * 6 + 3,
+    flags={
+        "plain": {},
+        "basic": {"layer_type": "basic"},
+        "smaller from the first stage": {"downsample_in_first_stage": True},
+        "smaller in the first convolution": {"downsample_in_bottleneck": True},
+        "basic, smaller from the first stage": {"layer_type": "basic", "downsample_in_first_stage": True},
+        "as wide as the stem": {"embedding_size": 12},
+        "gray": {"num_channels": 1},
+        "gelu": {"hidden_act": "gelu"},
+    },
+    landmarks=(
+        "resnet.embedder",
+        *(f"resnet.encoder.stages.*{part}" for part in ("", ".layers.*", ".layers.*.layer.*", ".layers.*.shortcut")),
+        "resnet.encoder.stages.*.layers.*.layer.*.normalization",
+    ),
+    kind="pictures",
+    size=(64, 40),
+)
+
 _DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA3)
-_PICTURES = (VIT,)
+_PICTURES = (VIT, CONVNEXT, RESNET)
 TABLE = {tiny.model_type: tiny for tiny in (*_DECODERS, *_PICTURES)}
 TEXTS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "text"}
 PICTURES = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "pictures"}

@@ -50,9 +50,12 @@ _ENCODER = (
     "question-answering",
 )
 
+_PICTURES = ("image-classification", "feature-extraction")
+
 SUPPORTED = {
     "albert": Entry("albert:Albert", _ENCODER),
     "bert": Entry("bert:Bert", (*_ENCODER, "text-generation", "next-sentence-prediction")),
+    "convnext": Entry("convnext:ConvNext", _PICTURES),
     "distilbert": Entry("distilbert:DistilBert", _ENCODER),
     "gemma3_text": Entry("gemma3_text:Gemma3", DECODER[:3], decoder=True),
     "gpt2": Entry("gpt2:GPT2", DECODER, decoder=True),
@@ -60,9 +63,10 @@ SUPPORTED = {
     "mistral": Entry("mistral:Mistral", DECODER, decoder=True),
     "qwen2": Entry("qwen2:Qwen2", DECODER, decoder=True),
     "qwen3": Entry("qwen3:Qwen3", DECODER, decoder=True),
+    "resnet": Entry("resnet:ResNet", _PICTURES),
     "roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
     "smollm3": Entry("smollm3:SmolLM3", DECODER, decoder=True),
-    "vit": Entry("vit:ViT", ("image-classification", "feature-extraction", "masked-im")),
+    "vit": Entry("vit:ViT", (*_PICTURES, "masked-im")),
     "xlm-roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
 }
 

@@ -8,6 +8,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
 from milbuild.layers.linear import constant
+from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Computed, Cursor, Tensor
 
 # Above and below, left and right.
@@ -43,7 +44,8 @@ def convolution_norm(
 
     def scaled(weight: np.ndarray, gamma: np.ndarray, variance: np.ndarray) -> np.ndarray:
         scale: np.ndarray = gamma / np.sqrt(variance + epsilon)
-        return np.multiply(weight, scale[:, None, None, None])
+        folded: np.ndarray = weight * scale[:, None, None, None]
+        return folded
 
     def shifted(gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray, *old: np.ndarray) -> np.ndarray:
         shift: np.ndarray = beta + (sum(old) - mean) * gamma / np.sqrt(var + epsilon)
@@ -96,6 +98,30 @@ def pair(size: Any) -> tuple[int, int]:
     return both[0], both[1]
 
 
-def average(x: Var, name: str, keep: bool = True) -> Var:
+def max_pool(x: Var, w: Cursor, kernel: int, stride: int, padding: int) -> Var:
+    """(B, C, H, W) -> (B, C, H', W')."""
+    how = {"pad_type": "custom", "pad": [padding] * 4}
+    return mb.max_pool(x=x, kernel_sizes=[kernel] * 2, strides=[stride] * 2, name=w.name, **how)
+
+
+def channels_last(x: Var, w: Cursor) -> Var:
+    """(B, C, H, W) -> (B, H, W, C)."""
+    return mb.transpose(x=x, perm=[0, 2, 3, 1], name=w.name)
+
+
+def channels_first(x: Var, w: Cursor) -> Var:
+    """(B, H, W, C) -> (B, C, H, W)."""
+    return mb.transpose(x=x, perm=[0, 3, 1, 2], name=w.name)
+
+
+def channel_norm(x: Var, w: Cursor, epsilon: float) -> Var:
+    """(B, C, H, W) -> (B, C, H, W): a layer norm of each pixel's channels.
+
+    With the channels last: over another axis it has overflowed float16 on some systems (core-ml-facts N9).
+    """
+    return channels_first(layer_norm(channels_last(x, w / "pixels"), w, epsilon, f"{w.name}_normed"), w)
+
+
+def average(x: Var, w: Cursor, keep: bool = True) -> Var:
     """(B, C, H, W) -> (B, C, 1, 1), or (B, C): the mean of each channel."""
-    return mb.reduce_mean(x=x, axes=[2, 3], keep_dims=keep, name=name)
+    return mb.reduce_mean(x=x, axes=[2, 3], keep_dims=keep, name=w.name)

@@ -107,7 +107,8 @@ def modules(model: Any) -> Iterator[dict[str, np.ndarray]]:
         def hook(module: Any, arguments: Any, output: Any) -> None:
             value = output[0] if isinstance(output, tuple) else output
             if isinstance(value, torch.Tensor) and value.is_floating_point():
-                seen[name] = value.detach().float().numpy()
+                # A copy: what comes behind may write into it (ResNet's residuals).
+                seen[name] = value.detach().float().numpy().copy()
 
         return hook
 

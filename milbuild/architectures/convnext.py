@@ -1,0 +1,70 @@
+"""ConvNeXT, and every checkpoint with its config schema: stages of depthwise convolutions, each with an MLP of its pixels.
+
+Reference: transformers/models/convnext/modeling_convnext.py.
+
+Shapes: B batch, C channels of a stage, H and W its height and width. Norms and MLPs see the channels last, (B, H, W, C).
+"""
+
+from typing import Any
+
+from coremltools.converters.mil.mil import Var
+
+from milbuild.caches import Cache
+from milbuild.heads import pooled, pooled_states
+from milbuild.layers.activation import activation
+from milbuild.layers.convolution import average, channel_norm, channels_first, channels_last, convolution, pair
+from milbuild.layers.linear import add, constant, linear, mul
+from milbuild.layers.normalization import layer_norm
+from milbuild.weights import Cursor
+
+# Of every norm but the last.
+EPSILON = 1e-6
+
+
+class ConvNext:
+    prefix = "convnext"
+    only: dict[str, tuple[Any, str]] = {}
+    not_read: tuple[str, ...] = ("drop_path_rate", "_out_features", "_out_indices")  # training; backbones
+    ignored: tuple[str, ...] = ()
+
+    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
+        self.config, self.weights, self.cache = config, weights, cache
+
+    def hidden_states(self, pixel_values: Var) -> Var:
+        """(B, C, height, width) -> (B, C, H, W) of the last stage."""
+        config, w = self.config, self.weights
+        patch, first = pair(config.patch_size), config.hidden_sizes[0]
+        x = convolution(pixel_values, w / "embeddings.patch_embeddings", first, patch, stride=patch)
+        x = channel_norm(x, w / "embeddings.layernorm", EPSILON)
+        for i in range(config.num_stages):
+            x = self.stage(x, w / f"encoder.stages.{i}", i)
+        return x
+
+    def stage(self, x: Var, w: Cursor, i: int) -> Var:
+        if i > 0:
+            down = w / "downsampling_layer"
+            x = convolution(channel_norm(x, down / "0", EPSILON), down / "1", self.config.hidden_sizes[i], 2, stride=2)
+        for j in range(self.config.depths[i]):
+            x = self.block(x, w / f"layers.{j}")
+        return x
+
+    def block(self, x: Var, w: Cursor) -> Var:
+        width = x.shape[1]
+        y = convolution(x, w / "dwconv", width, 7, padding=3, groups=width)
+        y = layer_norm(channels_last(y, w / "pixels"), w / "layernorm", EPSILON)
+        y = activation(linear(y, w / "pwconv1", 4 * width), self.config.hidden_act, w / "act")
+        y = linear(y, w / "pwconv2", width)
+        if self.config.layer_scale_init_value > 0:
+            # Not part of pwconv2's weight: a small scale of small numbers is nothing in float16.
+            y = mul(y, constant(w.tensor("layer_scale_parameter", width), w, "layer_scale"), w / "scaled")
+        return add(x, channels_first(y, w / "picture"), w)
+
+    def pooler(self, hidden: Var) -> Var:
+        """(B, C, H, W) -> (B, C): the mean, normed."""
+        w = self.weights / "layernorm"
+        return layer_norm(average(hidden, w / "mean", keep=False), w, self.config.layer_norm_eps)
+
+    heads = {
+        "feature-extraction": pooled_states("layernorm", pooler),
+        "image-classification": pooled("classifier", pooler),
+    }

@@ -1,0 +1,78 @@
+"""ResNet (v1.5), and every checkpoint with its config schema: convolutions with residuals, batch norms folded into them.
+
+Reference: transformers/models/resnet/modeling_resnet.py.
+
+Shapes: B batch, C channels of a stage, H and W its height and width.
+"""
+
+from typing import Any
+
+from coremltools.converters.mil.mil import Var
+
+from milbuild.caches import Cache
+from milbuild.heads import pooled, pooled_states
+from milbuild.layers.activation import activation
+from milbuild.layers.convolution import average, convolution_norm, max_pool
+from milbuild.layers.linear import add
+from milbuild.weights import Cursor
+
+EPSILON = 1e-5  # torch's batch norm
+REDUCTION = 4  # of a bottleneck
+
+
+class ResNet:
+    prefix = "resnet"
+    only: dict[str, tuple[Any, str]] = {}
+    not_read: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = (r".*\.num_batches_tracked",)
+
+    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
+        self.config, self.weights, self.cache = config, weights, cache
+
+    def hidden_states(self, pixel_values: Var) -> Var:
+        """(B, C, height, width) -> (B, C, H, W) of the last stage."""
+        config, w = self.config, self.weights
+        x = self.convolution(pixel_values, w / "embedder.embedder", config.embedding_size, 7, 2, config.hidden_act)
+        x = max_pool(x, w / "embedder.pooler", 3, stride=2, padding=1)
+        for i, depth in enumerate(config.depths):
+            stride = 2 if i > 0 or config.downsample_in_first_stage else 1
+            for j in range(depth):
+                x = self.block(x, w / f"encoder.stages.{i}.layers.{j}", config.hidden_sizes[i], 1 if j else stride)
+        return x
+
+    def convolution(self, x: Var, w: Cursor, width: int, kernel: int, stride: int, function: str | None) -> Var:
+        how = {"stride": stride, "padding": kernel // 2}
+        x = convolution_norm(x, w / "convolution", w / "normalization", width, kernel, EPSILON, **how)
+        return x if function is None else activation(x, function, w / "activation")
+
+    def block(self, x: Var, w: Cursor, width: int, stride: int) -> Var:
+        layers = self.bottleneck if self.config.layer_type == "bottleneck" else self.basic
+        y = layers(x, w, width, stride)
+        if x.shape[1] != width or stride != 1:
+            x = self.convolution(x, w / "shortcut", width, 1, stride, None)
+        return activation(add(y, x, w / "residual"), self.config.hidden_act, w / "activation")
+
+    # Inside a block the function is always ReLU.
+
+    def basic(self, x: Var, w: Cursor, width: int, stride: int) -> Var:
+        x = self.convolution(x, w / "layer.0", width, 3, stride, "relu")
+        return self.convolution(x, w / "layer.1", width, 3, 1, None)
+
+    def bottleneck(self, x: Var, w: Cursor, width: int, stride: int) -> Var:
+        first, second = (stride, 1) if self.config.downsample_in_bottleneck else (1, stride)
+        x = self.convolution(x, w / "layer.0", width // REDUCTION, 1, first, "relu")
+        x = self.convolution(x, w / "layer.1", width // REDUCTION, 3, second, "relu")
+        return self.convolution(x, w / "layer.2", width, 1, 1, None)
+
+    def pooler(self, hidden: Var) -> Var:
+        """(B, C, H, W) -> (B, C, 1, 1)."""
+        return average(hidden, self.weights / "pooler")
+
+    def vector(self, hidden: Var) -> Var:
+        """(B, C, H, W) -> (B, C)."""
+        return average(hidden, self.weights / "pooler", keep=False)
+
+    heads = {
+        "feature-extraction": pooled_states(None, pooler),
+        "image-classification": pooled("classifier.1", vector),
+    }
