@@ -37,7 +37,7 @@ class Family(Protocol):
 class Head:
     modules: tuple[str, ...]
     outputs: tuple[str, ...]
-    compute: Callable[[Family, Any, Inputs], Outputs]
+    compute: Callable[[Any, Any, Inputs], Outputs]
 
     def __call__(self, family: Any, hidden: Any, inputs: Inputs) -> Outputs:
         return self.compute(family, hidden, inputs)

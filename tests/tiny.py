@@ -279,7 +279,7 @@ CONVNEXT = Tiny(
         "convnext.embeddings.layernorm",
         "convnext.encoder.stages.*",
         "convnext.encoder.stages.*.downsampling_layer.*",
-        *(f"convnext.encoder.stages.*.layers.*{part}" for part in ("", ".dwconv", ".layernorm", ".act", ".pwconv*")),
+        *(f"convnext.encoder.stages.*.layers.*{part}" for part in ("", ".dwconv", ".layernorm", ".act", ".pwconv2")),
         "convnext.layernorm",
     ),
     kind="pictures",
@@ -309,8 +309,42 @@ RESNET = Tiny(
     size=(64, 40),
 )
 
+_CONVOLUTION = ("", ".normalization", ".activation")
+MOBILENET_V2 = Tiny(
+    "mobilenet_v2",
+    {
+        "depth_multiplier": 0.1,
+        "depth_divisible_by": 3,
+        "min_depth": 5,
+        "expand_ratio": 2.5,
+        "image_size": [70, 45],
+        "num_labels": 7,
+    },
+    operations=5 + 16 * 6 + 3,
+    flags={
+        "plain": {},
+        "padding of torch": {"tf_padding": False},
+        "every channel multiplied": {"finegrained_output": False, "depth_multiplier": 0.13},
+        "as wide as published": {"depth_multiplier": 1.0, "depth_divisible_by": 8, "min_depth": 8, "expand_ratio": 6.0},
+        "stem with an expansion": {"first_layer_is_expansion": False},
+        "stride 16": {"output_stride": 16},
+        "stride 8": {"output_stride": 8},
+        "stride 8, padding of torch": {"output_stride": 8, "tf_padding": False},
+        "large epsilon": {"layer_norm_eps": 1e-1},
+        "gray": {"num_channels": 1},
+        "relu": {"hidden_act": "relu"},
+    },
+    landmarks=(
+        *(f"mobilenet_v2.conv_stem{part}" for part in ("", ".first_conv", ".conv_3x3", ".reduce_1x1")),
+        *(f"mobilenet_v2.layer.*{part}" for part in ("", ".expand_1x1", ".reduce_1x1")),
+        *(f"mobilenet_v2.layer.*.conv_3x3{part}" for part in _CONVOLUTION),
+    ),
+    kind="pictures",
+    size=(70, 45),
+)
+
 _DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA3)
-_PICTURES = (VIT, CONVNEXT, RESNET)
+_PICTURES = (VIT, CONVNEXT, RESNET, MOBILENET_V2)
 TABLE = {tiny.model_type: tiny for tiny in (*_DECODERS, *_PICTURES)}
 TEXTS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "text"}
 PICTURES = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "pictures"}

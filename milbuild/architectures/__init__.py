@@ -61,6 +61,7 @@ SUPPORTED = {
     "gpt2": Entry("gpt2:GPT2", DECODER, decoder=True),
     "llama": Entry("llama:Llama", DECODER, decoder=True),
     "mistral": Entry("mistral:Mistral", DECODER, decoder=True),
+    "mobilenet_v2": Entry("mobilenet_v2:MobileNetV2", (*_PICTURES, "semantic-segmentation")),
     "qwen2": Entry("qwen2:Qwen2", DECODER, decoder=True),
     "qwen3": Entry("qwen3:Qwen3", DECODER, decoder=True),
     "resnet": Entry("resnet:ResNet", _PICTURES),

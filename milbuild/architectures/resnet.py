@@ -40,29 +40,29 @@ class ResNet:
                 x = self.block(x, w / f"encoder.stages.{i}.layers.{j}", config.hidden_sizes[i], 1 if j else stride)
         return x
 
-    def convolution(self, x: Var, w: Cursor, width: int, kernel: int, stride: int, function: str | None) -> Var:
-        how = {"stride": stride, "padding": kernel // 2}
+    def convolution(self, x: Var, w: Cursor, width: int, kernel: int, stride: int, function: str) -> Var:
+        how: dict[str, Any] = {"stride": stride, "padding": kernel // 2}
         x = convolution_norm(x, w / "convolution", w / "normalization", width, kernel, EPSILON, **how)
-        return x if function is None else activation(x, function, w / "activation")
+        return activation(x, function, w / "activation")
 
     def block(self, x: Var, w: Cursor, width: int, stride: int) -> Var:
         layers = self.bottleneck if self.config.layer_type == "bottleneck" else self.basic
         y = layers(x, w, width, stride)
         if x.shape[1] != width or stride != 1:
-            x = self.convolution(x, w / "shortcut", width, 1, stride, None)
+            x = self.convolution(x, w / "shortcut", width, 1, stride, "linear")
         return activation(add(y, x, w / "residual"), self.config.hidden_act, w / "activation")
 
     # Inside a block the function is always ReLU.
 
     def basic(self, x: Var, w: Cursor, width: int, stride: int) -> Var:
         x = self.convolution(x, w / "layer.0", width, 3, stride, "relu")
-        return self.convolution(x, w / "layer.1", width, 3, 1, None)
+        return self.convolution(x, w / "layer.1", width, 3, 1, "linear")
 
     def bottleneck(self, x: Var, w: Cursor, width: int, stride: int) -> Var:
         first, second = (stride, 1) if self.config.downsample_in_bottleneck else (1, stride)
         x = self.convolution(x, w / "layer.0", width // REDUCTION, 1, first, "relu")
         x = self.convolution(x, w / "layer.1", width // REDUCTION, 3, second, "relu")
-        return self.convolution(x, w / "layer.2", width, 1, 1, None)
+        return self.convolution(x, w / "layer.2", width, 1, 1, "linear")
 
     def pooler(self, hidden: Var) -> Var:
         """(B, C, H, W) -> (B, C, 1, 1)."""

@@ -77,7 +77,7 @@ def _conv(
     dilation: int = 1,
 ) -> Var:
     arguments: dict[str, Any] = {} if bias is None else {"bias": constant(bias, w, "bias")}
-    if padding != 0:
+    if padding not in (0, (0, 0, 0, 0)):
         arguments |= {"pad_type": "custom", "pad": [padding] * 4 if isinstance(padding, int) else list(padding)}
     return mb.conv(
         x=x,
