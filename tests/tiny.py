@@ -343,8 +343,60 @@ MOBILENET_V2 = Tiny(
     size=(70, 45),
 )
 
+_SEGFORMER_BLOCK = ("", ".attention", ".attention.sequence_reduction", ".mlp", ".mlp.dwconv", ".layernorm_after")
+SEGFORMER = Tiny(
+    "segformer",
+    {
+        "num_encoder_blocks": 3,
+        "hidden_sizes": [12, 20, 28],
+        "depths": [2, 1, 2],
+        "sr_ratios": [4, 2, 1],
+        "patch_sizes": [7, 3, 5],
+        "strides": [4, 2, 2],
+        "num_attention_heads": [1, 2, 4],
+        "mlp_ratios": [3, 4, 2],
+        "decoder_hidden_size": 22,
+        "num_labels": 7,
+    },
+    operations=5 * 3 + 27 * 5 + 5 * 3 + 2,
+    flags={
+        "plain": {},
+        "nothing reduced": {"sr_ratios": [1, 1, 1]},
+        "gray": {"num_channels": 1},
+        # The only shape in which transformers' own decoder takes such states: as many patches as features, both a square.
+        "last stage as patches": {
+            "reshape_last_stage": False,
+            "hidden_sizes": [12, 20, 16],
+            "image_size": [64, 64],
+        },
+        **_ACTIVATIONS,
+    },
+    landmarks=(
+        *(f"segformer.stages.*.blocks.*{part}" for part in _SEGFORMER_BLOCK),
+        "segformer.stages.*",
+        "segformer.stages.*.patch_embeddings",
+        "segformer.stages.*.layer_norm",
+    ),
+    kind="pictures",
+    size=(64, 96),
+)
+YOLOS = Tiny(
+    "yolos",
+    {name: value for name, value in _VIT.items() if name != "encoder_stride"}
+    | {"image_size": [24, 40], "num_detection_tokens": 6},
+    operations=9 + 16 * 3,
+    flags={
+        **_VIT_FLAGS,
+        "positions at the beginning only": {"use_mid_position_embeddings": False},
+    },
+    # transformers has no module for its MLP.
+    landmarks=(*(part.replace(".mlp.activation_fn", ".mlp.fc1") for part in _VIT_PARTS if part[-4:] != ".mlp"),),
+    kind="pictures",
+    size=(24, 40),
+)
+
 _DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA3)
-_PICTURES = (VIT, CONVNEXT, RESNET, MOBILENET_V2)
+_PICTURES = (VIT, CONVNEXT, RESNET, MOBILENET_V2, SEGFORMER, YOLOS)
 TABLE = {tiny.model_type: tiny for tiny in (*_DECODERS, *_PICTURES)}
 TEXTS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "text"}
 PICTURES = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "pictures"}

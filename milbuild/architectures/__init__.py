@@ -66,9 +66,11 @@ SUPPORTED = {
     "qwen3": Entry("qwen3:Qwen3", DECODER, decoder=True),
     "resnet": Entry("resnet:ResNet", _PICTURES),
     "roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
+    "segformer": Entry("segformer:Segformer", ("semantic-segmentation", "image-classification", "feature-extraction")),
     "smollm3": Entry("smollm3:SmolLM3", DECODER, decoder=True),
     "vit": Entry("vit:ViT", (*_PICTURES, "masked-im")),
     "xlm-roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
+    "yolos": Entry("yolos:Yolos", ("object-detection", "feature-extraction")),
 }
 
 

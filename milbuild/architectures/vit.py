@@ -104,9 +104,11 @@ class ViT:
 
     def pooler(self, hidden: Var) -> Var:
         """(B, T, D) -> (B, pooler_output_size), of the first token."""
+        return self.of_first(hidden, self.config.pooler_output_size, self.config.pooler_act)
+
+    def of_first(self, hidden: Var, width: int, function: str) -> Var:
         w = self.weights / "pooler"
-        x = linear(first_token(hidden, w), w / "dense", self.config.pooler_output_size)
-        return activation(x, self.config.pooler_act, w / "activation")
+        return activation(linear(first_token(hidden, w), w / "dense", width), function, w / "activation")
 
     def first(self, hidden: Var) -> Var:
         return first_token(hidden, self.weights / "whole")

@@ -38,14 +38,32 @@ _VIT = (
     (re.compile(r"\bintermediate\.dense\b"), "mlp.fc1"),
     (re.compile(r"\b(layers\.\d+)\.output\.dense\b"), r"\1.mlp.fc2"),
 )
+_YOLOS = (
+    *_VIT,  # transformers has not renamed these modules of its yet; the graph is ViT's
+    (re.compile(r"\bencoder\.mid_position_embeddings\b"), "encoder.interpolation.mid_position_embeddings"),
+)
+_SEGFORMER = (
+    (re.compile(r"\bencoder\.(patch_embeddings|layer_norm)\.(\d+)"), r"stages.\2.\1"),
+    (re.compile(r"\bencoder\.block\.(\d+)"), r"stages.\1.blocks"),
+    (re.compile(r"\battention\.self\.(q|k|v)(uery|ey|alue)\b"), r"attention.\1_proj"),
+    (re.compile(r"\battention\.self\.sr\b"), "attention.sequence_reduction.sequence_reduction"),
+    (re.compile(r"\battention\.self\.layer_norm\b"), "attention.sequence_reduction.layer_norm"),
+    (re.compile(r"\battention\.output\.dense\b"), "attention.o_proj"),
+    (re.compile(r"\bmlp\.dense([12])\b"), r"mlp.fc\1"),
+    (re.compile(r"\blayer_norm_1\b"), "layernorm_before"),
+    (re.compile(r"\blayer_norm_2\b"), "layernorm_after"),
+    (re.compile(r"\bdecode_head\.linear_c\b"), "decode_head.linear_projections"),
+)
 
 # How the hub spells the modules of a model_type -> how transformers 5 does; what is spelled the new way is left alone.
 SPELLINGS: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
     "llama": _PREFIX,
     "qwen2": _PREFIX,
     "qwen3": _PREFIX,
+    "segformer": _SEGFORMER,
     "smollm3": _PREFIX,
     "vit": _VIT,
+    "yolos": _YOLOS,
 }
 
 SAFE_CONVERSION = (
