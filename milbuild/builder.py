@@ -17,6 +17,7 @@ from milbuild.errors import Error
 from milbuild.model import Model
 from milbuild.options import (
     BATCH_SIZE,
+    IMAGE,
     INTERFACES,
     LOGITS,
     METADATA_KEY,
@@ -184,9 +185,6 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
         ) from error
 
 
-IMAGE = "image"
-
-
 def image_scaling(processor: dict[str, Any], config: Any) -> tuple[np.ndarray, np.ndarray]:
     """(scale, shift) of each channel: what a checkpoint's image processor does to pixels from 0 to 255, as one product and
     one sum. Raises `Error` where it does not say."""
@@ -346,11 +344,12 @@ class _Graph:
         if IMAGE not in inputs:
             return self._arithmetic(inputs["pixel_values"])
         scale, shift = image_scaling(self.processor, self.config)
-        x = inputs[IMAGE]
-        if self.plan.precision == "float16":
-            x = mb.cast(x=x, dtype="fp16", name=f"{IMAGE}_float16")
-        scale, shift = (values.astype(self.dtype).reshape(1, -1, 1, 1) for values in (scale, shift))
-        return mb.add(x=mb.mul(x=x, y=scale, name=f"{IMAGE}_scaled"), y=shift, name="pixel_values")
+        # In float32, which an image is: in float16 a rounded scale would be wrong by the same share everywhere.
+        scale, shift = (values.astype(np.float32).reshape(1, -1, 1, 1) for values in (scale, shift))
+        x = mb.mul(x=inputs[IMAGE], y=scale, name=f"{IMAGE}_scaled")
+        if self.plan.precision == "float32":
+            return mb.add(x=x, y=shift, name="pixel_values")
+        return mb.cast(x=mb.add(x=x, y=shift, name=f"{IMAGE}_shifted"), dtype="fp16", name="pixel_values")
 
     def _declare_cache(self) -> None:
         """The inputs and states that the cache asks for: what is padding, what came before."""
@@ -536,6 +535,7 @@ def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan:
             "milbuild.source": checkpoint.name,
             "milbuild.model_type": config.model_type,
             METADATA_KEY: plan.as_json(),
+            **(outputs.preview(plan.task, config) if plan.postprocess else {}),
             "com.github.apple.coremltools.version": ct.__version__,
             "transformers_version": version("transformers"),
             # What swift-transformers and exporters' tools read: the tokenizer's repository is the name.

@@ -20,6 +20,9 @@ TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9, "iOS26": 10}
 # Where a build is not told otherwise, in Python and on the command line.
 BATCH_SIZE, LOGITS, PRECISION, TARGET = 1, "all", "float16", "iOS18"
 
+# The input that takes a picture as it is, with no processor before it.
+IMAGE = "image"
+
 METADATA_KEY = "milbuild.options"
 
 # What a model takes, by the first of its inputs.

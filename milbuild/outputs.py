@@ -3,6 +3,8 @@
 A function takes transformers' outputs by their names and gives those of the package; descriptions stand here, too.
 """
 
+import colorsys
+import json
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -58,6 +60,19 @@ def labels(config: Any) -> list[str]:
         seen[label] += 1
         found.append(label if seen[label] == 1 else f"{label} {seen[label]}")
     return found
+
+
+def preview(task: str, config: Any) -> dict[str, str]:
+    """The metadata by which Xcode shows what a package makes of a picture."""
+    if task != "semantic-segmentation":
+        return {}
+    named = labels(config)
+    # Colours as far apart as hues go, each a golden section behind the one before.
+    colors = [colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.65, 0.95) for i in range(len(named))]
+    spelled = ["#" + "".join(f"{round(255 * value):02X}" for value in color) for color in colors]
+    parameters = json.dumps({"labels": named, "colors": spelled})
+    key = "com.apple.coreml.model.preview"
+    return {f"{key}.type": "imageSegmenter", f"{key}.params": parameters}
 
 
 def postprocessed(task: str, outputs: Outputs, config: Any, size: tuple[int, int] | None = None) -> Outputs:

@@ -1,16 +1,22 @@
 """Every flag, task, size, precision and target of the families that take pictures against transformers, eager, in float32."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
+from PIL import Image
 
 import milbuild
 from milbuild import Error, architectures, runtime
 from milbuild.options import TARGETS
 from milbuild.validation import reference as hf
+from milbuild.validation.compare import picture
 from tests.conftest import checkpoint, difference, reference
 from tests.test_parity import _operations, compare
 from tests.tiny import PICTURES
@@ -119,8 +125,6 @@ def test_positions_that_are_no_square_are_not_resampled() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [(4, 9), (9, 4), (3, 3), (5, 1), (1, 6), (14, 37)])
 def test_bicubic_is_torch_s(old: int, new: int) -> None:
-    import torch
-
     from milbuild.layers.image import bicubic
 
     values = np.random.default_rng(0).normal(size=(old, old))
@@ -128,3 +132,109 @@ def test_bicubic_is_torch_s(old: int, new: int) -> None:
         torch.from_numpy(values)[None, None], size=(new, new), mode="bicubic", align_corners=False
     )
     np.testing.assert_allclose(bicubic(old, new) @ values @ bicubic(old, new).T, expected[0, 0], atol=1e-12)
+
+
+# Another mean and deviation for each channel: what is true for one of them is not for the others.
+NORMALIZED = {"image_mean": [0.2, 0.5, 0.7], "image_std": [0.21, 0.35, 0.6]}
+PROCESSORS = {
+    "vit": "ViT",
+    "convnext": "ConvNext",
+    "resnet": "ConvNext",
+    "mobilenet_v2": "MobileNetV2",
+    "segformer": "Segformer",
+    "yolos": "Yolos",
+}
+
+
+def with_processor(folder: Path, model_type: str, target: Path) -> tuple[Path, Any]:
+    """A copy of a checkpoint with an image processor, and the processor."""
+    shutil.copytree(folder, target)
+    processor = getattr(transformers, f"{PROCESSORS[model_type]}ImageProcessorPil")(**NORMALIZED)
+    processor.save_pretrained(target)
+    return target, processor
+
+
+def processed(processor: Any, image: Image.Image) -> dict[str, np.ndarray]:
+    steps = {step: False for step in ("do_resize", "do_center_crop", "do_pad") if hasattr(processor, step)}
+    return {"pixel_values": processor(image, return_tensors="np", **steps)["pixel_values"]}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize(("model_type", "task"), TASKS)
+def test_pictures_as_images(model_type: str, task: str, precision: str, tmp_path: Path) -> None:
+    """What the image processor does is in the graph; `validate` plays both, raw and finished."""
+    folder, _ = with_processor(checkpoint(model_type, task), model_type, tmp_path / "checkpoint")
+    options = {"task": task, "image_size": PICTURES[model_type].size, "precision": precision}
+    for postprocess in (True, False):
+        model = milbuild.build(folder, postprocess=postprocess, **options)
+        report = milbuild.validate(model, folder)
+        assert report.passed, str(report)
+        assert report.drift is not None
+        worst = report.drift.worst("float32" if precision == "float32" else "declared")
+        assert worst[1] <= (1e-5 if precision == "float32" else 0.02), worst
+        kinds = {feature.name: feature.type.WhichOneof("Type") for feature in model.get_spec().description.input}
+        assert kinds.get("image") == ("imageType" if postprocess else None)
+
+
+def test_a_classifier_names_the_picture(tmp_path: Path) -> None:
+    folder, processor = with_processor(checkpoint("vit", "image-classification"), "vit", tmp_path / "checkpoint")
+    model, image = (
+        milbuild.build(folder, image_size=32, precision="float32"),
+        picture((32, 32), np.random.default_rng(0)),
+    )
+    outputs = model.predict({"image": image})
+    logits = hf.forward(reference(folder, "image-classification"), processed(processor, image))["logits"]
+    assert outputs["classLabel"] == f"LABEL_{logits.argmax()}"
+    expected = torch.from_numpy(logits).softmax(-1)[0].numpy()
+    np.testing.assert_allclose(list(outputs["probabilities"].values()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["segformer", "mobilenet_v2"])
+def test_every_pixel_has_a_label(model_type: str, tmp_path: Path) -> None:
+    folder, processor = with_processor(
+        checkpoint(model_type, "semantic-segmentation"), model_type, tmp_path / "checkpoint"
+    )
+    size, task = PICTURES[model_type].size, "semantic-segmentation"
+    model = milbuild.build(folder, task=task, image_size=size, precision="float32")
+    image = picture(size, np.random.default_rng(0))
+    with torch.no_grad():
+        truth = reference(folder, task)(torch.from_numpy(processed(processor, image)["pixel_values"]))
+    expected = processor.post_process_semantic_segmentation(truth, target_sizes=[size])[0].numpy()
+    found = model.predict({"image": image})["classLabels"]
+    assert found.dtype == np.int32
+    assert found.shape == (1, *size)
+    assert len(np.unique(found)) > 1 or model_type == "mobilenet_v2"  # whose few states here are all alike
+    assert (found[0] == expected).mean() > 0.999
+    metadata = model.user_defined_metadata
+    assert metadata["com.apple.coreml.model.preview.type"] == "imageSegmenter"
+    parameters = json.loads(metadata["com.apple.coreml.model.preview.params"])
+    assert parameters["labels"] == [f"LABEL_{number}" for number in range(7)]
+    assert len(set(parameters["colors"])) == 7
+    assert all(re.fullmatch(r"#[0-9A-F]{6}", color) for color in parameters["colors"])
+    assert "LABEL_6" in model.get_spec().description.output[0].shortDescription
+
+
+def test_boxes_are_those_of_the_pipeline(tmp_path: Path) -> None:
+    folder, processor = with_processor(checkpoint("yolos", "object-detection"), "yolos", tmp_path / "checkpoint")
+    size = PICTURES["yolos"].size
+    model = milbuild.build(folder, image_size=size, precision="float32")
+    image = picture(size, np.random.default_rng(0))
+    outputs = model.predict({"image": image})
+    with torch.no_grad():
+        truth = reference(folder, "object-detection")(torch.from_numpy(processed(processor, image)["pixel_values"]))
+    found = processor.post_process_object_detection(truth, threshold=0.0, target_sizes=[size])[0]
+    np.testing.assert_allclose(outputs["scores"][0].max(-1), found["scores"], atol=1e-5)
+    np.testing.assert_allclose(outputs["boxes"][0], found["boxes"], atol=1e-3)
+    assert np.array_equal(outputs["scores"][0].argmax(-1), found["labels"])
+
+
+@pytest.mark.parametrize(("model_type", "task"), TASKS)
+def test_both_spellings_of_the_hub(model_type: str, task: str, tmp_path: Path) -> None:
+    """Files of the hub have the modules' old names, which transformers goes on writing; new ones load, too."""
+    folder = checkpoint(model_type, task)
+    reference(folder, task).save_pretrained(tmp_path / "new", save_original_format=False)
+    options = {"task": task, "precision": "float32", **PICTURES[model_type].options}
+    old, new = (milbuild.build(source, **options) for source in (folder, tmp_path / "new"))
+    inputs = pictures(old)
+    one, two = old.predict(inputs), new.predict(inputs)
+    assert all(np.array_equal(one[name], two[name]) for name in one)

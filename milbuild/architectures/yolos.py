@@ -23,7 +23,7 @@ def detection(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
     boxes = mlp(objects, root / "bbox_predictor", 4)
     return {
         "logits": mlp(objects, root / "class_labels_classifier", family.config.num_labels + 1),
-        "pred_boxes": activation(boxes, "sigmoid", root / "boxes"),
+        "pred_boxes": activation(boxes, "sigmoid", root / "object_boxes"),
     }
 
 

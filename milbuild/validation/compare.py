@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,13 @@ import numpy as np
 from milbuild import runtime
 from milbuild.generation import Session
 from milbuild.model import Model
-from milbuild.options import INTERFACES, Plan
+from milbuild.options import IMAGE, INTERFACES, Plan
+from milbuild.outputs import CLASS_LABELS
 from milbuild.validation import reference
 from milbuild.validation.report import Drift, Report, Row
 
+SQUARE = 16  # pixels, of what a random picture is made of
+PICTURES = 4  # calls with other pictures each
 CACHED_TOKENS = 48  # of a sequence that is played through a cache: enough for some prefills and decodes
 
 
@@ -22,25 +25,32 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
     path = model.package_path
     plan = Plan.of(os.path.basename(path), model.user_defined_metadata)
     truth = reference.load(source, plan.task, revision)
-    vocabulary = truth.config.vocab_size
     random = np.random.default_rng(seed)
     report = Report(os.path.basename(path), os.fspath(source), plan)
     backends = ["float32", "declared"] + (["Core ML"] if core_ml else [])
     if plan.cache == "none":
-        for case in _calls(plan, vocabulary, truth.config.pad_token_id, random):
+        processor = reference.processor(source, revision) if _image(model) else None
+        if plan.image_size is None:
+            cases = list(_calls(plan, truth.config.vocab_size, truth.config.pad_token_id, random))
+            typical = _typical(plan, truth.config.vocab_size, random)
+        else:
+            cases = [_pictures(model, plan, processor, random)]
+            typical = cases[0].first(plan)
+        for case in cases:
             expected = reference.forward(truth, case.inputs)
             if plan.logits == "last":
                 expected["logits"] = expected["logits"][:, -1:]
             if plan.postprocess:
-                expected = reference.postprocessed(plan.task, expected, truth.config)
+                expected = reference.postprocessed(plan.task, expected, truth.config, plan.image_size)
             for backend in backends:
-                outputs = _arrays(_predict(model, backend, _named(case.inputs, plan)))
-                for name, value in outputs.items():
-                    report.rows.append(Row.of(case.name, backend, name, expected[name][case.rows], value[case.rows]))
-        report.drift = _drift(path, truth, plan, vocabulary, random)
+                calls = [_arrays(_predict(model, backend, inputs)) for inputs in case.calls(plan)]
+                for name in calls[0]:
+                    value = np.concatenate([outputs[name] for outputs in calls])
+                    report.rows.append(_row(case, backend, name, expected[name], value))
+        report.drift = _drift(path, truth, plan, typical)
     else:
         output = Session(model).output
-        for name, ids, chunks in _sequences(plan, vocabulary, random):
+        for name, ids, chunks in _sequences(plan, truth.config.vocab_size, random):
             expected = reference.forward(truth, {"input_ids": ids})[output][0]
             for backend in backends:
                 scores = _play(model, backend, ids[0], chunks)
@@ -53,8 +63,74 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
 @dataclass
 class _Case:
     name: str
-    inputs: dict[str, np.ndarray]
+    inputs: dict[str, np.ndarray]  # transformers'
     rows: Any = ...  # what of the outputs is compared: not the rows of padding
+    images: list[Any] | None = None  # the pictures that the package gets for pixel_values
+
+    def calls(self, plan: Plan) -> list[dict[str, Any]]:
+        """The package's inputs; of more pictures than it takes at once, in several calls."""
+        calls = []
+        for start in range(0, len(next(iter(self.inputs.values()))), plan.batch_size):
+            inputs: dict[str, Any] = {
+                name: value[start : start + plan.batch_size] for name, value in self.inputs.items()
+            }
+            if self.images is not None:
+                inputs = {name: value for name, value in inputs.items() if name != "pixel_values"}
+                inputs[IMAGE] = self.images[start]
+            calls.append(_named(inputs, plan))
+        return calls
+
+    def first(self, plan: Plan) -> "_Case":
+        """Its first call alone."""
+        inputs = {name: value[: plan.batch_size] for name, value in self.inputs.items()}
+        return _Case(self.name, inputs, images=self.images)
+
+
+def _row(case: _Case, backend: str, name: str, expected: np.ndarray, value: np.ndarray) -> Row:
+    if name != CLASS_LABELS:
+        return Row.of(case.name, backend, name, expected[case.rows], value[case.rows])
+    # What is compared is transformers' score of each chosen label with its best one: two as good as equal may change
+    # places by rounding, and their numbers say nothing of how far they lie apart.
+    if value.shape != (expected.shape[0], *expected.shape[2:]):
+        Row.of(case.name, backend, name, expected[:, 0], value)  # which says so
+    chosen = np.take_along_axis(expected, value[:, None].astype(np.int64), axis=1)[:, 0]
+    row = Row.of(case.name, backend, name, expected.max(axis=1), chosen)
+    return replace(row, agreement=float((expected.argmax(axis=1) == value).mean()))
+
+
+def _image(model: Model) -> bool:
+    return any(feature.name == IMAGE for feature in model.get_spec().description.input)
+
+
+def _pictures(model: Model, plan: Plan, processor: Any, random: np.random.Generator) -> _Case:
+    """Random pictures, prepared by the checkpoint's own image processor where the package takes images.
+
+    Several make one figure: a classifier says little of a single one.
+    """
+    assert plan.image_size is not None
+    height, width = plan.image_size
+    count = PICTURES * plan.batch_size
+    inputs, images = {}, None
+    for feature in model.get_spec().description.input:
+        shape = (count, *feature.type.multiArrayType.shape[1:])
+        if feature.name == IMAGE:
+            images = [picture(plan.image_size, random) for _ in range(count)]
+            inputs["pixel_values"] = np.concatenate([processor(image) for image in images])
+        elif feature.name == "bool_masked_pos":
+            inputs[feature.name] = random.integers(0, 2, shape, np.int32)
+        else:
+            inputs[feature.name] = random.normal(size=shape).astype(np.float32)
+    return _Case(f"{count} pictures of {width} x {height}", inputs, images=images)
+
+
+def picture(size: tuple[int, int], random: np.random.Generator) -> Any:
+    """A PIL image of squares in random colours, which differ over the picture more than noise does to a model."""
+    from PIL import Image
+
+    height, width = size
+    squares = random.integers(0, 256, (-(-height // SQUARE), -(-width // SQUARE), 3), np.uint8)
+    pixels = squares.repeat(SQUARE, axis=0).repeat(SQUARE, axis=1)
+    return Image.fromarray(np.ascontiguousarray(pixels[:height, :width]))
 
 
 def _calls(plan: Plan, vocabulary: int, pad: int | None, random: np.random.Generator) -> Iterator[_Case]:
@@ -87,7 +163,7 @@ def _calls(plan: Plan, vocabulary: int, pad: int | None, random: np.random.Gener
 
 def _named(inputs: dict[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
     names = INTERFACES[plan.interface]
-    return {getattr(names, name): value for name, value in inputs.items()}
+    return {getattr(names, name, name): value for name, value in inputs.items()}
 
 
 def _sequences(plan: Plan, vocabulary: int, random: np.random.Generator) -> Iterator[tuple[str, np.ndarray, list[int]]]:
@@ -136,8 +212,8 @@ def _engine(model: Model, backend: str, function: str | None) -> Any:
     return runtime.load(model.package_path, function, backend)
 
 
-def _drift(path: str, truth: Any, plan: Plan, vocabulary: int, random: np.random.Generator) -> Drift | None:
-    """Every landmark of one call, in float32 (is the graph right?) and as declared (what does precision cost?)."""
+def _typical(plan: Plan, vocabulary: int, random: np.random.Generator) -> _Case:
+    """A call of middle length without padding."""
     length = plan.functions()["main"]
     tokens = (
         length if isinstance(length, int) else min(length) if isinstance(length, list) else (length[0] + length[1]) // 2
@@ -145,14 +221,19 @@ def _drift(path: str, truth: Any, plan: Plan, vocabulary: int, random: np.random
     inputs = {"input_ids": random.integers(0, vocabulary, (plan.batch_size, tokens), np.int32)}
     if plan.attention_mask:
         inputs["attention_mask"] = np.ones_like(inputs["input_ids"])
+    return _Case("", inputs)
+
+
+def _drift(path: str, truth: Any, plan: Plan, case: _Case) -> Drift | None:
+    """Every landmark of one call, in float32 (is the graph right?) and as declared (what does precision cost?)."""
     with reference.modules(truth) as expected:
-        reference.forward(truth, inputs)
+        reference.forward(truth, case.inputs)
     drift = Drift()
     for backend in ("float32", "declared"):
         engine = runtime.load(path, None, backend)
         names = reference.landmarks(expected, [op.name for op in engine.function.operations if op.type != "const"])
         engine.keep_only(names.values())
-        engine.predict(_named(inputs, plan))
+        engine.predict(case.calls(plan)[0])
         for module, operation in names.items():
             value = engine.kept[operation]
             if value.shape == expected[module].shape:

@@ -67,9 +67,39 @@ def _size(config: Any) -> tuple[int, int] | None:
     return None if size is None else (size, size) if isinstance(size, int) else tuple(size)
 
 
-def postprocessed(task: str, outputs: dict[str, np.ndarray], config: Any) -> dict[str, np.ndarray]:
-    """What transformers' pipeline makes of the outputs of `forward`, by the names of a package that was built with it."""
+def processor(source: str | os.PathLike[str], revision: str | None = None) -> Any:
+    """A checkpoint's own image processor, as a function of a picture that has its size already. Raises `Error`."""
+    name, folder, _ = locate(source, revision)
+    try:
+        with _quiet():
+            found = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise Error(f"transformers has no image processor for {name}: {' '.join(str(error).split())[:300]}") from error
+    steps = {step: False for step in ("do_resize", "do_center_crop", "do_pad") if hasattr(found, step)}
+
+    def process(picture: Any) -> np.ndarray:
+        return np.asarray(found(picture, return_tensors="np", **steps)["pixel_values"], np.float32)
+
+    return process
+
+
+def postprocessed(
+    task: str, outputs: dict[str, np.ndarray], config: Any, size: tuple[int, int] | None = None
+) -> dict[str, np.ndarray]:
+    """What transformers' pipeline makes of the outputs of `forward`, by the names of a package that was built with it.
+
+    `size` is the picture's, (height, width). In the place of each pixel's label stand the scores of all of them.
+    """
     found = {name: torch.from_numpy(value) for name, value in outputs.items()}
+    if task == "semantic-segmentation":
+        found = {"classLabels": torch.nn.functional.interpolate(found["logits"], size=size, mode="bilinear")}
+    if task == "object-detection" and size is not None:
+        x, y, width, height = found["pred_boxes"].unbind(-1)
+        corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dim=-1)
+        found = {
+            "scores": found["logits"].softmax(-1)[..., :-1],
+            "boxes": corners * torch.tensor([size[1], size[0], size[1], size[0]]),
+        }
     if task in ("text-classification", "image-classification", "audio-classification"):
         if config.problem_type == "regression":
             return outputs
