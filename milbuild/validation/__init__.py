@@ -21,16 +21,16 @@ def validate(
     revision: str | None = None,
     seed: int = 0,
 ) -> "Report":
-    """Compares a package with transformers' model of its checkpoint, in eager float32, on seeded random token ids.
+    """Compares a package with transformers' model of its checkpoint, in eager float32, on seeded random token ids or pictures.
 
     What the package was built for is in its metadata. Without a cache: the shortest, the middle and the longest call,
     a padded batch where the package takes one. With a cache: a sequence in prefill and decode calls against one forward
-    pass over the whole.
+    pass over the whole. Pictures go through the checkpoint's own image processor where the package takes images.
 
     Args:
         package: a package that milbuild built.
         source: the checkpoint it was built from: folder, file, or hub id (`revision`: branch, tag or commit).
-        seed: of the random token ids.
+        seed: of the random token ids or pictures.
 
     Returns:
         a `Report`: `passed`, a row of figures per case, backend and output, the landmark that differs most, and texts

@@ -1,0 +1,18 @@
+"""What stands in a picture: python examples/classify.py vit.mlpackage cat.jpg
+
+The package: milbuild build google/vit-base-patch16-224 vit.mlpackage
+"""
+
+import sys
+
+from PIL import Image, ImageOps
+
+import milbuild
+
+package, path = sys.argv[1:]
+model = milbuild.Model(package)
+size = model.get_spec().description.input[0].type.imageType
+picture = ImageOps.fit(Image.open(path).convert("RGB"), (size.width, size.height))
+outputs = model.predict({"image": picture})
+label = outputs["classLabel"]
+print(f"{label} ({outputs['probabilities'][label]:.1%})")
