@@ -83,6 +83,26 @@ def tokens(*shape: int, seed: int = 0, vocabulary: int = 61) -> np.ndarray:
     return np.where(ids == 5, 6, ids).astype(np.int32)
 
 
+def landmark_errors(model: Any, folder: Path, task: str, inputs: dict[str, np.ndarray]) -> dict[str, float]:
+    """The error over range of every module of transformers whose output stands in the graph, under its name."""
+    from milbuild import runtime
+    from milbuild.validation import reference as hf
+
+    path = model.package_path  # a temporary folder, which lasts as long as the model
+    truth = reference(folder, task)
+    with hf.modules(truth) as expected:
+        hf.forward(truth, inputs)
+    names = hf.landmarks(expected, [op.name for op in runtime.load(path).function.operations if op.type != "const"])
+    engine = runtime.load(path, keep=list(names.values()))
+    engine.predict(inputs)
+    found = {module: engine.kept[operation] for module, operation in names.items()}
+    return {
+        module: difference(value, expected[module])
+        for module, value in found.items()
+        if value.shape == expected[module].shape
+    }
+
+
 def difference(value: np.ndarray, expected: np.ndarray) -> float:
     """The largest error over the range of what is expected."""
     assert value.shape == expected.shape

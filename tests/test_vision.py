@@ -14,11 +14,11 @@ import transformers
 from PIL import Image
 
 import milbuild
-from milbuild import Error, architectures, runtime
+from milbuild import Error, architectures
 from milbuild.options import TARGETS
 from milbuild.validation import reference as hf
 from milbuild.validation.compare import picture
-from tests.conftest import checkpoint, difference, reference
+from tests.conftest import checkpoint, landmark_errors, reference
 from tests.test_parity import _operations, compare
 from tests.tiny import PICTURES
 
@@ -70,18 +70,9 @@ def test_every_landmark(model_type: str, task: str) -> None:
     """Every module of transformers whose output stands in the graph has its value there, under its name."""
     folder, tiny = checkpoint(model_type, task), PICTURES[model_type]
     model = milbuild.build(folder, task=task, precision="float32", **tiny.options)
-    inputs, truth, path = pictures(model), reference(folder, task), model.package_path
-    with hf.modules(truth) as expected:
-        hf.forward(truth, inputs)
-    names = hf.landmarks(expected, [op.name for op in runtime.load(path).function.operations if op.type != "const"])
-    engine = runtime.load(path, keep=list(names.values()))
-    engine.predict(inputs)
-    compared = set()
-    for module, operation in names.items():
-        value = engine.kept[operation]
-        if value.shape == expected[module].shape:
-            assert difference(value, expected[module]) <= 1e-5, module
-            compared.add(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", module))
+    errors = landmark_errors(model, folder, task, pictures(model))
+    assert max(errors.values()) <= 1e-5, max(errors, key=lambda module: errors[module])
+    compared = {re.sub(r"(?<=\.)\d+(?=\.|$)", "*", module) for module in errors}
     assert set(tiny.landmarks) <= compared
 
 
@@ -116,6 +107,24 @@ def test_a_reconstruction_without_a_mask() -> None:
     model = milbuild.build(folder, task="masked-im", precision="float32", **PICTURES["vit"].options)
     inputs = {"pixel_values": pictures(model)["pixel_values"]}
     assert compare(model, folder, "masked-im", inputs)["reconstruction"][0] <= 1e-5
+
+
+@pytest.mark.parametrize("model_type", ["vit", "convnext", "segformer", "yolos"])
+def test_pictures_that_are_too_small(model_type: str) -> None:
+    task = architectures.SUPPORTED[model_type].tasks[0]
+    with pytest.raises(Error, match="the picture is too small; 1 pixels are left for a kernel"):
+        milbuild.build(checkpoint(model_type, task), image_size=1, postprocess=False)
+
+
+@pytest.mark.parametrize("model_type", ["convnext", "resnet", "segformer"])
+def test_every_stage_has_its_numbers(model_type: str, tmp_path: Path) -> None:
+    task = architectures.SUPPORTED[model_type].tasks[0]
+    shutil.copytree(checkpoint(model_type, task), tmp_path / "checkpoint")
+    file = tmp_path / "checkpoint/config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"hidden_sizes": [12, 20]}))
+    with pytest.raises(Error, match="has 3 stages, and 2 entries in hidden_sizes"):
+        milbuild.build(tmp_path / "checkpoint", image_size=64, postprocess=False)
 
 
 def test_positions_that_are_no_square_are_not_resampled() -> None:

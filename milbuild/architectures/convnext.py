@@ -12,7 +12,15 @@ from coremltools.converters.mil.mil import Var
 from milbuild.caches import Cache
 from milbuild.heads import pooled, pooled_states
 from milbuild.layers.activation import activation
-from milbuild.layers.convolution import average, channel_norm, channels_first, channels_last, convolution, pair
+from milbuild.layers.convolution import (
+    average,
+    channel_norm,
+    channels_first,
+    channels_last,
+    check_stages,
+    convolution,
+    pair,
+)
 from milbuild.layers.linear import add, constant, linear, mul
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
@@ -29,6 +37,7 @@ class ConvNext:
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
+        check_stages(config, config.num_stages, "hidden_sizes", "depths")
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last stage."""

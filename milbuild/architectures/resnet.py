@@ -12,7 +12,7 @@ from coremltools.converters.mil.mil import Var
 from milbuild.caches import Cache
 from milbuild.heads import pooled, pooled_states
 from milbuild.layers.activation import activation
-from milbuild.layers.convolution import average, convolution_norm, max_pool
+from milbuild.layers.convolution import average, check_stages, convolution_norm, max_pool
 from milbuild.layers.linear import add
 from milbuild.weights import Cursor
 
@@ -28,6 +28,7 @@ class ResNet:
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
+        check_stages(config, len(config.depths), "hidden_sizes")
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last stage."""

@@ -15,12 +15,13 @@ from milbuild.caches import Cache
 from milbuild.heads import Head, Inputs, Outputs, pooled
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
-from milbuild.layers.convolution import convolution, convolution_norm
+from milbuild.layers.convolution import check_stages, convolution, convolution_norm
 from milbuild.layers.image import picture, resized, tokens
 from milbuild.layers.linear import add, joined_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
+STAGES = ("depths", "sr_ratios", "hidden_sizes", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios")
 EPSILON = 1e-5  # of every norm, whatever layer_norm_eps says
 
 
@@ -57,6 +58,7 @@ class Segformer:
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
+        check_stages(config, config.num_encoder_blocks, *STAGES)
 
     def hidden_states(self, pixel_values: Var) -> list[Stage]:
         """(B, C, height, width) -> the stages, the first of them the finest."""
@@ -102,8 +104,7 @@ class Segformer:
         return linear(activation(x, self.config.hidden_act, w / "activation_fn"), w / "fc2", width)
 
     def states(self, stages: list[Stage], inputs: Inputs) -> Outputs:
-        whole = self.picture(stages) if self.config.reshape_last_stage else stages[-1][0]
-        return {"last_hidden_state": whole}
+        return {"last_hidden_state": self.picture(stages) if self.config.reshape_last_stage else stages[-1][0]}
 
     def picture(self, stages: list[Stage]) -> Var:
         """(B, D, H, W) of the last stage so far."""

@@ -76,9 +76,14 @@ def _conv(
     padding: Padding = 0,
     dilation: int = 1,
 ) -> Var:
+    pad = [padding] * 4 if isinstance(padding, int) else list(padding)
+    for side, kernel, around in zip(x.shape[2:], weight.shape[2:], (sum(pad[:2]), sum(pad[2:])), strict=True):
+        if side + around < dilation * (kernel - 1) + 1:
+            hint = "Build it with a larger image_size."
+            raise Error(f"{w.path}: the picture is too small; {side} pixels are left for a kernel of {kernel}", hint)
     arguments: dict[str, Any] = {} if bias is None else {"bias": constant(bias, w, "bias")}
     if padding not in (0, (0, 0, 0, 0)):
-        arguments |= {"pad_type": "custom", "pad": [padding] * 4 if isinstance(padding, int) else list(padding)}
+        arguments |= {"pad_type": "custom", "pad": pad}
     return mb.conv(
         x=x,
         weight=constant(weight, w, "weight"),
@@ -96,6 +101,13 @@ def pair(size: Any) -> tuple[int, int]:
     if len(both) != 2:
         raise Error(f"a size is {size!r}; it is one number, or height and width", "Look into config.json.")
     return both[0], both[1]
+
+
+def check_stages(config: Any, count: int, *fields: str) -> None:
+    """Raises `Error` where a field of the configuration has not an entry for each of `count` stages."""
+    for field in fields:
+        if len(getattr(config, field)) != count:
+            raise Error(f"config.json has {count} stages, and {len(getattr(config, field))} entries in {field}")
 
 
 def max_pool(x: Var, w: Cursor, kernel: int, stride: int, padding: int) -> Var:
