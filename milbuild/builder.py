@@ -66,9 +66,10 @@ def build(
         image_size: of pictures: the side of a square, or (height, width). The processor's or configuration's by default.
         batch_size: sequences in a call; more than one without a cache only.
         attention_mask: whether there is an input that marks padding (without a cache; `hf` with a cache always has it).
-            By default for models that look both ways. It can be left out of a call, which then has no padding.
+            By default for models that look both ways. With a fixed length it can be left out of a call, which then has no
+            padding.
         token_type_ids: whether there is an input that tells the two texts of a pair apart; by default for tasks that
-            take pairs. It can be left out of a call.
+            take pairs. With a fixed length it can be left out of a call, which then has one text.
         num_choices: texts of a question in multiple-choice; config.num_labels by default.
         cache: "none", "io" (keys and values as inputs and outputs) or "state" (kept by Core ML, iOS 18).
         context_length: with a cache, the tokens of past and call together; the checkpoint's whole context by default.
@@ -282,14 +283,14 @@ class _Graph:
         image: bool = False,
     ) -> None:
         """Declares an input; `axis` is the one that follows a listed sequence length, `default` what an input that is left
-        out is filled with (Core ML has none beside listed shapes)."""
+        out is filled with."""
         listed: tuple[tuple[int, ...], ...] = ()
         if axis is not None and isinstance(self.length, list):
             listed = tuple(tuple(n if i == axis else d for i, d in enumerate(shape)) for n in self.length)
         self.placeholders[name] = mb.placeholder(
             tuple(shape), types.string_to_builtin({"float16": "fp16", "float32": "fp32"}.get(dtype, dtype))
         )
-        default = None if listed else default
+        default = default if isinstance(self.length, int) else None
         self.features.append(Feature(name, dtype, tuple(described), text, listed, default, image))
 
     # One function for each name that a family's `hidden_states` can take: what the input is called, holds and looks like.
@@ -305,9 +306,10 @@ class _Graph:
             self._declare_beside_tokens("token_type_ids", text, default=0)
 
     def _declare_beside_tokens(self, name: str, text: str, default: int) -> None:
-        """An int32 for every token; without listed lengths it can be left out of a call."""
+        """An int32 for every token; with a fixed length it can be left out of a call (the constant that fills it has a
+        shape of its own, whatever the others')."""
         shape, described = self._per_token()
-        if not isinstance(self.length, list):
+        if isinstance(self.length, int):
             text = f"{text} Optional: {default} everywhere."
         self._input(self._named(name), "int32", shape, described, text, axis=len(shape) - 1, default=default)
 
