@@ -27,7 +27,7 @@ from milbuild.options import (
     Plan,
     spell_length,
 )
-from milbuild.outputs import TEXTS, postprocessed
+from milbuild.outputs import TEXTS, postprocessed, sentence_embedding
 from milbuild.package.writer import Description, Dimension, Feature, lower
 from milbuild.weights import Checkpoint, Cursor
 
@@ -46,6 +46,8 @@ def build(
     context_length: Length | None = None,
     prefill_length: int | None = None,
     logits: str = LOGITS,
+    pooling: str | None = None,
+    normalize: bool = False,
     postprocess: bool = True,
     interface: str | None = None,
     precision: str = PRECISION,
@@ -76,6 +78,9 @@ def build(
             A range makes the past of "io" grow.
         prefill_length: adds a function `prefill` that takes so many tokens at once and shares every weight with `main`.
         logits: "all", or "last" for the scores of the last token only, which saves the head's product for the others.
+        pooling: "mean" (of the tokens that are no padding) or "cls" (the first): feature-extraction gives one
+            `sentence_embedding` (batch, width) instead of hidden states.
+        normalize: whether that vector is divided by its length.
         postprocess: whether a package gives what a pipeline of transformers makes of the scores: a classifier with labels
             and probabilities. False (`--raw`) leaves transformers' own outputs, and takes plain tensors.
         interface: names and shapes of a consumer: "milbuild", "hf" (transformers' and exporters' names),
@@ -114,6 +119,8 @@ def build(
         context_length=context_length,
         prefill_length=prefill_length,
         logits=logits,
+        pooling=pooling,
+        normalize=normalize,
         postprocess=postprocess,
         interface=interface,
         precision=precision,
@@ -249,6 +256,10 @@ class _Graph:
                 hidden = heads.last(hidden, f"{model.weights.name}_last")
             given["num_choices"] = self.plan.num_choices
             results = self.family.heads[self.plan.task](model, hidden, given)
+            if self.plan.pooling is not None:
+                states, mask = results["last_hidden_state"], cache.attention_mask
+                vector = sentence_embedding(states, mask, self.plan.pooling, self.plan.normalize)
+                results = {"sentence_embedding": vector}
             if self.plan.postprocess:
                 results = postprocessed(self.plan.task, results, self.config)
             produced = {name: self._output(var, name) for name, var in results.items()}

@@ -24,6 +24,7 @@ METADATA_KEY = "milbuild.options"
 
 # What a model takes, by the first of its inputs.
 KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound", "input_features": "sound"}
+POOLINGS = ("mean", "cls")
 # Tasks whose texts come in pairs, which token_type_ids tell apart.
 PAIRS = ("text-classification", "question-answering", "multiple-choice", "next-sentence-prediction")
 
@@ -120,6 +121,8 @@ class Plan:
     context_length: Length | None
     prefill_length: int | None
     logits: str
+    pooling: str | None
+    normalize: bool
     postprocess: bool
     interface: str
     precision: str
@@ -165,6 +168,14 @@ class Plan:
         cached = self.cache != "none"
         if type(self.batch_size) is not int or self.batch_size < 1:
             raise Error(f"batch_size is {self.batch_size!r}; it is a whole number from 1")
+        if self.pooling is not None:
+            _one_of("pooling", self.pooling, POOLINGS)
+            if self.task != "feature-extraction" or self.image_size is not None or cached:
+                raise Error(
+                    "pooling makes one vector of a whole text: it belongs to feature-extraction without a cache"
+                )
+        elif self.normalize:
+            raise Error("normalize belongs to pooling, and pooling is none", f"Choose {' or '.join(POOLINGS)}.")
         if self.num_choices is not None and self.task != "multiple-choice":
             raise Error(f"num_choices belongs to multiple-choice, and the task is {self.task}")
         if self.num_choices is not None and (type(self.num_choices) is not int or self.num_choices < 1):

@@ -212,6 +212,8 @@ def test_build_takes_every_option(command: CommandLine, folder: Path, tmp_path: 
         "context_length": None,
         "prefill_length": None,
         "logits": "all",
+        "pooling": None,
+        "normalize": False,
         "postprocess": False,
         "interface": "hf",
         "precision": "float32",

@@ -114,6 +114,13 @@ def build(
     logits: Annotated[
         str, typer.Option(metavar="all|last", help="Scores of every token, or of the last only.")
     ] = options.LOGITS,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mean|cls", help="One vector for the whole text, in feature-extraction.", show_default=False
+        ),
+    ] = None,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Divide that vector by its length.")] = False,
     raw: Annotated[
         bool,
         typer.Option("--raw", help="transformers' own outputs from plain tensors: no labels, softmax, image input."),
@@ -163,6 +170,8 @@ def build(
         context_length=None if context_length is None else options.parse_length(context_length, "context_length"),
         prefill_length=prefill_length,
         logits=logits,
+        pooling=pooling,
+        normalize=normalize,
         postprocess=not raw,
         interface=interface,
         precision=precision,

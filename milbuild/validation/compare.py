@@ -14,6 +14,8 @@ from milbuild.options import INTERFACES, Plan
 from milbuild.validation import reference
 from milbuild.validation.report import Drift, Report, Row
 
+# Tasks that give something of a whole text.
+WHOLE = ("text-classification", "multiple-choice", "next-sentence-prediction")
 CACHED_TOKENS = 48  # of a sequence that is played through a cache: enough for some prefills and decodes
 
 
@@ -31,6 +33,9 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
             expected = reference.forward(truth, case.inputs)
             if plan.logits == "last":
                 expected["logits"] = expected["logits"][:, -1:]
+            if plan.pooling is not None:
+                mask = case.inputs.get("attention_mask", np.ones_like(case.inputs["input_ids"]))
+                expected = reference.pooled(expected["last_hidden_state"], mask, plan.pooling, plan.normalize)
             if plan.postprocess:
                 expected = reference.postprocessed(plan.task, expected, truth.config)
             for backend in backends:
@@ -77,7 +82,7 @@ def _calls(plan: Plan, vocabulary: int, pad: int | None, random: np.random.Gener
             # A row that begins with padding attends to nothing in its first slots, where every implementation differs.
             mask = np.ones_like(ids)
             mask[:, : tokens // 3] = 0
-            whole = plan.logits == "last" or plan.task == "text-classification"
+            whole = plan.logits == "last" or plan.pooling is not None or plan.task in WHOLE
             yield _Case(
                 f"{name}, padded on the left",
                 inputs | {"attention_mask": mask},
