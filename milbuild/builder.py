@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import coremltools as ct
@@ -11,7 +12,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, get_new_symbol, types
 
 import milbuild
-from milbuild import architectures, caches, heads, outputs
+from milbuild import architectures, caches, heads
 from milbuild.caches import Cache, InputOutputCache, NoCache, StateCache
 from milbuild.errors import Error
 from milbuild.model import Model
@@ -24,10 +25,11 @@ from milbuild.options import (
     TARGET,
     TARGETS,
     Length,
+    Output,
     Plan,
     spell_length,
 )
-from milbuild.outputs import TEXTS, postprocessed, sentence_embedding
+from milbuild.outputs import LABEL, LABELLED, TEXTS, labels, postprocessed, sentence_embedding
 from milbuild.package.writer import Description, Dimension, Feature, lower
 from milbuild.weights import Checkpoint, Cursor
 
@@ -49,6 +51,8 @@ def build(
     pooling: str | None = None,
     normalize: bool = False,
     postprocess: bool = True,
+    inputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str | Output | None] | None = None,
     interface: str | None = None,
     precision: str = PRECISION,
     target: str = TARGET,
@@ -83,6 +87,9 @@ def build(
         normalize: whether that vector is divided by its length.
         postprocess: whether a package gives what a pipeline of transformers makes of the scores: a classifier with labels
             and probabilities. False (`--raw`) leaves transformers' own outputs, and takes plain tensors.
+        inputs: new names of inputs, by their names without it.
+        outputs: what becomes of an output, by its name without it (or transformers' own): a new name, None to leave it
+            out, or `milbuild.Output(name, text, softmax)`.
         interface: names and shapes of a consumer: "milbuild", "hf" (transformers' and exporters' names),
             "swift-transformers". By default "hf" with cache="io", else "milbuild".
         precision: "float16" or "float32", of weights and arithmetic.
@@ -122,6 +129,8 @@ def build(
         pooling=pooling,
         normalize=normalize,
         postprocess=postprocess,
+        inputs=inputs,
+        outputs=outputs,
         interface=interface,
         precision=precision,
         target=target,
@@ -241,11 +250,14 @@ class _Graph:
         for name in taken:
             getattr(self, f"_declare_{name}")()
         self._declare_cache()
-        with Function(self.placeholders, opset_version=ct.target[self.plan.target]) as function:
-            given = {name: function.inputs.get(self._named(name)) for name in taken}
+        new = self._new_names()
+        placeholders = {new.get(name, name): each for name, each in self.placeholders.items()}
+        with Function(placeholders, opset_version=ct.target[self.plan.target]) as function:
+            inputs = {name: function.inputs[new.get(name, name)] for name in self.placeholders}
+            given = {name: inputs.get(self._named(name)) for name in taken}
             if "pixel_values" in taken:
-                given["pixel_values"] = self._picture(function.inputs)
-            named = dict(function.inputs)
+                given["pixel_values"] = self._picture(inputs)
+            named = inputs
             if self.plan.num_choices is not None:
                 named = {name: self._as_batch(var) for name, var in named.items()}
                 given = {name: named.get(self._named(name)) for name in taken}
@@ -260,15 +272,48 @@ class _Graph:
                 states, mask = results["last_hidden_state"], cache.attention_mask
                 vector = sentence_embedding(states, mask, self.plan.pooling, self.plan.normalize)
                 results = {"sentence_embedding": vector}
-            if self.plan.postprocess:
+            if not self.plan.raw:
                 results = postprocessed(self.plan.task, results, self.config)
             produced = {name: self._output(var, name) for name, var in results.items()}
             features = [self._output_feature(name, var) for name, var in produced.items()]
             for name, var, feature in self._present(cache):
                 produced[name] = var
                 features.append(feature)
+            produced, features = self._changed(produced, features)
             function.set_outputs(list(produced.values()))
-        return function, Description(self.features, features, self.states)
+        described = [replace(feature, name=new.get(feature.name, feature.name)) for feature in self.features]
+        return function, Description(described, features, self.states)
+
+    def _new_names(self) -> dict[str, str]:
+        """Inputs that get another name; states keep theirs."""
+        new, states = self.plan.inputs, {feature.name for feature in self.states}
+        inputs = [name for name in self.placeholders if name not in states]
+        if unknown := sorted(set(new) - set(inputs)):
+            raise Error(f"there is no input {', '.join(unknown)} to rename; there are {', '.join(inputs)}")
+        names = [new.get(name, name) for name in self.placeholders]
+        if len(set(names)) < len(names):
+            raise Error(f"inputs gives two of them one name: {', '.join(names)}")
+        return new
+
+    def _changed(self, produced: dict[str, Var], features: list[Feature]) -> tuple[dict[str, Var], list[Feature]]:
+        """Outputs as `plan.outputs` has them: renamed, described, left out."""
+        changes = {name: change for name, change in self.plan.outputs.items() if name in produced}
+        known = {*produced, *self.family.heads[self.plan.task].outputs}
+        if unknown := sorted(set(self.plan.outputs) - known):
+            raise Error(f"there is no output {', '.join(unknown)} to change; there are {', '.join(produced)}")
+        kept = [feature for feature in features if changes.get(feature.name, Output()) is not None]
+        if not kept:
+            raise Error("outputs leaves nothing that the package would give")
+        variables, described = {}, []
+        for feature in kept:
+            change = changes.get(feature.name) or Output()
+            name, var = change.name or feature.name, produced[feature.name]
+            if name in variables or name in self.placeholders:
+                raise Error(f"outputs gives the name {name} to what is not alone in having it")
+            var.name = name
+            variables[name] = var
+            described.append(replace(feature, name=name, text=change.text or feature.text))
+        return variables, described
 
     def _as_batch(self, var: Var) -> Var:
         """The texts of a question as those of a batch: (B, C, T) -> (B * C, T)."""
@@ -472,9 +517,9 @@ class _Graph:
         return var
 
     def _output_feature(self, name: str, var: Var) -> Feature:
-        named = outputs.labels(self.config) if self.plan.task in outputs.LABELLED else []
-        spelled = f" Labels: {', '.join(named)}." if named and name != outputs.LABEL else ""
-        if name == outputs.LABEL:
+        named = labels(self.config) if self.plan.task in LABELLED else []
+        spelled = f" Labels: {', '.join(named)}." if named and name != LABEL else ""
+        if name == LABEL:
             return Feature(name, "label", None, TEXTS[name])
         if not types.is_tensor(var.sym_type):
             return Feature(name, "probabilities", None, f"{TEXTS[name]}{spelled}")

@@ -36,10 +36,11 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
             if plan.pooling is not None:
                 mask = case.inputs.get("attention_mask", np.ones_like(case.inputs["input_ids"]))
                 expected = reference.pooled(expected["last_hidden_state"], mask, plan.pooling, plan.normalize)
-            if plan.postprocess:
+            if not plan.raw:
                 expected = reference.postprocessed(plan.task, expected, truth.config)
             for backend in backends:
-                outputs = _arrays(_predict(model, backend, _named(case.inputs, plan)))
+                given = plan.to_package(_named(case.inputs, plan))
+                outputs = _arrays(plan.from_package(_predict(model, backend, given)))
                 for name, value in outputs.items():
                     report.rows.append(Row.of(case.name, backend, name, expected[name][case.rows], value[case.rows]))
         report.drift = _drift(path, truth, plan, vocabulary, random)
@@ -157,7 +158,7 @@ def _drift(path: str, truth: Any, plan: Plan, vocabulary: int, random: np.random
         engine = runtime.load(path, None, backend)
         names = reference.landmarks(expected, [op.name for op in engine.function.operations if op.type != "const"])
         engine.keep_only(names.values())
-        engine.predict(_named(inputs, plan))
+        engine.predict(plan.to_package(_named(inputs, plan)))
         for module, operation in names.items():
             value = engine.kept[operation]
             if value.shape == expected[module].shape:
