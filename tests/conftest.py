@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 import torch
 import transformers
 
+from milbuild import architectures
 from milbuild.tasks import TASKS
 from tests.tiny import TABLE
 
@@ -47,7 +49,10 @@ def checkpoint(model_type: str = "gpt2", task: str = "text-generation", **flags:
 
 @functools.cache
 def _checkpoint(model_type: str, task: str, flags: str) -> Path:
-    config = transformers.AutoConfig.for_model(model_type, **TABLE[model_type].config | json.loads(flags))
+    fields = TABLE[model_type].config | json.loads(flags)
+    if task == "question-answering":
+        fields["num_labels"] = 2  # beginning and end
+    config = transformers.AutoConfig.for_model(model_type, **fields)
     torch.manual_seed(0)
     model = getattr(transformers, TASKS[task].auto).from_config(config)
     with torch.no_grad():
@@ -83,8 +88,11 @@ def tokens(*shape: int, seed: int = 0, vocabulary: int = 61) -> np.ndarray:
     return np.where(ids == 5, 6, ids).astype(np.int32)
 
 
-def landmark_errors(model: Any, folder: Path, task: str, inputs: dict[str, np.ndarray]) -> dict[str, float]:
-    """The error over range of every module of transformers whose output stands in the graph, under its name."""
+def check_landmarks(
+    model: Any, folder: Path, task: str, inputs: dict[str, np.ndarray], wanted: tuple[str, ...]
+) -> None:
+    """Every module of transformers whose output stands in the graph has its value there, under its name; all that are
+    `wanted`, `*` for a number, stand there."""
     from milbuild import runtime
     from milbuild.validation import reference as hf
 
@@ -95,12 +103,29 @@ def landmark_errors(model: Any, folder: Path, task: str, inputs: dict[str, np.nd
     names = hf.landmarks(expected, [op.name for op in runtime.load(path).function.operations if op.type != "const"])
     engine = runtime.load(path, keep=list(names.values()))
     engine.predict(inputs)
-    found = {module: engine.kept[operation] for module, operation in names.items()}
-    return {
-        module: difference(value, expected[module])
-        for module, value in found.items()
-        if value.shape == expected[module].shape
-    }
+    compared = {name for name, operation in names.items() if engine.kept[operation].shape == expected[name].shape}
+    for module in sorted(compared):
+        assert difference(engine.kept[names[module]], expected[module]) <= 1e-5, module
+    patterns = {module: re.sub(r"(?<=\.)\d+(?=\.|$)", "*", module) for module in expected}
+    assert not {module for module, pattern in patterns.items() if pattern in wanted} - compared
+    assert set(wanted) <= set(patterns.values())
+
+
+def inputs_of(model_type: str, task: str, *shape: int, padded: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
+    """Inputs of a text model: with token types if it takes them, and for multiple-choice 7 texts a question.
+
+    With `padded` the second row has padding on the right, the third on the left, where its first tokens attend to nothing.
+    """
+    batch, *count = shape
+    rows = (batch, 7) if task == "multiple-choice" else (batch,)
+    ids, mask = tokens(*rows, *count, seed=seed), np.ones((*rows, *count), np.int32)
+    if padded:
+        mask[1, ..., 8:] = mask[2, ..., :4] = 0
+    found = {"input_ids": np.where(mask, ids, 5).astype(np.int32)} | ({"attention_mask": mask} if padded else {})
+    if "token_type_ids" in architectures.takes(architectures.find(model_type)):
+        kinds = TABLE[model_type].config["type_vocab_size"]
+        found["token_type_ids"] = np.random.default_rng(seed + 1).integers(0, kinds, ids.shape, np.int32)
+    return found
 
 
 def difference(value: np.ndarray, expected: np.ndarray) -> float:

@@ -17,6 +17,8 @@ from milbuild.validation.report import Drift, Report, Row
 
 SQUARE = 16  # pixels, of what a random picture is made of
 PICTURES = 4  # calls with other pictures each
+# Tasks that give something of a whole text.
+WHOLE = ("text-classification", "multiple-choice", "next-sentence-prediction")
 CACHED_TOKENS = 48  # of a sequence that is played through a cache: enough for some prefills and decodes
 
 
@@ -29,7 +31,7 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
     report = Report(os.path.basename(path), os.fspath(source), plan)
     backends = ["float32", "declared"] + (["Core ML"] if core_ml else [])
     if plan.cache == "none":
-        processor = reference.processor(source, revision) if _image(model) else None
+        processor = reference.processor(source, revision) if _takes_image(model, plan) else None
         if plan.image_size is None:
             cases = list(_calls(plan, truth.config.vocab_size, truth.config.pad_token_id, random))
             typical = _typical(plan, truth.config.vocab_size, random)
@@ -40,10 +42,13 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
             expected = reference.forward(truth, case.inputs)
             if plan.logits == "last":
                 expected["logits"] = expected["logits"][:, -1:]
-            if plan.postprocess:
+            if plan.pooling is not None:
+                mask = case.inputs.get("attention_mask", np.ones_like(case.inputs["input_ids"]))
+                expected = reference.pooled(expected["last_hidden_state"], mask, plan.pooling, plan.normalize)
+            if not plan.raw:
                 expected = reference.postprocessed(plan.task, expected, truth.config, plan.image_size)
             for backend in backends:
-                calls = [_arrays(_predict(model, backend, inputs)) for inputs in case.calls(plan)]
+                calls = [_outputs(model, plan, backend, inputs) for inputs in case.calls(plan)]
                 for name in calls[0]:
                     value = np.concatenate([outputs[name] for outputs in calls])
                     report.rows.append(_row(case, backend, name, expected[name], value))
@@ -77,7 +82,7 @@ class _Case:
             if self.images is not None:
                 inputs = {name: value for name, value in inputs.items() if name != "pixel_values"}
                 inputs[IMAGE] = self.images[start]
-            calls.append(_named(inputs, plan))
+            calls.append(plan.to_package(_named(inputs, plan)))
         return calls
 
     def first(self, plan: Plan) -> "_Case":
@@ -98,8 +103,8 @@ def _row(case: _Case, backend: str, name: str, expected: np.ndarray, value: np.n
     return replace(row, agreement=float((expected.argmax(axis=1) == value).mean()))
 
 
-def _image(model: Model) -> bool:
-    return any(feature.name == IMAGE for feature in model.get_spec().description.input)
+def _takes_image(model: Model, plan: Plan) -> bool:
+    return any(plan.input_of(feature.name) == IMAGE for feature in model.get_spec().description.input)
 
 
 def _pictures(model: Model, plan: Plan, processor: Any, random: np.random.Generator) -> _Case:
@@ -112,14 +117,14 @@ def _pictures(model: Model, plan: Plan, processor: Any, random: np.random.Genera
     count = PICTURES * plan.batch_size
     inputs, images = {}, None
     for feature in model.get_spec().description.input:
-        shape = (count, *feature.type.multiArrayType.shape[1:])
-        if feature.name == IMAGE:
+        name, shape = plan.input_of(feature.name), (count, *feature.type.multiArrayType.shape[1:])
+        if name == IMAGE:
             images = [picture(plan.image_size, random) for _ in range(count)]
             inputs["pixel_values"] = np.concatenate([processor(image) for image in images])
-        elif feature.name == "bool_masked_pos":
-            inputs[feature.name] = random.integers(0, 2, shape, np.int32)
+        elif name == "bool_masked_pos":
+            inputs[name] = random.integers(0, 2, shape, np.int32)
         else:
-            inputs[feature.name] = random.normal(size=shape).astype(np.float32)
+            inputs[name] = random.normal(size=shape).astype(np.float32)
     return _Case(f"{count} pictures of {width} x {height}", inputs, images=images)
 
 
@@ -153,7 +158,7 @@ def _calls(plan: Plan, vocabulary: int, pad: int | None, random: np.random.Gener
             # A row that begins with padding attends to nothing in its first slots, where every implementation differs.
             mask = np.ones_like(ids)
             mask[:, : tokens // 3] = 0
-            whole = plan.logits == "last" or plan.task == "text-classification"
+            whole = plan.logits == "last" or plan.pooling is not None or plan.task in WHOLE
             yield _Case(
                 f"{name}, padded on the left",
                 inputs | {"attention_mask": mask},
@@ -191,6 +196,10 @@ def _play(model: Model, backend: str, ids: np.ndarray, chunks: list[int]) -> np.
         rows.append(session.feed([int(token) for token in ids[at : at + count]]))
         at += count
     return np.concatenate(rows)
+
+
+def _outputs(model: Model, plan: Plan, backend: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+    return _arrays(plan.from_package(_predict(model, backend, inputs)))
 
 
 def _arrays(outputs: dict[str, Any]) -> dict[str, np.ndarray]:
