@@ -18,6 +18,7 @@ from milbuild.model import Model
 from milbuild.options import (
     BATCH_SIZE,
     INTERFACES,
+    KINDS,
     LOGITS,
     METADATA_KEY,
     PRECISION,
@@ -217,6 +218,7 @@ class _Graph:
     def __init__(self, plan: Plan, tokens: Length, checkpoint: Checkpoint, config: Config, family: type[Any]) -> None:
         self.plan, self.config, self.family = plan, config, family
         self.names = INTERFACES[plan.interface]
+        self.kind = KINDS[architectures.takes(family)[0]]
         self.dtype = np.dtype(plan.precision)
         # iOS 15 takes and gives no float16.
         self.io_dtype = "float32" if plan.target == "iOS15" else plan.precision
@@ -237,6 +239,8 @@ class _Graph:
             given = {name: function.inputs.get(self._named(name)) for name in taken}
             if "pixel_values" in taken:
                 given["pixel_values"] = self._picture(function.inputs)
+            if "input_values" in taken:
+                given["input_values"] = self._arithmetic(function.inputs["input_values"])
             named = dict(function.inputs)
             if self.plan.num_choices is not None:
                 named = {name: self._as_batch(var) for name, var in named.items()}
@@ -330,6 +334,11 @@ class _Graph:
             text = "Pictures as the checkpoint's image processor makes them."
             self._input("pixel_values", self.io_dtype, shape, shape, text)
 
+    def _declare_input_values(self) -> None:
+        shape, described = self._per_token()
+        text = f"Sound as the checkpoint's processor makes it, {spell_length(self.length)} samples a call."
+        self._input("input_values", self.io_dtype, shape, described, text, axis=len(shape) - 1)
+
     def _picture(self, inputs: dict[str, Var]) -> Var:
         """pixel_values, of which the processor's part is done in the graph where an image comes in."""
         if IMAGE not in inputs:
@@ -345,7 +354,10 @@ class _Graph:
         """The inputs and states that the cache asks for: what is padding, what came before."""
         plan = self.plan
         if plan.cache == "none" and plan.attention_mask:
-            self._declare_beside_tokens("attention_mask", "1 for a token, 0 for padding, which no token attends to.", 1)
+            text = "1 for a token, 0 for padding, which no token attends to."
+            if self.kind == "sound":
+                text = "1 for a sample, 0 for padding behind the sound, which no frame attends to."
+            self._declare_beside_tokens("attention_mask", text, 1)
         if plan.cache == "io":
             self._declare_past()
         if plan.cache == "state":
@@ -422,8 +434,8 @@ class _Graph:
     def _cache(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cache:
         names, plan = self.names, self.plan
         longest = max(_ends(self.length if plan.context_length is None else plan.context_length))
-        tokens = self.tokens
-        if not isinstance(self.length, int):
+        tokens = self.tokens if self.kind == "text" else 0  # nothing else has positions of its own
+        if self.kind == "text" and not isinstance(self.length, int):
             tokens = _size(given["input_ids"], 1, "sequence_length")
         layers, _, _ = caches.shape(self.config) if plan.cache != "none" else (0, 0, 0)
         if plan.cache == "io":
@@ -471,7 +483,7 @@ class _Graph:
 
     def _output_shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
         dimensions = [d if isinstance(d, int) else None for d in var.shape]
-        spelled = ", ".join("tokens" if d is None else str(d) for d in dimensions)
+        spelled = ", ".join(("frames" if self.kind == "sound" else "tokens") if d is None else str(d) for d in dimensions)
         return (None if None in dimensions else tuple(d for d in dimensions if d is not None)), f"({spelled})"
 
     def _present(self, cache: Cache) -> list[tuple[str, Var, Feature]]:

@@ -15,7 +15,7 @@ from milbuild.builder import Config
 from milbuild.layers.activation import ACTIVATIONS
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, reference, tokens
-from tests.tiny import TABLE
+from tests.tiny import SIZES, TABLE
 
 
 @pytest.mark.parametrize("model_type", TABLE)
@@ -30,8 +30,9 @@ def test_every_field_is_accounted_for(model_type: str, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Config, "__getattr__", spy)
     for task in architectures.SUPPORTED[model_type].tasks:
-        milbuild.build(checkpoint(model_type, task), task=task, sequence_length=7)
-    milbuild.build(checkpoint(model_type), cache="state")
+        milbuild.build(checkpoint(model_type, task), task=task, **SIZES[TABLE[model_type].kind])
+    if TABLE[model_type].kind == "text":
+        milbuild.build(checkpoint(model_type), cache="state")
     family = architectures.find(model_type)
     config = type(transformers.AutoConfig.for_model(model_type))
     fields = {field.name for field in dataclasses.fields(config)}

@@ -14,7 +14,7 @@ from milbuild.layers.activation import ACTIVATIONS
 from milbuild.options import TARGETS
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
-from tests.tiny import TABLE
+from tests.tiny import TEXTS as TABLE
 
 FLAGS = [(name, flag) for name, tiny in TABLE.items() for flag in tiny.flags]
 TASK_PAIRS = [(name, task) for name in TABLE for task in architectures.SUPPORTED[name].tasks]
@@ -113,7 +113,7 @@ def test_targets(target: str, precision: str, length) -> None:
         model, folder, "text-generation", {"input_ids": tokens(3, 7), "attention_mask": mask}, rows=mask.astype(bool)
     )["logits"]
     assert error <= 1e-5 if precision == "float32" else noise >= 55
-    fused = "scaled_dot_product_attention" in {op.type for op in _operations(model)}
+    fused = "scaled_dot_product_attention" in {op.type for op in operations(model)}
     assert fused == (TARGETS[target] >= TARGETS["iOS18"])
 
 
@@ -176,10 +176,10 @@ def test_every_landmark(model_type: str, task: str) -> None:
 @pytest.mark.parametrize("model_type", TABLE)
 def test_operations_stay_few(model_type: str) -> None:
     model = milbuild.build(checkpoint(model_type), sequence_length=11)
-    assert len(_operations(model)) <= TABLE[model_type].operations
+    assert len(operations(model)) <= TABLE[model_type].operations
 
 
-def _operations(model: milbuild.Model) -> list:
+def operations(model: milbuild.Model) -> list:
     from milbuild.package.reader import Package
 
     return [op for op in Package(model.package_path).function().operations if op.type != "const"]

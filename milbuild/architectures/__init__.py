@@ -50,18 +50,22 @@ _ENCODER = (
     "question-answering",
 )
 
+_SPEECH = ("feature-extraction", "ctc", "audio-classification")
+
 SUPPORTED = {
     "albert": Entry("albert:Albert", _ENCODER),
     "bert": Entry("bert:Bert", (*_ENCODER, "text-generation", "next-sentence-prediction")),
     "distilbert": Entry("distilbert:DistilBert", _ENCODER),
     "gemma3_text": Entry("gemma3_text:Gemma3", DECODER[:3], decoder=True),
     "gpt2": Entry("gpt2:GPT2", DECODER, decoder=True),
+    "hubert": Entry("hubert:Hubert", _SPEECH),
     "llama": Entry("llama:Llama", DECODER, decoder=True),
     "mistral": Entry("mistral:Mistral", DECODER, decoder=True),
     "qwen2": Entry("qwen2:Qwen2", DECODER, decoder=True),
     "qwen3": Entry("qwen3:Qwen3", DECODER, decoder=True),
     "roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
     "smollm3": Entry("smollm3:SmolLM3", DECODER, decoder=True),
+    "wav2vec2": Entry("wav2vec2:Wav2Vec2", (*_SPEECH, "audio-frame-classification", "audio-xvector")),
     "xlm-roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
 }
 

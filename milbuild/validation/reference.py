@@ -38,7 +38,8 @@ def load(source: str | os.PathLike[str], task: str, revision: str | None = None)
 
 def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One plain forward pass, without a cache; float32 outputs by transformers' names."""
-    tensors = {name: torch.from_numpy(np.asarray(value)).long() for name, value in inputs.items()}
+    tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in inputs.items()}
+    tensors = {name: value.float() if value.is_floating_point() else value.long() for name, value in tensors.items()}
     with torch.no_grad():
         try:
             outputs = model(**tensors, use_cache=False) if "use_cache" in _parameters(model) else model(**tensors)

@@ -26,6 +26,8 @@ HUB_FILES = ["*.safetensors", "*.json", "README.md", "tokenizer*", "*.model", "v
 RENAMES = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
+    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
 )
 
 _PREFIX = ((re.compile(r"^transformer\."), "model."),)  # the class for question-answering calls its base model so

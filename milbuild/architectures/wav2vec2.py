@@ -1,0 +1,146 @@
+"""wav2vec 2.0, and every checkpoint with its config schema (XLS-R, MMS): sound in, one vector every 20 ms out.
+
+Convolutions make frames of samples; behind them a BERT-like encoder whose positions are a convolution over the frames.
+Norms stand before or behind attention and feed-forward (do_stable_layer_norm).
+Reference: transformers/models/wav2vec2/modeling_wav2vec2.py.
+
+Shapes: B batch, S samples, T frames, C conv_dim[-1], D hidden_size, H num_attention_heads, E = D / H.
+"""
+
+from typing import Any
+
+from coremltools.converters.mil.mil import Var
+
+from milbuild.caches import Cache
+from milbuild.heads import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
+from milbuild.layers import frames, sound
+from milbuild.layers.activation import activation
+from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
+from milbuild.layers.linear import add, joined_linear, linear
+from milbuild.layers.normalization import layer_norm
+from milbuild.weights import Cursor, Tensor
+
+# Training: SpecAugment, dropout, the losses, and the quantizer of pretraining, whose tensors its checkpoints hold.
+TRAINING = """activation_dropout apply_spec_augment attention_dropout ctc_loss_reduction ctc_zero_infinity feat_proj_dropout
+final_dropout hidden_dropout layerdrop mask_feature_length mask_feature_min_masks mask_feature_prob mask_time_length
+mask_time_min_masks mask_time_prob pad_token_id""".split()
+PRETRAINING = """codevector_dim contrastive_logits_temperature diversity_loss_weight feat_quantizer_dropout num_negatives
+num_codevector_groups num_codevectors_per_group proj_codevector_dim""".split()
+
+
+class Wav2Vec2:
+    prefix = "wav2vec2"
+    only: dict[str, tuple[Any, str]] = {}
+    not_read: tuple[str, ...] = (*TRAINING, *PRETRAINING)
+    ignored: tuple[str, ...] = (
+        *("masked_spec_embed", r"quantizer\..*", r"project_(hid|q)\.(weight|bias)", r"objective\.weight"),  # training
+        *("layer_weights", r"feature_extractor\.(weight|bias)"),  # of heads; the base model has modules of such names
+    )
+    heads = {
+        "feature-extraction": speech_states(),
+        "ctc": ctc("lm_head"),
+        "audio-classification": pooled_frames("projector", "classifier"),
+        "audio-frame-classification": per_frame("classifier"),
+        "audio-xvector": xvector(),
+    }
+
+    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
+        self.config, self.weights, self.cache = config, weights, cache
+        self.width = config.hidden_size
+
+    @staticmethod
+    def shortest(config: Any, task: str) -> int:
+        """Samples that make the frames a task needs: one, or those that a speaker's convolutions span and one more."""
+        size = 1
+        if task == "audio-xvector":
+            size = 2 + sum((k - 1) * d for k, d in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
+        if getattr(config, "add_adapter", False):
+            for _ in range(config.num_adapter_layers):
+                size = max(1, (size - 1) * config.adapter_stride + config.adapter_kernel_size - 2)
+        for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
+            size = (size - 1) * stride + kernel
+        return size
+
+    def hidden_states(self, input_values: Var) -> Speech:
+        """(B, S) -> (B, T, D), with the convolutions' features and every layer's states."""
+        config, w, seen, lengths = self.config, self.weights, None, None
+        x = sound.features(input_values, w / "feature_extractor", config)
+        x, features = self.projection(x, w / "feature_projection")
+        if self.cache.attention_mask is not None:
+            convolutions = zip(config.conv_kernel, config.conv_stride, strict=True)
+            lengths = frames.lengths(frames.samples(self.cache.attention_mask, w), convolutions, w / "lengths")
+            seen = frames.visible(lengths, x, w / "visible")
+            x = frames.silenced(x, seen, w / "silenced")
+        w = w / "encoder"
+        x, mask = add(x, self.positions(x, w / "pos_conv_embed"), w / "placed"), padding_mask(seen, w)
+        states = [x if config.do_stable_layer_norm else self.norm(x, w / "layer_norm")]
+        for i in range(config.num_hidden_layers):
+            states.append(self.block(states[-1], w / f"layers.{i}", mask))
+        x = self.norm(states[-1], w / "layer_norm") if config.do_stable_layer_norm else states[-1]
+        return self.adapted(Speech(x, features, states, lengths), self.weights / "adapter")
+
+    def projection(self, x: Var, w: Cursor) -> tuple[Var, Var | None]:
+        """(B, T, C) -> (B, T, D), and the features that are an output of the model."""
+        features = self.norm(x, w / "layer_norm")
+        return linear(features, w / "projection", self.width), features
+
+    def norm(self, x: Var, w: Cursor) -> Var:
+        return layer_norm(x, w, self.config.layer_norm_eps)
+
+    def positions(self, x: Var, w: Cursor) -> Var:
+        """What a frame's neighbours say of its place; an even kernel sees one more of those before it."""
+        config, size = self.config, self.config.num_conv_pos_embeddings
+        groups, padding = config.num_conv_pos_embedding_groups, (size // 2, size - 1 - size // 2)
+        weight = self.position_weight(w / "conv", self.width, self.width // groups, size)
+        x = self.shifted(sound.turned(x, w / "channels"), w / "batch_norm")
+        x = sound.convolution(x, w / "conv", weight, True, padding=padding, groups=groups)
+        return sound.turned(activation(x, config.feat_extract_activation, w / "activation"), w)
+
+    def position_weight(self, w: Cursor, *shape: int) -> Tensor:
+        return sound.weight_norm(w, *shape)
+
+    def shifted(self, x: Var, w: Cursor) -> Var:
+        return x
+
+    def block(self, x: Var, w: Cursor, mask: Var | None) -> Var:
+        stable, width = self.config.do_stable_layer_norm, getattr(self.config, "adapter_attn_dim", None)
+        y = self.norm(x, w / "layer_norm") if stable else x
+        x = add(x, self.attention(y, w / "attention", mask), w / "residual")
+        if not stable:
+            x = self.norm(x, w / "layer_norm")
+            return self.norm(add(x, self.mlp(x, w / "feed_forward"), w / "fed"), w / "final_layer_norm")
+        y = self.mlp(self.norm(x, w / "final_layer_norm"), w / "feed_forward")
+        if width is None:
+            return add(x, y, w)
+        x = add(x, y, w / "fed")
+        y = layer_norm(x, w / "adapter_layer.norm", sound.EPSILON)
+        y = activation(linear(y, w / "adapter_layer.linear_1", width), "relu", w / "adapter_layer.act_fn")
+        return add(x, linear(y, w / "adapter_layer.linear_2", self.width), w)
+
+    def attention(self, x: Var, w: Cursor, mask: Var | None) -> Var:
+        heads, names = self.config.num_attention_heads, ("q_proj", "k_proj", "v_proj")
+        x = joined_linear(x, [(w / name, self.width) for name in names], w)
+        q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
+        y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
+        return linear(merge_heads(y, w), w / "out_proj", self.width)
+
+    def mlp(self, x: Var, w: Cursor) -> Var:
+        x = linear(x, w / "intermediate_dense", self.config.intermediate_size)
+        x = activation(x, self.config.hidden_act, w / "intermediate_act_fn")
+        return linear(x, w / "output_dense", self.width)
+
+    def adapted(self, speech: Speech, w: Cursor) -> Speech:
+        """Behind the encoder, convolutions that leave fewer frames, if the configuration has them."""
+        config, x, lengths = self.config, speech.hidden, speech.lengths
+        size, stride, width = config.adapter_kernel_size, config.adapter_stride, config.output_hidden_size
+        layers = range(config.num_adapter_layers)
+        if not config.add_adapter:
+            return speech
+        if width != self.width:
+            x = layer_norm(linear(x, w / "proj", width), w / "proj_layer_norm", sound.EPSILON)
+        x = sound.turned(x, w / "channels")
+        for i in layers:
+            x = sound.gated(x, w / f"layers.{i}", size, stride)
+        if lengths is not None:
+            lengths = frames.lengths(lengths, [(1, stride) for _ in layers], w / "lengths")  # whatever the kernel is
+        return speech._replace(hidden=sound.turned(x, w), lengths=lengths)
