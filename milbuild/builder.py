@@ -483,7 +483,9 @@ class _Graph:
 
     def _output_shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
         dimensions = [d if isinstance(d, int) else None for d in var.shape]
-        spelled = ", ".join(("frames" if self.kind == "sound" else "tokens") if d is None else str(d) for d in dimensions)
+        spelled = ", ".join(
+            ("frames" if self.kind == "sound" else "tokens") if d is None else str(d) for d in dimensions
+        )
         return (None if None in dimensions else tuple(d for d in dimensions if d is not None)), f"({spelled})"
 
     def _present(self, cache: Cache) -> list[tuple[str, Var, Feature]]:

@@ -286,7 +286,7 @@ def _weighted(family: Family, speech: Speech) -> Var:
     if not family.config.use_weighted_layer_sum:
         return speech.hidden
 
-    def softmax(values: np.ndarray) -> np.ndarray:
+    def softmax(values: np.ndarray) -> Any:
         shares = np.exp(values - values.max())
         return (shares / shares.sum()).reshape(1, -1, 1, 1)
 

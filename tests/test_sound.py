@@ -1,7 +1,6 @@
 """Speech encoders against transformers: every flag, task, kind of length, mask and precision, every module's output."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,4 +52,69 @@ def test_tasks_in_both_precisions(model_type: str, task: str, flags: dict[str, A
     for precision in ("float32", "float16"):
         model = milbuild.build(folder, task=task, precision=precision, **options)
         for name, (error, noise) in compare(model, folder, task, *calls).items():
+            assert error <= 1e-5 if precision == "float32" else noise >= 55, name
+
+
+@pytest.mark.parametrize("length", [431, (41, 640), [41, 431, 640]], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
+def test_tasks_at_every_kind_of_length(model_type: str, task: str, masked: bool, length: Any) -> None:
+    shortest = architectures.find(model_type).shortest(reference(checkpoint(model_type, task), task).config, task)
+    low = max(41, shortest)
+    length = length if isinstance(length, int) else type(length)(low if n == 41 else n for n in length)
+    folder = checkpoint(model_type, task)
+    options = {"sequence_length": length, "attention_mask": masked, "postprocess": False, "precision": "float32"}
+    model = milbuild.build(folder, task=task, **options)
+    for count in [length] if isinstance(length, int) else length:
+        inputs = {"input_values": sound(1, count)}
+        if masked:
+            inputs["attention_mask"] = np.ones((1, count), np.int32)
+            inputs["attention_mask"][:, max(count * 2 // 3, shortest) :] = 0
+        assert all(error <= 1e-5 for error, _ in compare(model, folder, task, inputs).values())
+
+
+@pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
+@pytest.mark.parametrize("flag", ["plain", "all of XLS-R"])
+def test_every_landmark(model_type: str, task: str, flag: str) -> None:
+    """Every module of transformers whose output stands in the graph has its value there, under its name."""
+    folder = checkpoint(model_type, task, **SOUNDS[model_type].flags[flag])
+    inputs = {"input_values": sound(1, 431)}
+    truth = reference(folder, task)
+    with hf.modules(truth) as expected:
+        hf.forward(truth, inputs)
+    for precision in ("float32", "float16"):
+        model = milbuild.build(folder, task=task, sequence_length=431, precision=precision, postprocess=False)
+        path = model.package_path  # a temporary folder, which lasts as long as the model
+        names = hf.landmarks(expected, [op.name for op in runtime.load(path).function.operations if op.type != "const"])
+        engine = runtime.load(path, keep=list(names.values()))
+        engine.predict(inputs)
+        compared = set()
+        for module, operation in names.items():
+            value, true = engine.kept[operation], expected[module]
+            if value.shape == true.shape:
+                assert difference(value, true) <= 1e-5 if precision == "float32" else psnr(value, true) >= 55, module
+                compared.add(module)
+        wanted = {module for module in expected if re.sub(r"\.\d+", ".*", module) in SOUNDS[model_type].landmarks}
+        if flag == "all of XLS-R":  # the last convolution's frames go out as the projection wants them
+            wanted.discard(f"{model_type}.feature_extractor.conv_layers.2")
+        assert wanted <= compared
+        assert len(wanted) >= len(SOUNDS[model_type].landmarks)
+
+
+@pytest.mark.parametrize("model_type", SOUNDS)
+def test_operations_stay_few(model_type: str) -> None:
+    folder = checkpoint(model_type, "feature-extraction")
+    model = milbuild.build(folder, sequence_length=431)
+    assert len(operations(model)) <= SOUNDS[model_type].operations
+
+
+@pytest.mark.parametrize("target", ["iOS15", "iOS16", "iOS17", "iOS18", "iOS26"])
+@pytest.mark.parametrize("length", [431, (431, 640)], ids=str)
+@pytest.mark.parametrize("task", ["ctc", "audio-xvector"])
+def test_targets(target: str, length: Any, task: str) -> None:
+    folder = checkpoint("wav2vec2", task)
+    options = {"sequence_length": length, "batch_size": 3, "attention_mask": True, "postprocess": False}
+    for precision in ("float32", "float16"):
+        model = milbuild.build(folder, task=task, target=target, precision=precision, **options)
+        for name, (error, noise) in compare(model, folder, task, padded()).items():
             assert error <= 1e-5 if precision == "float32" else noise >= 55, name

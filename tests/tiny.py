@@ -248,7 +248,7 @@ def _speech(model_type: str, flags: dict[str, dict[str, Any]], **config: Any) ->
     parts = ("feature_extractor.conv_layers.*", "feature_projection.projection", "encoder.pos_conv_embed")
     layers = (f"encoder.layers.*{part}" for part in _SPEECH_LAYER)
     landmarks = tuple(f"{model_type}.{part}" for part in (*parts, *layers))
-    return Tiny(model_type, _SPEECH | config, 18 + 14 * 3, _SPEECH_FLAGS | flags, landmarks, "sound")
+    return Tiny(model_type, _SPEECH | config, 17 + 15 * 3, _SPEECH_FLAGS | flags, landmarks, "sound")
 
 
 WAV2VEC2 = _speech(

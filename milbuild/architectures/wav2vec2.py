@@ -18,7 +18,7 @@ from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
 from milbuild.layers.linear import add, joined_linear, linear
 from milbuild.layers.normalization import layer_norm
-from milbuild.weights import Cursor, Tensor
+from milbuild.weights import Cursor
 
 # Training: SpecAugment, dropout, the losses, and the quantizer of pretraining, whose tensors its checkpoints hold.
 TRAINING = """activation_dropout apply_spec_augment attention_dropout ctc_loss_reduction ctc_zero_infinity feat_proj_dropout
@@ -51,15 +51,10 @@ class Wav2Vec2:
     @staticmethod
     def shortest(config: Any, task: str) -> int:
         """Samples that make the frames a task needs: one, or those that a speaker's convolutions span and one more."""
-        size = 1
-        if task == "audio-xvector":
-            size = 2 + sum((k - 1) * d for k, d in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
-        if getattr(config, "add_adapter", False):
-            for _ in range(config.num_adapter_layers):
-                size = max(1, (size - 1) * config.adapter_stride + config.adapter_kernel_size - 2)
-        for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride, strict=True))):
-            size = (size - 1) * stride + kernel
-        return size
+        span = sum((k - 1) * d for k, d in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
+        adapter = [(config.adapter_kernel_size - 2, config.adapter_stride)] * config.num_adapter_layers
+        count = frames.needed(2 + span if task == "audio-xvector" else 1, adapter if config.add_adapter else [])
+        return frames.needed(count, reversed(sound.sizes(config)))
 
     def hidden_states(self, input_values: Var) -> Speech:
         """(B, S) -> (B, T, D), with the convolutions' features and every layer's states."""
@@ -67,8 +62,8 @@ class Wav2Vec2:
         x = sound.features(input_values, w / "feature_extractor", config)
         x, features = self.projection(x, w / "feature_projection")
         if self.cache.attention_mask is not None:
-            convolutions = zip(config.conv_kernel, config.conv_stride, strict=True)
-            lengths = frames.lengths(frames.samples(self.cache.attention_mask, w), convolutions, w / "lengths")
+            count = frames.samples(self.cache.attention_mask, w)
+            lengths = frames.lengths(count, sound.sizes(config), w / "lengths")
             seen = frames.visible(lengths, x, w / "visible")
             x = frames.silenced(x, seen, w / "silenced")
         w = w / "encoder"
@@ -88,19 +83,7 @@ class Wav2Vec2:
         return layer_norm(x, w, self.config.layer_norm_eps)
 
     def positions(self, x: Var, w: Cursor) -> Var:
-        """What a frame's neighbours say of its place; an even kernel sees one more of those before it."""
-        config, size = self.config, self.config.num_conv_pos_embeddings
-        groups, padding = config.num_conv_pos_embedding_groups, (size // 2, size - 1 - size // 2)
-        weight = self.position_weight(w / "conv", self.width, self.width // groups, size)
-        x = self.shifted(sound.turned(x, w / "channels"), w / "batch_norm")
-        x = sound.convolution(x, w / "conv", weight, True, padding=padding, groups=groups)
-        return sound.turned(activation(x, config.feat_extract_activation, w / "activation"), w)
-
-    def position_weight(self, w: Cursor, *shape: int) -> Tensor:
-        return sound.weight_norm(w, *shape)
-
-    def shifted(self, x: Var, w: Cursor) -> Var:
-        return x
+        return sound.positions(x, w, self.config, sound.weight_norm)
 
     def block(self, x: Var, w: Cursor, mask: Var | None) -> Var:
         stable, width = self.config.do_stable_layer_norm, getattr(self.config, "adapter_attn_dim", None)
@@ -113,9 +96,7 @@ class Wav2Vec2:
         if width is None:
             return add(x, y, w)
         x = add(x, y, w / "fed")
-        y = layer_norm(x, w / "adapter_layer.norm", sound.EPSILON)
-        y = activation(linear(y, w / "adapter_layer.linear_1", width), "relu", w / "adapter_layer.act_fn")
-        return add(x, linear(y, w / "adapter_layer.linear_2", self.width), w)
+        return add(x, sound.bottleneck(x, w / "adapter_layer", width), w)
 
     def attention(self, x: Var, w: Cursor, mask: Var | None) -> Var:
         heads, names = self.config.num_attention_heads, ("q_proj", "k_proj", "v_proj")
@@ -131,16 +112,10 @@ class Wav2Vec2:
 
     def adapted(self, speech: Speech, w: Cursor) -> Speech:
         """Behind the encoder, convolutions that leave fewer frames, if the configuration has them."""
-        config, x, lengths = self.config, speech.hidden, speech.lengths
-        size, stride, width = config.adapter_kernel_size, config.adapter_stride, config.output_hidden_size
-        layers = range(config.num_adapter_layers)
+        config, lengths, width = self.config, speech.lengths, self.config.output_hidden_size
         if not config.add_adapter:
             return speech
-        if width != self.width:
-            x = layer_norm(linear(x, w / "proj", width), w / "proj_layer_norm", sound.EPSILON)
-        x = sound.turned(x, w / "channels")
-        for i in layers:
-            x = sound.gated(x, w / f"layers.{i}", size, stride)
-        if lengths is not None:
-            lengths = frames.lengths(lengths, [(1, stride) for _ in layers], w / "lengths")  # whatever the kernel is
-        return speech._replace(hidden=sound.turned(x, w), lengths=lengths)
+        if lengths is not None:  # as transformers counts them, whatever the kernel is
+            strides = [(1, config.adapter_stride)] * config.num_adapter_layers
+            lengths = frames.lengths(lengths, strides, w / "lengths")
+        return speech._replace(hidden=sound.adapter(speech.hidden, w, config, width), lengths=lengths)

@@ -32,6 +32,13 @@ def lengths(steps: Var, convolutions: Iterable[tuple[int, int]], w: Cursor) -> V
     return mb.maximum(x=y, y=np.int32(1), name=w.name)
 
 
+def needed(count: int, convolutions: Iterable[tuple[int, int]]) -> int:
+    """The fewest steps of which (kernel, stride), the last first, leave `count`."""
+    for kernel, stride in convolutions:
+        count = max(1, (count - 1) * stride + kernel)
+    return count
+
+
 def visible(length: Var, x: Var, w: Cursor) -> Var:
     """Which frames of `x` (B, T, D) stand before `length` (B, 1): bool (B, T)."""
     if isinstance(x.shape[1], int):

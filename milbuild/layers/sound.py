@@ -3,6 +3,7 @@
 Inside a convolution the layout is (B, C, T): batch, channels, time; outside it is (B, T, D), as everywhere.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
 from milbuild.layers.activation import activation
-from milbuild.layers.linear import constant, like, mul, split
+from milbuild.layers.linear import constant, like, linear, mul, split
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Computed, Cursor, Tensor
 
@@ -54,7 +55,7 @@ def turned(x: Var, w: Cursor) -> Var:
 def weight_norm(w: Cursor, *shape: int) -> Tensor:
     """The weight (D, C, kernel) that torch's weight_norm over the kernel makes: v scaled to the length g at each place."""
 
-    def fold(g: np.ndarray, v: np.ndarray) -> np.ndarray:
+    def fold(g: np.ndarray, v: np.ndarray) -> Any:
         return g * v / np.sqrt(np.square(v).sum((0, 1), keepdims=True))
 
     w = w / "parametrizations.weight"
@@ -62,18 +63,18 @@ def weight_norm(w: Cursor, *shape: int) -> Tensor:
 
 
 def batch_norm(x: Var, w: Cursor, epsilon: float = EPSILON) -> Var:
-    """(B, C, T) -> (B, C, T), with the running mean and variance as one product and one sum.
+    """(B, T, D) -> (B, T, D), with the running mean and variance as one product and one sum.
 
     They are not folded into a convolution behind it: the zeros that it pads with are not shifted.
     """
-    shape = (1, x.shape[1], 1)
-    parts = [w.tensor(name, x.shape[1]) for name in ("weight", "bias", "running_mean", "running_var")]
+    shape = (x.shape[-1],)
+    parts = [w.tensor(name, *shape) for name in ("weight", "bias", "running_mean", "running_var")]
 
-    def scale(gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-        return (gamma / np.sqrt(variance + epsilon)).reshape(shape)
+    def scale(gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> Any:
+        return gamma / np.sqrt(variance + epsilon)
 
-    def shift(gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
-        return (beta - mean * gamma / np.sqrt(variance + epsilon)).reshape(shape)
+    def shift(gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> Any:
+        return beta - mean * gamma / np.sqrt(variance + epsilon)
 
     by = constant(Computed("scale", scale, shape, *parts), w, "scale")
     to = constant(Computed("shift", shift, shape, *parts), w, "shift")
@@ -87,6 +88,11 @@ def instance_norm(x: Var, w: Cursor) -> Var:
     """
     gamma, beta = (constant(w.tensor(name, x.shape[1]), w, name) for name in ("weight", "bias"))
     return mb.instance_norm(x=x, gamma=gamma, beta=beta, epsilon=like(x, EPSILON), name=w.name)
+
+
+def sizes(config: Any) -> list[tuple[int, int]]:
+    """(kernel, stride) of the convolutions that make frames of samples."""
+    return list(zip(config.conv_kernel, config.conv_stride, strict=True))
 
 
 def features(x: Var, w: Cursor, config: Any) -> Var:
@@ -110,7 +116,35 @@ def features(x: Var, w: Cursor, config: Any) -> Var:
     return x if steps else turned(x, w / "turned")
 
 
-def gated(x: Var, w: Cursor, kernel: int, stride: int) -> Var:
+def positions(x: Var, w: Cursor, config: Any, weight: Callable[..., Tensor]) -> Var:
+    """(B, T, D) -> (B, T, D): what a frame's neighbours say of its place, by a convolution whose `weight` is read so.
+
+    An even kernel sees one more of those before it.
+    """
+    size, width, groups = config.num_conv_pos_embeddings, x.shape[-1], config.num_conv_pos_embedding_groups
+    around, conv = (size // 2, size - 1 - size // 2), w / "conv"
+    x = turned(x, w / "channels")
+    x = convolution(x, conv, weight(conv, width, width // groups, size), True, padding=around, groups=groups)
+    return turned(activation(x, config.feat_extract_activation, w / "activation"), w)
+
+
+def bottleneck(x: Var, w: Cursor, width: int) -> Var:
+    """(B, T, D) -> (B, T, D) through fewer features: what adapts an attention block to a language."""
+    y = linear(layer_norm(x, w / "norm", EPSILON), w / "linear_1", width)
+    return linear(activation(y, "relu", w / "act_fn"), w / "linear_2", x.shape[-1])
+
+
+def adapter(x: Var, w: Cursor, config: Any, width: int) -> Var:
+    """(B, T, D) -> (B, T', width): gated convolutions one behind the other, which leave fewer frames."""
+    if width != x.shape[-1]:
+        x = layer_norm(linear(x, w / "proj", width), w / "proj_layer_norm", EPSILON)
+    x = turned(x, w / "channels")
+    for i in range(config.num_adapter_layers):
+        x = _gated(x, w / f"layers.{i}", config.adapter_kernel_size, config.adapter_stride)
+    return turned(x, w)
+
+
+def _gated(x: Var, w: Cursor, kernel: int, stride: int) -> Var:
     """(B, C, T) -> (B, C, T'): a convolution to twice the channels, whose second half opens and closes the first."""
     width = x.shape[1]
     weight = (w / "conv").tensor("weight", 2 * width, width, kernel)
@@ -126,5 +160,7 @@ def time_delay(x: Var, w: Cursor, width: int, kernel: int, dilation: int) -> Var
     def steps_last(weight: np.ndarray) -> np.ndarray:
         return weight.reshape(width, kernel, channels).transpose(0, 2, 1)
 
-    weight = Computed("steps last", steps_last, (width, channels, kernel), at.tensor("weight", width, kernel * channels))
+    weight = Computed(
+        "steps last", steps_last, (width, channels, kernel), at.tensor("weight", width, kernel * channels)
+    )
     return activation(convolution(x, at, weight, True, dilation=dilation), "relu", w / "activation")
