@@ -223,7 +223,7 @@ class _Graph:
         # iOS 15 takes and gives no float16.
         self.io_dtype = "float32" if plan.target == "iOS15" else plan.precision
         self.weights = Cursor(checkpoint, self.dtype, family.prefix)
-        self.processor = checkpoint.processor
+        self.checkpoint, self.processor = checkpoint, checkpoint.processor
         self.length = tokens
         self.tokens: Any = tokens if isinstance(tokens, int) else get_new_symbol()
         self.placeholders: dict[str, Any] = {}
@@ -471,8 +471,7 @@ class _Graph:
         return var
 
     def _output_feature(self, name: str, var: Var) -> Feature:
-        named = outputs.labels(self.config) if self.plan.task in outputs.LABELLED else []
-        spelled = f" Labels: {', '.join(named)}." if named and name != outputs.LABEL else ""
+        spelled = outputs.named(self.plan.task, self.config, self.checkpoint)
         if name == outputs.LABEL:
             return Feature(name, "label", None, TEXTS[name])
         if not types.is_tensor(var.sym_type):

@@ -219,7 +219,10 @@ def ctc(module: str) -> Head:
     """Frames (B, T, D) -> logits (B, T, V)."""
 
     def compute(family: Family, speech: Speech, inputs: Inputs) -> Outputs:
-        return {"logits": linear(speech.hidden, family.weights.root / module, family.config.vocab_size)}
+        size = family.config.vocab_size
+        if size is None:
+            raise Error("config.json has no vocab_size, the number of tokens that ctc scores", "Add it.")
+        return {"logits": linear(speech.hidden, family.weights.root / module, size)}
 
     return Head((module,), ("logits",), compute)
 
@@ -254,14 +257,13 @@ def xvector() -> Head:
     def compute(family: Family, speech: Speech, inputs: Inputs) -> Outputs:
         config, root = family.config, family.weights.root
         x = linear(_weighted(family, speech), root / "projector", config.tdnn_dim[0])
-        layers = list(zip(config.tdnn_dim, config.tdnn_kernel, config.tdnn_dilation, strict=True))
         x = sound.turned(x, root / "tdnn.channels")
-        for i, layer in enumerate(layers):
+        for i, layer in enumerate(sound.delays(config)):
             x = sound.time_delay(x, root / f"tdnn.{i}", *layer)
         x, lengths = sound.turned(x, root / "tdnn.turned"), speech.lengths
         if lengths is not None:
             # As transformers counts them: as if nothing were dilated.
-            lengths = frames.lengths(lengths, [(kernel, 1) for _, kernel, _ in layers], root / "tdnn.lengths")
+            lengths = frames.lengths(lengths, [(kernel, 1) for kernel in config.tdnn_kernel], root / "tdnn.lengths")
         x = frames.mean_and_deviation(x, _seen(x, lengths, root / "pooled"), root / "pooled")
         embeddings = linear(x, root / "feature_extractor", config.xvector_output_dim)
         return {

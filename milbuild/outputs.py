@@ -42,6 +42,17 @@ LABELLED = (
 )
 
 
+def named(task: str, config: Any, checkpoint: Any) -> str:
+    """What the numbers of a task's scores stand for, as a sentence of their description."""
+    if task in LABELLED:
+        return f" Labels: {', '.join(labels(config))}."
+    if task != "ctc":
+        return ""
+    found = {number: token for token, number in checkpoint.vocabulary.items() if type(number) is int}
+    complete = found.keys() == set(range(config.vocab_size))
+    return f" Tokens: {' '.join(found[i] for i in range(config.vocab_size))}" if complete else ""
+
+
 def labels(config: Any) -> list[str]:
     """The labels by their number; one that stands there twice gets a number behind it."""
     named = [str(config.id2label[i]) for i in sorted(config.id2label)]

@@ -1,10 +1,16 @@
 """Speech encoders against transformers: every flag, task, kind of length, mask and precision, every module's output."""
 
+import json
 import re
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import transformers
+from safetensors.torch import load_file, save_file
 
 import milbuild
 from milbuild import architectures, runtime
@@ -118,3 +124,126 @@ def test_targets(target: str, length: Any, task: str) -> None:
         model = milbuild.build(folder, task=task, target=target, precision=precision, **options)
         for name, (error, noise) in compare(model, folder, task, padded()).items():
             assert error <= 1e-5 if precision == "float32" else noise >= 55, name
+
+
+@pytest.mark.parametrize("flag", ["odd positions", "plain"])
+def test_old_names_of_weight_norm(flag: str, tmp_path: Path) -> None:
+    """Files of the hub call g and v of the positions' convolution weight_g and weight_v."""
+    folder = checkpoint("wav2vec2", "ctc", **SOUNDS["wav2vec2"].flags[flag])
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(folder / "model.safetensors")
+    names = {".parametrizations.weight.original0": ".weight_g", ".parametrizations.weight.original1": ".weight_v"}
+    old = {}
+    for name, tensor in tensors.items():
+        for new, spelled in names.items():
+            name = name.replace(new, spelled)
+        old[name] = tensor
+    assert len(old.keys() - tensors.keys()) == 2
+    save_file(old, tmp_path / "model.safetensors")
+    inputs = {"input_values": sound(1, 431)}
+    scores = [milbuild.build(each, sequence_length=431).predict(inputs)["token_scores"] for each in (folder, tmp_path)]
+    np.testing.assert_array_equal(*scores)
+    reports = milbuild.validate(milbuild.build(tmp_path, sequence_length=431, precision="float32"), tmp_path)
+    assert reports.passed
+
+
+@pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_packages_are_validated(model_type: str, task: str, masked: bool) -> None:
+    folder = checkpoint(model_type, task)
+    options = {"sequence_length": (431, 640), "batch_size": 2, "precision": "float32"}
+    report = milbuild.validate(milbuild.build(folder, attention_mask=masked, **options), folder)
+    assert report.passed
+    assert report.drift is not None
+    assert len(report.drift.errors) > 20
+    assert {row.case for row in report.rows} >= {"2 x 431 samples", "2 x 535 samples", "2 x 640 samples"}
+    assert any("padded" in row.case for row in report.rows) == masked
+
+
+def test_what_the_processor_says(tmp_path: Path) -> None:
+    shutil.copytree(checkpoint("wav2vec2", "ctc"), tmp_path, dirs_exist_ok=True)
+    model = milbuild.build(tmp_path)
+    assert list(model.input_description) == ["input_values"]
+    assert "(1, 7999, 61)" in model.output_description["token_scores"]  # 160000 samples, each frame of 30, 20 behind the last
+    processor = {"sampling_rate": 8000, "return_attention_mask": True}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    model = milbuild.build(tmp_path)
+    assert list(model.input_description) == ["input_values", "attention_mask"]
+    assert "80000 samples" in model.input_description["input_values"]
+
+
+def test_a_package_names_its_tokens(tmp_path: Path) -> None:
+    shutil.copytree(checkpoint("hubert", "ctc"), tmp_path, dirs_exist_ok=True)
+    vocabulary = {f"t{i}": i for i in range(61)}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    described = milbuild.build(tmp_path, sequence_length=431).output_description["token_scores"]
+    assert described.endswith(f"Tokens: {' '.join(vocabulary)}")
+    (tmp_path / "vocab.json").write_text(json.dumps({"eng": vocabulary}))  # a tokenizer of several languages
+    assert "Tokens" not in milbuild.build(tmp_path, sequence_length=431).output_description["token_scores"]
+
+
+def test_probabilities() -> None:
+    inputs = {"input_values": sound(1, 431)}
+    tokens = milbuild.build(checkpoint("wav2vec2", "ctc"), sequence_length=431, precision="float32").predict(inputs)
+    np.testing.assert_allclose(tokens["token_scores"].sum(-1), 1, rtol=1e-5)
+    folder = checkpoint("wav2vec2", "audio-frame-classification")
+    scores = milbuild.build(folder, sequence_length=431, precision="float32").predict(inputs)["frame_scores"]
+    raw = hf.forward(reference(folder, "audio-frame-classification"), inputs)["logits"]
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-raw)), rtol=1e-4, atol=1e-6)
+    for flags, total in ({}, 1.0), ({"num_labels": 1}, 1.0), ({"problem_type": "multi_label_classification"}, None):
+        folder = checkpoint("hubert", "audio-classification", **flags)
+        found = milbuild.build(folder, sequence_length=431, precision="float32").predict(inputs)
+        assert found["classLabel"] == max(found["probabilities"], key=found["probabilities"].get)
+        assert (abs(sum(found["probabilities"].values()) - 1) < 1e-5) == (total is not None)
+    regression = checkpoint("hubert", "audio-classification", problem_type="regression", num_labels=1)
+    assert list(milbuild.build(regression, sequence_length=431).predict(inputs)) == ["logits"]
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "options", "message"),
+    [
+        ("ctc", {}, {"sequence_length": 29}, "sequence_length is 29; ctc needs 30 samples"),
+        ("ctc", {}, {"sequence_length": (29, 99)}, "sequence_length is 29:99; ctc needs 30 samples"),
+        ("audio-xvector", {}, {"sequence_length": 120}, "audio-xvector needs 130 samples"),
+        ("ctc", {}, {"image_size": 30}, "wav2vec2 takes sound: it has no option image_size"),
+        ("ctc", {}, {"cache": "state"}, "ctc has no cache"),
+        ("ctc", {"feat_extract_norm": "batch"}, {}, "feat_extract_norm is 'batch'; known are group, layer"),
+        ("ctc", {"vocab_size": None}, {}, "config.json has no vocab_size"),
+        ("audio-classification", {"add_adapter": True}, {}, "audio-classification has no model with add_adapter: true"),
+        ("audio-frame-classification", {"add_adapter": True}, {}, "no model with add_adapter: true"),
+        (
+            "audio-xvector",
+            {"tdnn_kernel": [3, 2]},
+            {},
+            "tdnn_dim, tdnn_kernel and tdnn_dilation are of several lengths",
+        ),
+        ("ctc", {"conv_bias": True}, {}, "has no tensor wav2vec2.feature_extractor.conv_layers.0.conv.bias"),
+        ("ctc", {"conv_dim": [10, 12, 15]}, {}, "config.json asks for"),
+        ("ctc", {"conv_dim": [10, 12]}, {}, "is no configuration of wav2vec2"),
+    ],
+)
+def test_refusals(task: str, flags: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint("wav2vec2", task), tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | flags))
+    with pytest.raises(milbuild.Error, match=re.escape(message)):
+        milbuild.build(tmp_path, **({"sequence_length": 431} | options))
+
+
+def test_a_checkpoint_of_pretraining_serves_as_base_model(tmp_path: Path) -> None:
+    config = transformers.AutoConfig.for_model("wav2vec2", **SOUNDS["wav2vec2"].config)
+    transformers.Wav2Vec2ForPreTraining(config).save_pretrained(tmp_path)
+    model = milbuild.build(tmp_path, task="feature-extraction", sequence_length=431)
+    assert list(model.predict({"input_values": sound(1, 431)})) == ["last_hidden_state", "extract_features"]
+
+
+def test_a_bias_of_the_base_model_is_not_taken_for_a_head() -> None:
+    """A speaker's head is called feature_extractor, as the base model's convolutions are."""
+    folder = checkpoint("wav2vec2", "ctc", conv_bias=True)
+    other = checkpoint("wav2vec2", "ctc")
+    tensors = load_file(folder / "model.safetensors")
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copytree(other, name, dirs_exist_ok=True)
+        save_file(tensors, Path(name) / "model.safetensors")
+        with pytest.raises(milbuild.Error, match="has 3 tensors that its architecture does not use"):
+            milbuild.build(name, sequence_length=431)

@@ -51,7 +51,7 @@ class Wav2Vec2:
     @staticmethod
     def shortest(config: Any, task: str) -> int:
         """Samples that make the frames a task needs: one, or those that a speaker's convolutions span and one more."""
-        span = sum((k - 1) * d for k, d in zip(config.tdnn_kernel, config.tdnn_dilation, strict=True))
+        span = sum((kernel - 1) * dilation for _, kernel, dilation in sound.delays(config))
         adapter = [(config.adapter_kernel_size - 2, config.adapter_stride)] * config.num_adapter_layers
         count = frames.needed(2 + span if task == "audio-xvector" else 1, adapter if config.add_adapter else [])
         return frames.needed(count, reversed(sound.sizes(config)))

@@ -95,6 +95,16 @@ def sizes(config: Any) -> list[tuple[int, int]]:
     return list(zip(config.conv_kernel, config.conv_stride, strict=True))
 
 
+def delays(config: Any) -> list[tuple[int, int, int]]:
+    """(width, kernel, dilation) of the convolutions over frames that tell a speaker."""
+    fields = config.tdnn_dim, config.tdnn_kernel, config.tdnn_dilation
+    if len({len(field) for field in fields}) != 1:
+        raise Error(
+            f"tdnn_dim, tdnn_kernel and tdnn_dilation are of several lengths: {fields}", "Look into config.json."
+        )
+    return list(zip(*fields, strict=True))
+
+
 def features(x: Var, w: Cursor, config: Any) -> Var:
     """Samples (B, S) -> (B, T, C) by a row of convolutions, whose `feat_extract_norm` is that of each channel over time in
     the first (group) or that of each step in all (layer)."""

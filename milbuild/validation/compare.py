@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from milbuild import runtime
+from milbuild import architectures, runtime
 from milbuild.generation import Session
 from milbuild.model import Model
-from milbuild.options import INTERFACES, Plan
+from milbuild.options import INTERFACES, KINDS, Plan
 from milbuild.validation import reference
 from milbuild.validation.report import Drift, Report, Row
 
@@ -22,12 +22,11 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
     path = model.package_path
     plan = Plan.of(os.path.basename(path), model.user_defined_metadata)
     truth = reference.load(source, plan.task, revision)
-    vocabulary = truth.config.vocab_size
     random = np.random.default_rng(seed)
     report = Report(os.path.basename(path), os.fspath(source), plan)
     backends = ["float32", "declared"] + (["Core ML"] if core_ml else [])
     if plan.cache == "none":
-        for case in _calls(plan, vocabulary, truth.config.pad_token_id, random):
+        for case in _calls(plan, truth.config, random):
             expected = reference.forward(truth, case.inputs)
             if plan.logits == "last":
                 expected["logits"] = expected["logits"][:, -1:]
@@ -37,10 +36,10 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
                 outputs = _arrays(_predict(model, backend, _named(case.inputs, plan)))
                 for name, value in outputs.items():
                     report.rows.append(Row.of(case.name, backend, name, expected[name][case.rows], value[case.rows]))
-        report.drift = _drift(path, truth, plan, vocabulary, random)
+        report.drift = _drift(path, truth, plan, random)
     else:
         output = Session(model).output
-        for name, ids, chunks in _sequences(plan, vocabulary, random):
+        for name, ids, chunks in _sequences(plan, truth.config.vocab_size, random):
             expected = reference.forward(truth, {"input_ids": ids})[output][0]
             for backend in backends:
                 scores = _play(model, backend, ids[0], chunks)
@@ -57,37 +56,52 @@ class _Case:
     rows: Any = ...  # what of the outputs is compared: not the rows of padding
 
 
-def _calls(plan: Plan, vocabulary: int, pad: int | None, random: np.random.Generator) -> Iterator[_Case]:
-    length = plan.functions()["main"]
+def _kind(config: Any) -> str:
+    return KINDS[architectures.takes(architectures.find(config.model_type))[0]]
+
+
+def _random(plan: Plan, config: Any, length: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Token ids, or noise of unit variance as processors make it of sounds."""
+    if _kind(config) == "sound":
+        return {"input_values": random.standard_normal((plan.batch_size, length), np.float32)}
+    return {"input_ids": random.integers(0, config.vocab_size, (plan.batch_size, length), np.int32)}
+
+
+def _calls(plan: Plan, config: Any, random: np.random.Generator) -> Iterator[_Case]:
+    length, sound, pad = plan.functions()["main"], _kind(config) == "sound", config.pad_token_id
     if isinstance(length, tuple):
         lengths = sorted({length[0], (length[0] + length[1]) // 2, length[1]})
     else:
         lengths = sorted(length) if isinstance(length, list) else [length]
-    for tokens in lengths:
-        ids = random.integers(0, vocabulary, (plan.batch_size, tokens), np.int32)
-        name = f"{tokens} tokens" if plan.batch_size == 1 else f"{plan.batch_size} x {tokens} tokens"
-        if pad is not None and plan.task == "text-classification":
-            ids[ids == pad] = (pad + 1) % vocabulary
-        inputs = {"input_ids": ids}
+    for count in lengths:
+        inputs = _random(plan, config, count, random)
+        name = f"{count} {'samples' if sound else 'tokens'}"
+        name = name if plan.batch_size == 1 else f"{plan.batch_size} x {name}"
+        if not sound and pad is not None and plan.task == "text-classification":
+            ids = inputs["input_ids"]
+            ids[ids == pad] = (pad + 1) % config.vocab_size
         if not plan.attention_mask:
             yield _Case(name, inputs)
             continue
-        yield _Case(name, inputs | {"attention_mask": np.ones_like(ids)})
-        if tokens > 1:
+        mask = np.ones((plan.batch_size, count), np.int32)
+        yield _Case(name, inputs | {"attention_mask": mask})
+        mask = mask.copy()
+        if sound:
+            # What counts is how many samples there are, so there is padding behind a sound only.
+            mask[:, count - count // 3 :] = 0
+            if count - count // 3 >= architectures.find(config.model_type).shortest(config, plan.task):
+                yield _Case(f"{name}, padded on the right", inputs | {"attention_mask": mask})
+        elif count > 1:
             # A row that begins with padding attends to nothing in its first slots, where every implementation differs.
-            mask = np.ones_like(ids)
-            mask[:, : tokens // 3] = 0
+            mask[:, : count // 3] = 0
             whole = plan.logits == "last" or plan.task == "text-classification"
-            yield _Case(
-                f"{name}, padded on the left",
-                inputs | {"attention_mask": mask},
-                ... if whole else np.s_[:, tokens // 3 :],
-            )
+            rows = ... if whole else np.s_[:, count // 3 :]
+            yield _Case(f"{name}, padded on the left", inputs | {"attention_mask": mask}, rows)
 
 
 def _named(inputs: dict[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
     names = INTERFACES[plan.interface]
-    return {getattr(names, name): value for name, value in inputs.items()}
+    return {getattr(names, name, name): value for name, value in inputs.items()}
 
 
 def _sequences(plan: Plan, vocabulary: int, random: np.random.Generator) -> Iterator[tuple[str, np.ndarray, list[int]]]:
@@ -136,15 +150,15 @@ def _engine(model: Model, backend: str, function: str | None) -> Any:
     return runtime.load(model.package_path, function, backend)
 
 
-def _drift(path: str, truth: Any, plan: Plan, vocabulary: int, random: np.random.Generator) -> Drift | None:
+def _drift(path: str, truth: Any, plan: Plan, random: np.random.Generator) -> Drift | None:
     """Every landmark of one call, in float32 (is the graph right?) and as declared (what does precision cost?)."""
     length = plan.functions()["main"]
-    tokens = (
+    count = (
         length if isinstance(length, int) else min(length) if isinstance(length, list) else (length[0] + length[1]) // 2
     )
-    inputs = {"input_ids": random.integers(0, vocabulary, (plan.batch_size, tokens), np.int32)}
+    inputs = _random(plan, truth.config, count, random)
     if plan.attention_mask:
-        inputs["attention_mask"] = np.ones_like(inputs["input_ids"])
+        inputs["attention_mask"] = np.ones((plan.batch_size, count), np.int32)
     with reference.modules(truth) as expected:
         reference.forward(truth, inputs)
     drift = Drift()

@@ -97,6 +97,11 @@ class Checkpoint:
                 return found if part is None else found.get(part, found)
         return {}
 
+    @functools.cached_property
+    def vocabulary(self) -> dict[str, Any]:
+        """vocab.json as it stands, token by token; empty where there is none."""
+        return read_json(self.folder / "vocab.json") if (self.folder / "vocab.json").is_file() else {}
+
     def has(self, path: str, prefix: str) -> bool:
         """Whether the file has the parameter `path`, with or without the base model's prefix."""
         return self._key(path, prefix) is not None
