@@ -63,11 +63,12 @@ def build(
         task: one of `milbuild list`, or exporters' name for it; what the checkpoint was saved for by default, else
             text-generation.
         sequence_length: tokens in a call (samples, for sounds): a number, a range (lowest, highest), or a list of
-            numbers. 128 by default, with a cache 1.
+            numbers. 128 by default, with a cache 1, of sounds ten seconds.
         image_size: of pictures: the side of a square, or (height, width). The processor's or configuration's by default.
         batch_size: sequences in a call; more than one without a cache only.
         attention_mask: whether there is an input that marks padding (without a cache; `hf` with a cache always has it).
-            By default for models that look both ways. It can be left out of a call, which then has no padding.
+            By default for models that look both ways, and for sounds whose processor gives one. It can be left out of a
+            call, which then has no padding.
         token_type_ids: whether there is an input that tells the two texts of a pair apart; by default for tasks that
             take pairs. It can be left out of a call.
         num_choices: texts of a question in multiple-choice; config.num_labels by default.

@@ -2,14 +2,18 @@
 
 import json
 import re
+import runpy
 import shutil
 import tempfile
+import wave
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import milbuild
@@ -164,7 +168,9 @@ def test_what_the_processor_says(tmp_path: Path) -> None:
     shutil.copytree(checkpoint("wav2vec2", "ctc"), tmp_path, dirs_exist_ok=True)
     model = milbuild.build(tmp_path)
     assert list(model.input_description) == ["input_values"]
-    assert "(1, 7999, 61)" in model.output_description["token_scores"]  # 160000 samples, each frame of 30, 20 behind the last
+    assert (
+        "(1, 7999, 61)" in model.output_description["token_scores"]
+    )  # 160000 samples, each frame of 30, 20 behind the last
     processor = {"sampling_rate": 8000, "return_attention_mask": True}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     model = milbuild.build(tmp_path)
@@ -247,3 +253,82 @@ def test_a_bias_of_the_base_model_is_not_taken_for_a_head() -> None:
         save_file(tensors, Path(name) / "model.safetensors")
         with pytest.raises(milbuild.Error, match="has 3 tensors that its architecture does not use"):
             milbuild.build(name, sequence_length=431)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_example_transcribes(masked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint("wav2vec2", "ctc"), folder)
+    tokens = ["<pad>", "<unk>", "|", *(chr(ord("!") + number) for number in range(58))]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked)
+    processor = transformers.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
+    processor.save_pretrained(folder)
+    milbuild.build(folder, sequence_length=431, precision="float32").save(tmp_path / "model.mlpackage")
+    samples = (sound(400) * 3000).astype("<i2")
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(samples.tobytes())
+    script = Path(__file__).parents[1] / "examples" / "transcribe_ctc.py"
+    monkeypatch.setattr("sys.argv", ["", str(tmp_path / "model.mlpackage"), str(folder), str(tmp_path / "a.wav")])
+    runpy.run_path(str(script))
+    inputs = processor(
+        samples / np.float32(32768), sampling_rate=16000, padding="max_length", max_length=431, return_tensors="np"
+    )
+    assert ("attention_mask" in inputs) == masked
+    expected = processor.batch_decode(hf.forward(reference(folder, "ctc"), dict(inputs))["logits"].argmax(-1))[0]
+    assert len(expected) >= 5
+    assert capsys.readouterr().out.strip() == expected.strip()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=4),
+    st.integers(1, 9),
+    st.fixed_dictionaries(
+        {
+            "feat_extract_norm": st.sampled_from(["group", "layer"]),
+            "do_stable_layer_norm": st.booleans(),
+            "conv_bias": st.booleans(),
+            "num_hidden_layers": st.integers(1, 2),
+            "num_attention_heads": st.sampled_from([1, 3, 8]),
+        }
+    ),
+    st.integers(0, 200),
+    st.integers(0, 200),
+)
+def test_any_configuration_equals_transformers(
+    convolutions: list[tuple[int, int]], size: int, flags: dict[str, Any], more: int, fewer: int
+) -> None:
+    """Of any number of samples, padded or not: one division says how many frames all convolutions leave."""
+    kernels, strides = zip(*convolutions, strict=True)
+    sizes = {"conv_kernel": kernels, "conv_stride": strides, "conv_dim": [10, 11, 12, 13][: len(kernels)]}
+    folder = checkpoint("wav2vec2", "ctc", **sizes, **flags, num_conv_pos_embeddings=size)
+    truth = reference(folder, "ctc")
+    shortest = architectures.find("wav2vec2").shortest(truth.config, "ctc")
+    inputs = {
+        "input_values": sound(2, shortest + 5 + more),
+        "attention_mask": np.ones((2, shortest + 5 + more), np.int32),
+    }
+    inputs["attention_mask"][1, shortest + fewer :] = 0
+    options = {"sequence_length": (shortest, shortest + 205), "attention_mask": True, "batch_size": 2}
+    model = milbuild.build(folder, precision="float32", postprocess=False, **options)
+    expected = hf.forward(truth, inputs)["logits"]
+    assert difference(model.predict(inputs)["logits"], expected) <= 1e-5
+
+
+def test_a_mask_can_be_left_out_and_a_row_be_empty() -> None:
+    folder = checkpoint("wav2vec2", "audio-classification")
+    options = {"sequence_length": 431, "batch_size": 2, "postprocess": False, "precision": "float32"}
+    model = milbuild.build(folder, attention_mask=True, **options)
+    inputs = {"input_values": sound(2, 431)}
+    plain = hf.forward(reference(folder, "audio-classification"), inputs)["logits"]
+    assert difference(model.predict(inputs)["logits"], plain) <= 1e-5
+    mask = np.ones((2, 431), np.int32)
+    mask[1] = 0  # transformers takes the mean of all frames, which are no sound
+    logits = model.predict(inputs | {"attention_mask": mask})["logits"]
+    assert np.isfinite(logits).all()
+    assert difference(logits[:1], plain[:1]) <= 1e-5

@@ -91,11 +91,13 @@ class Checkpoint:
     @functools.cached_property
     def processor(self) -> dict[str, Any]:
         """preprocessor_config.json (or the part of processor_config.json) as it stands; empty where there is none."""
-        for name, part in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
-            if (self.folder / name).is_file():
-                found = read_json(self.folder / name)
-                return found if part is None else found.get(part, found)
-        return {}
+        if (self.folder / "preprocessor_config.json").is_file():
+            return read_json(self.folder / "preprocessor_config.json")
+        if not (self.folder / "processor_config.json").is_file():
+            return {}
+        found = read_json(self.folder / "processor_config.json")
+        parts = [found[part] for part in ("image_processor", "feature_extractor") if isinstance(found.get(part), dict)]
+        return parts[0] if parts else found
 
     @functools.cached_property
     def vocabulary(self) -> dict[str, Any]:
