@@ -435,7 +435,7 @@ class _Graph:
     def _cache(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cache:
         names, plan = self.names, self.plan
         longest = max(_ends(self.length if plan.context_length is None else plan.context_length))
-        tokens = self.tokens if self.kind == "text" else 0  # nothing else has positions of its own
+        tokens = 0 if self.kind == "sound" else self.tokens  # a family counts its frames itself
         if self.kind == "text" and not isinstance(self.length, int):
             tokens = _size(given["input_ids"], 1, "sequence_length")
         layers, _, _ = caches.shape(self.config) if plan.cache != "none" else (0, 0, 0)

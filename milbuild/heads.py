@@ -196,13 +196,14 @@ def span(module: str) -> Head:
 
 class Speech(NamedTuple):
     """What the hidden states of a speech encoder are: `hidden` (B, T, D), the `features` (B, T, C) its convolutions make if
-    they are an output, the `states` (B, T, D) before, between and behind its layers, and with a mask the frames that are no
-    padding, `lengths` (B, 1)."""
+    they are an output, the `states` (B, T, D) before, between and behind its layers, and with a mask the frames of these that
+    are no padding, `lengths` (B, 1). `behind` are (kernel, stride) of convolutions between the last state and `hidden`."""
 
     hidden: Var
     features: Var | None
     states: list[Var]
     lengths: Var | None
+    behind: list[tuple[int, int]]
 
 
 def speech_states() -> Head:
@@ -263,7 +264,8 @@ def xvector() -> Head:
         x, lengths = sound.turned(x, root / "tdnn.turned"), speech.lengths
         if lengths is not None:
             # As transformers counts them: as if nothing were dilated.
-            lengths = frames.lengths(lengths, [(kernel, 1) for kernel in config.tdnn_kernel], root / "tdnn.lengths")
+            counted = [*speech.behind, *((kernel, 1) for kernel in config.tdnn_kernel)]
+            lengths = frames.lengths(lengths, counted, root / "tdnn.lengths")
         x = frames.mean_and_deviation(x, _seen(x, lengths, root / "pooled"), root / "pooled")
         embeddings = linear(x, root / "feature_extractor", config.xvector_output_dim)
         return {

@@ -276,7 +276,7 @@ def _check_kind(
     if kind == "text":
         limit = family.longest(config) if hasattr(family, "longest") else config.max_position_embeddings
         _check_context(options, whole, limit)
-    if kind == "sound":
+    if takes[0] == "input_values":
         _check_samples(options, config, family, processor)
     if options["attention_mask"] is None:
         # A model that looks both ways would attend to padding; one that looks backwards never reaches it.

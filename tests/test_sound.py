@@ -1,5 +1,6 @@
 """Speech encoders against transformers: every flag, task, kind of length, mask and precision, every module's output."""
 
+import itertools
 import json
 import re
 import runpy
@@ -332,3 +333,27 @@ def test_a_mask_can_be_left_out_and_a_row_be_empty() -> None:
     logits = model.predict(inputs | {"attention_mask": mask})["logits"]
     assert np.isfinite(logits).all()
     assert difference(logits[:1], plain[:1]) <= 1e-5
+
+
+def test_a_speaker_behind_an_adapter() -> None:
+    folder = checkpoint("wav2vec2", "audio-xvector", add_adapter=True, num_adapter_layers=1)
+    options = {"sequence_length": 431, "batch_size": 3, "attention_mask": True, "precision": "float32"}
+    model = milbuild.build(folder, **options)
+    assert all(error <= 1e-5 for error, _ in compare(model, folder, "audio-xvector", padded()).values())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task", "flag"),
+    [
+        *((model_type, task, flag) for model_type, task in TASK_PAIRS for flag in ("plain", "all of XLS-R")),
+        ("wav2vec2", "ctc", "adapter"),
+        ("hubert", "ctc", "batch norm"),
+    ],
+)
+def test_no_operation_is_in_vain(model_type: str, task: str, flag: str) -> None:
+    folder = checkpoint(model_type, task, **SOUNDS[model_type].flags[flag])
+    for length, masked in itertools.product((431, (431, 640)), (False, True)):
+        model = milbuild.build(folder, sequence_length=length, attention_mask=masked)
+        read = {each for op in operations(model) for names in op.inputs.values() for each in names if type(each) is str}
+        read |= set(model.output_description)
+        assert [op.name for op in operations(model) if not read & {output.name for output in op.outputs}] == []

@@ -1,7 +1,6 @@
 """wav2vec 2.0, and every checkpoint with its config schema (XLS-R, MMS): sound in, one vector every 20 ms out.
 
-Convolutions make frames of samples; behind them a BERT-like encoder whose positions are a convolution over the frames.
-Norms stand before or behind attention and feed-forward (do_stable_layer_norm).
+Convolutions make frames of samples; behind them an encoder like BERT's, whose positions are a convolution over the frames.
 Reference: transformers/models/wav2vec2/modeling_wav2vec2.py.
 
 Shapes: B batch, S samples, T frames, C conv_dim[-1], D hidden_size, H num_attention_heads, E = D / H.
@@ -72,7 +71,7 @@ class Wav2Vec2:
         for i in range(config.num_hidden_layers):
             states.append(self.block(states[-1], w / f"layers.{i}", mask))
         x = self.norm(states[-1], w / "layer_norm") if config.do_stable_layer_norm else states[-1]
-        return self.adapted(Speech(x, features, states, lengths), self.weights / "adapter")
+        return self.adapted(Speech(x, features, states, lengths, []), self.weights / "adapter")
 
     def projection(self, x: Var, w: Cursor) -> tuple[Var, Var | None]:
         """(B, T, C) -> (B, T, D), and the features that are an output of the model."""
@@ -112,10 +111,8 @@ class Wav2Vec2:
 
     def adapted(self, speech: Speech, w: Cursor) -> Speech:
         """Behind the encoder, convolutions that leave fewer frames, if the configuration has them."""
-        config, lengths, width = self.config, speech.lengths, self.config.output_hidden_size
+        config, width = self.config, self.config.output_hidden_size
         if not config.add_adapter:
             return speech
-        if lengths is not None:  # as transformers counts them, whatever the kernel is
-            strides = [(1, config.adapter_stride)] * config.num_adapter_layers
-            lengths = frames.lengths(lengths, strides, w / "lengths")
-        return speech._replace(hidden=sound.adapter(speech.hidden, w, config, width), lengths=lengths)
+        counted = [(1, config.adapter_stride)] * config.num_adapter_layers  # by transformers, whatever the kernel is
+        return speech._replace(hidden=sound.adapter(speech.hidden, w, config, width), behind=counted)
