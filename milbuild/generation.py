@@ -26,6 +26,8 @@ class Session:
         if self.plan.task not in outputs:
             raise Error(f"the package is for {self.plan.task}; it takes a whole text in one call")
         self.output = outputs[self.plan.task]
+        if self.plan.outputs.get(self.output, ()) is None:
+            raise Error(f"the package was built without the output {self.output}")
         self.names = INTERFACES[self.plan.interface]
         self.models = {name: model.function(name) for name in self.plan.functions()}
         self.calls = dict.fromkeys(self.models, 0)
@@ -115,8 +117,7 @@ class Session:
 
     def _call(self, name: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
         self.calls[name] += 1
-        outputs: dict[str, np.ndarray] = self.models[name].predict(data, self.state)
-        return outputs
+        return self.plan.from_package(self.models[name].predict(self.plan.to_package(data), self.state))
 
     def _rows(self, logits: np.ndarray, size: int, count: int) -> np.ndarray:
         if self.plan.logits == "all" or size == 1:
@@ -130,12 +131,13 @@ class Session:
         growing = not isinstance(self.plan.context_length, int)
         slots = max(1, self.length) if growing else self.context - size
         for feature in self.models[name].interface.input:
-            if feature.name in (self.names.input_ids, self.names.attention_mask):
+            past = self.plan.input_of(feature.name)
+            if past in (self.names.input_ids, self.names.attention_mask):
                 continue
             _, heads, _, width = feature.type.multiArrayType.shape
-            data[feature.name] = np.zeros((1, heads, slots, width), np.float32)
+            data[past] = np.zeros((1, heads, slots, width), np.float32)
             if self.length:
-                data[feature.name][:, :, : self.length] = self.past[feature.name]
+                data[past][:, :, : self.length] = self.past[past]
         mask = np.zeros((1, slots + size), np.int32)
         mask[:, : self.length] = mask[:, slots : slots + count] = 1
         data[self.names.attention_mask] = mask

@@ -26,6 +26,7 @@ METADATA_KEY = "milbuild.options"
 KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound", "input_features": "sound"}
 # A sound's sequence_length where nothing is said, and its samples a second where the processor does not say them.
 SECONDS, SAMPLING_RATE = 10, 16000
+POOLINGS = ("mean", "cls")
 # Tasks whose texts come in pairs, which token_type_ids tell apart.
 PAIRS = ("text-classification", "question-answering", "multiple-choice", "next-sentence-prediction")
 
@@ -105,6 +106,16 @@ def spell_length(length: Length) -> str:
 
 
 @dataclass(frozen=True)
+class Output:
+    """What becomes of an output: another name, another description; `softmax=False` leaves the scores as the model gives
+    them, without what `postprocess` does to them."""
+
+    name: str | None = None
+    text: str | None = None
+    softmax: bool = True
+
+
+@dataclass(frozen=True)
 class Plan:
     """A build's options, complete and consistent; what a package's metadata holds.
 
@@ -122,7 +133,11 @@ class Plan:
     context_length: Length | None
     prefill_length: int | None
     logits: str
+    pooling: str | None
+    normalize: bool
     postprocess: bool
+    inputs: dict[str, str]
+    outputs: dict[str, Output | None]
     interface: str
     precision: str
     target: str
@@ -135,6 +150,8 @@ class Plan:
         name = options["task"] or tasks.guess(config.architectures, entry.tasks, entry.decoder)
         task, with_past = tasks.resolve(name, entry.tasks, config.model_type)
         options["task"] = task.name
+        options["inputs"] = _renamed_inputs(options["inputs"])
+        options["outputs"] = _changed_outputs(options["outputs"])
         cache = options["cache"] or ("io" if with_past else "none")
         _one_of("cache", cache, tasks.ALL_CACHES)
         if with_past and cache == "none":
@@ -167,6 +184,14 @@ class Plan:
         cached = self.cache != "none"
         if type(self.batch_size) is not int or self.batch_size < 1:
             raise Error(f"batch_size is {self.batch_size!r}; it is a whole number from 1")
+        if self.pooling is not None:
+            _one_of("pooling", self.pooling, POOLINGS)
+            if self.task != "feature-extraction" or self.image_size is not None or cached:
+                raise Error(
+                    "pooling makes one vector of a whole text: it belongs to feature-extraction without a cache"
+                )
+        elif self.normalize:
+            raise Error("normalize belongs to pooling, and pooling is none", f"Choose {' or '.join(POOLINGS)}.")
         if self.num_choices is not None and self.task != "multiple-choice":
             raise Error(f"num_choices belongs to multiple-choice, and the task is {self.task}")
         if self.num_choices is not None and (type(self.num_choices) is not int or self.num_choices < 1):
@@ -232,13 +257,34 @@ class Plan:
         main = 1 if self.sequence_length is None else self.sequence_length
         return {"main": main} | ({} if self.prefill_length is None else {"prefill": self.prefill_length})
 
+    def to_package(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs under the names that this package gave them."""
+        return {self.inputs.get(name, name): value for name, value in data.items()}
+
+    def input_of(self, name: str) -> str:
+        """The name that an input of this package has without renaming."""
+        return next((old for old, new in self.inputs.items() if new == name), name)
+
+    def from_package(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Outputs under the names that they have without renaming."""
+        names = {change.name: name for name, change in self.outputs.items() if change is not None and change.name}
+        return {names.get(name, name): value for name, value in outputs.items()}
+
+    @property
+    def raw(self) -> bool:
+        """Whether the package gives transformers' outputs as they are."""
+        return not self.postprocess or any(
+            change is not None and not change.softmax for change in self.outputs.values()
+        )
+
     def as_json(self) -> str:
         lengths: dict[str, Any] = {
             name: None if (value := getattr(self, name)) is None else spell_length(value)
             for name in ("sequence_length", "context_length")
         }
         size = None if self.image_size is None else spell_size(self.image_size)
-        return json.dumps(vars(self) | lengths | {"image_size": size}, sort_keys=True)
+        changes = {name: None if change is None else vars(change) for name, change in self.outputs.items()}
+        return json.dumps(vars(self) | lengths | {"image_size": size, "outputs": changes}, sort_keys=True)
 
     @classmethod
     def of(cls, package: str, metadata: Mapping[str, str]) -> "Plan":
@@ -251,6 +297,9 @@ class Plan:
             for name in ("sequence_length", "context_length"):
                 values[name] = None if values[name] is None else parse_length(values[name], name)
             values["image_size"] = None if values["image_size"] is None else parse_size(values["image_size"])
+            values["outputs"] = {
+                name: None if change is None else Output(**change) for name, change in values["outputs"].items()
+            }
             return cls(**values)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise Error(
@@ -322,6 +371,28 @@ def _image_size(given: Any, config: Any, processor: Mapping[str, Any]) -> tuple[
             "neither the checkpoint's processor nor its configuration says an image_size", "Give it: image_size=224."
         )
     return parse_size(list(found) if isinstance(found, list | tuple) else found)
+
+
+def _renamed_inputs(given: Any) -> dict[str, str]:
+    if not isinstance(given := given or {}, Mapping) or not all(_is_name(new) for new in given.values()):
+        raise Error(f"inputs is {given!r}", "It maps names of inputs to new ones: {'input_ids': 'tokens'}.")
+    return dict(given)
+
+
+def _changed_outputs(given: Any) -> dict[str, Output | None]:
+    """Outputs to change: a name, an `Output`, or None for one that is left out."""
+    if not isinstance(given := given or {}, Mapping):
+        raise Error(f"outputs is {given!r}", "It maps names of outputs to new ones: {'logits': 'scores'}.")
+    changes = {name: Output(change) if isinstance(change, str) else change for name, change in given.items()}
+    for name, change in changes.items():
+        if change is not None and not (isinstance(change, Output) and (change.name is None or _is_name(change.name))):
+            hint = "It is a new name of letters, digits and underscores, an Output, or None to leave it out."
+            raise Error(f"outputs has {given[name]!r} for {name}", hint)
+    return changes
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isidentifier()
 
 
 def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:

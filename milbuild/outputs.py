@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, mil_list, types
 
@@ -42,7 +43,7 @@ LABELLED = (
 )
 
 
-def named(task: str, config: Any, checkpoint: Any) -> str:
+def meanings(task: str, config: Any, checkpoint: Any) -> str:
     """What the numbers of a task's scores stand for, as a sentence of their description."""
     if task in LABELLED:
         return f" Labels: {', '.join(labels(config))}."
@@ -121,6 +122,40 @@ def _each(*pairs: tuple[str, str]) -> Callable[[Outputs, Any], Outputs]:
         }
 
     return compute
+
+
+def sentence_embedding(hidden: Var, attention_mask: Var | None, pooling: str, normalize: bool) -> Var:
+    """(B, T, D) -> (B, D): the mean of the tokens that are no padding, or the first token; of length 1 with `normalize`.
+
+    As sentence-transformers' modules Pooling and Normalize.
+    """
+    name, wide = "sentence", hidden.dtype
+    if pooling == "cls":
+        keep = [True, False, True]
+        squeeze = [False, True, False]
+        x = mb.slice_by_index(
+            x=hidden,
+            begin=[0, 0, 0],
+            end=[0, 1, 0],
+            begin_mask=keep,
+            end_mask=keep,
+            squeeze_mask=squeeze,
+            name=f"{name}_cls",
+        )
+    elif attention_mask is None:
+        x = mb.reduce_mean(x=hidden, axes=[1], name=f"{name}_mean")
+    else:
+        # Shares of the tokens first: a sum of hundreds of them is coarse in float16.
+        mask = mb.cast(x=attention_mask, dtype="fp16" if wide == types.fp16 else "fp32", name=f"{name}_mask")
+        count = mb.reduce_sum(x=mask, axes=[1], keep_dims=True, name=f"{name}_tokens")
+        shares = mb.expand_dims(x=mb.real_div(x=mask, y=count, name=f"{name}_shares"), axes=[1], name=f"{name}_weights")
+        x = mb.squeeze(x=mb.matmul(x=shares, y=hidden, name=f"{name}_sum"), axes=[1], name=f"{name}_mean")
+    if not normalize:
+        return x
+    x = _float32(x)  # squares of some dozens overflow float16
+    length = mb.reduce_l2_norm(x=x, axes=[-1], keep_dims=True, name=f"{name}_length")
+    x = mb.real_div(x=x, y=mb.maximum(x=length, y=np.float32(1e-12), name=f"{name}_at_least"), name=f"{name}_unit")
+    return x if wide == types.fp32 else mb.cast(x=x, dtype="fp16", name=f"{name}_unit_float16")
 
 
 POSTPROCESSES: dict[str, Callable[[Outputs, Any], Outputs]] = {

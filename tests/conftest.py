@@ -20,6 +20,7 @@ import pytest
 import torch
 import transformers
 
+from milbuild import architectures
 from milbuild.tasks import TASKS
 from tests.tiny import TABLE
 
@@ -47,7 +48,10 @@ def checkpoint(model_type: str = "gpt2", task: str = "text-generation", **flags:
 
 @functools.cache
 def _checkpoint(model_type: str, task: str, flags: str) -> Path:
-    config = transformers.AutoConfig.for_model(model_type, **TABLE[model_type].config | json.loads(flags))
+    fields = TABLE[model_type].config | json.loads(flags)
+    if task == "question-answering":
+        fields["num_labels"] = 2  # beginning and end
+    config = transformers.AutoConfig.for_model(model_type, **fields)
     torch.manual_seed(0)
     model = getattr(transformers, TASKS[task].auto).from_config(config)
     with torch.no_grad():
@@ -74,6 +78,23 @@ def tokens(*shape: int, seed: int = 0, vocabulary: int = 61) -> np.ndarray:
     """Random token ids, none of them the padding token."""
     ids = np.random.default_rng(seed).integers(0, vocabulary, shape, np.int32)
     return np.where(ids == 5, 6, ids).astype(np.int32)
+
+
+def inputs_of(model_type: str, task: str, *shape: int, padded: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
+    """Inputs of a text model: with token types if it takes them, and for multiple-choice 7 texts a question.
+
+    With `padded` the second row has padding on the right, the third on the left, where its first tokens attend to nothing.
+    """
+    batch, *count = shape
+    rows = (batch, 7) if task == "multiple-choice" else (batch,)
+    ids, mask = tokens(*rows, *count, seed=seed), np.ones((*rows, *count), np.int32)
+    if padded:
+        mask[1, ..., 8:] = mask[2, ..., :4] = 0
+    found = {"input_ids": np.where(mask, ids, 5).astype(np.int32)} | ({"attention_mask": mask} if padded else {})
+    if "token_type_ids" in architectures.takes(architectures.find(model_type)):
+        kinds = TABLE[model_type].config["type_vocab_size"]
+        found["token_type_ids"] = np.random.default_rng(seed + 1).integers(0, kinds, ids.shape, np.int32)
+    return found
 
 
 def difference(value: np.ndarray, expected: np.ndarray) -> float:

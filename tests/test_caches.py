@@ -88,14 +88,15 @@ def test_flags_with_a_cache(name: str, flags: dict, precision: str) -> None:
 
 
 SOME = ["state, prefill 4", "state, ranged", "swift", "io, fixed, prefill 4", "io, growing, ranged"]
-DECODERS = [name for name in TABLE if name != "gpt2" and architectures.SUPPORTED[name].decoder]
+DECODERS = [(name, {}) for name in TABLE if name != "gpt2" and architectures.SUPPORTED[name].decoder]
+DECODERS += [(name, {"is_decoder": True}) for name in ("bert", "roberta")]
 
 
 @pytest.mark.parametrize("name", SOME)
-@pytest.mark.parametrize("model_type", DECODERS)
-def test_every_decoder(model_type: str, name: str) -> None:
+@pytest.mark.parametrize(("model_type", "flags"), DECODERS, ids=lambda value: value if isinstance(value, str) else "")
+def test_every_decoder(model_type: str, flags: dict[str, Any], name: str) -> None:
     """Up to the end of the context, so that rings run round; then float16."""
-    folder = checkpoint(model_type)
+    folder = checkpoint(model_type, **flags)
     ids = tokens(29 if "swift" not in name else 28, seed=11)
     expected = hf.forward(reference(folder), {"input_ids": ids[None]})["logits"][0]
     session = Session(milbuild.build(folder, precision="float32", **BUILDS[name]))

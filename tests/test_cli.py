@@ -195,9 +195,11 @@ def test_build_takes_every_option(command: CommandLine, folder: Path, tmp_path: 
     """Each reaches the package: its metadata holds the plan."""
     options = (
         "--task feature-extraction --sequence-length 2:5 --batch-size 3 --attention-mask "
-        "--raw --precision float32 --target iOS16 --interface hf"
+        "--raw --inputs input_ids=tokens --outputs last_hidden_state=states:What_it_knows. "
+        "--precision float32 --target iOS16 --interface hf"
     )
-    result = command("build", folder / "c", "a", *options.split(), "--json", cwd=tmp_path)
+    arguments = [word.replace("What_it_knows", "What it knows") for word in options.split()]
+    result = command("build", folder / "c", "a", *arguments, "--json", cwd=tmp_path)
     assert result.code == 0, result.err
     plan = json.loads(json.loads(result.out)["metadata"]["milbuild.options"])
     assert plan == {
@@ -212,7 +214,11 @@ def test_build_takes_every_option(command: CommandLine, folder: Path, tmp_path: 
         "context_length": None,
         "prefill_length": None,
         "logits": "all",
+        "pooling": None,
+        "normalize": False,
         "postprocess": False,
+        "inputs": {"input_ids": "tokens"},
+        "outputs": {"last_hidden_state": {"name": "states", "text": "What it knows.", "softmax": True}},
         "interface": "hf",
         "precision": "float32",
         "target": "iOS16",

@@ -31,7 +31,7 @@ def test_every_field_is_accounted_for(model_type: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(Config, "__getattr__", spy)
     for task in architectures.SUPPORTED[model_type].tasks:
         milbuild.build(checkpoint(model_type, task), task=task, **SIZES[TABLE[model_type].kind])
-    if TABLE[model_type].kind == "text":
+    if architectures.SUPPORTED[model_type].decoder:
         milbuild.build(checkpoint(model_type), cache="state")
     family = architectures.find(model_type)
     config = type(transformers.AutoConfig.for_model(model_type))

@@ -209,6 +209,78 @@ GEMMA3 = Tiny(
     landmarks=(*_DECODER, "model.layers.*.pre_feedforward_layernorm", "model.layers.*.post_feedforward_layernorm"),
 )
 
+_ENCODER = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 52,
+    "max_position_embeddings": 29,
+    "type_vocab_size": 3,
+    "pad_token_id": 5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "num_labels": 7,
+}
+_ENCODER_FLAGS = {
+    "plain": {},
+    "untied": {"tie_word_embeddings": False},
+    "large epsilon": {"layer_norm_eps": 1e-2},
+    "relu": {"hidden_act": "relu"},
+    "gelu_new": {"hidden_act": "gelu_new"},
+    "one token type": {"type_vocab_size": 1},
+}
+_PARTS = ("", ".attention", ".attention.self", ".intermediate", ".output")
+
+
+def _encoder(model_type: str, prefix: str, operations: int, **config: Any) -> Tiny:
+    return Tiny(
+        model_type,
+        _ENCODER | config,
+        operations,
+        _ENCODER_FLAGS | {"decoder": {"is_decoder": True}},
+        (f"{prefix}.embeddings", *(f"{prefix}.encoder.layer.*{part}" for part in _PARTS)),
+    )
+
+
+BERT = _encoder("bert", "bert", operations=11 + 14 * 3)
+# Positions of a RoBERTa begin behind the padding's, 5.
+ROBERTA = _encoder("roberta", "roberta", operations=17 + 14 * 3, max_position_embeddings=35)
+XLM_ROBERTA = _encoder("xlm-roberta", "roberta", operations=17 + 14 * 3, max_position_embeddings=35)
+DISTILBERT = Tiny(
+    "distilbert",
+    {
+        "vocab_size": 61,
+        "dim": 24,
+        "n_layers": 3,
+        "n_heads": 4,
+        "hidden_dim": 52,
+        "max_position_embeddings": 29,
+        "pad_token_id": 5,
+        "num_labels": 7,
+    },
+    operations=10 + 14 * 3,
+    flags={"plain": {}, "untied": {"tie_word_embeddings": False}, "relu": {"activation": "relu"}},
+    landmarks=(
+        "distilbert.embeddings",
+        *(f"distilbert.transformer.layer.*{part}" for part in ("", ".attention", ".ffn", ".sa_layer_norm")),
+    ),
+)
+ALBERT = Tiny(
+    "albert",
+    # A layer that is called often makes all tokens alike: three calls of two groups, and no more.
+    _ENCODER | {"embedding_size": 20, "num_hidden_groups": 2, "inner_group_num": 1, "num_hidden_layers": 3},
+    operations=12 + 14 * 3,
+    flags={
+        **_ENCODER_FLAGS,
+        "one group": {"num_hidden_groups": 1, "inner_group_num": 1},
+        "a group a layer": {"num_hidden_groups": 3},
+        "two layers a group": {"num_hidden_layers": 2, "inner_group_num": 2},
+    },
+    # Its layers are called several times: no module's output is that of one of them.
+    landmarks=("albert.embeddings", "albert.encoder.embedding_hidden_mapping_in"),
+)
+
 # Of 431 samples three convolutions make 21 frames; of 30 one.
 _SPEECH = {
     "vocab_size": 61,
@@ -279,8 +351,9 @@ HUBERT = _speech(
     },
 )
 
-_ALL = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA3, WAV2VEC2, HUBERT)
-TABLE = {tiny.model_type: tiny for tiny in _ALL}
+_DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA3)
+_ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, ALBERT)
+TABLE = {tiny.model_type: tiny for tiny in (*_DECODERS, *_ENCODERS, WAV2VEC2, HUBERT)}
 TEXTS, SOUNDS = ({name: tiny for name, tiny in TABLE.items() if tiny.kind == kind} for kind in ("text", "sound"))
 # What a build of each kind is given where nothing depends on it.
 SIZES = {"text": {"sequence_length": 7}, "sound": {"sequence_length": 431}}

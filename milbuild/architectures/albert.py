@@ -16,7 +16,7 @@ from milbuild.weights import Cursor
 class Albert(Bert):
     prefix = "albert"
     only = {}
-    not_read = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob")
+    not_read = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "pad_token_id")
     ignored = (r"embeddings\.(position|token_type)_ids", r"pooler\.(weight|bias)", r"sop_classifier\..*")
 
     @staticmethod

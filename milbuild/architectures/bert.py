@@ -23,7 +23,10 @@ from milbuild.weights import Cursor
 class Bert:
     prefix = "bert"
     only = {"add_cross_attention": (False, "there is no encoder whose states it could attend to")}
-    not_read: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    not_read: tuple[str, ...] = (
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),  # training
+        "pad_token_id",  # the mask says what is padding
+    )
     ignored: tuple[str, ...] = (r"embeddings\.(position|token_type)_ids", r"pooler\.dense\.(weight|bias)")
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:

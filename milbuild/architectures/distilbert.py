@@ -17,8 +17,11 @@ from milbuild.weights import Cursor
 class DistilBert(Bert):
     prefix = "distilbert"
     only = {}
-    # sinusoidal_pos_embds: how the position table begins, before training
-    not_read = ("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout", "sinusoidal_pos_embds")
+    not_read = (
+        *("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout"),  # training
+        "sinusoidal_pos_embds",  # how the position table begins, before training
+        "pad_token_id",  # the mask says what is padding
+    )
     ignored = (r"embeddings\.position_ids",)
 
     @staticmethod

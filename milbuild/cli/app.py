@@ -114,10 +114,29 @@ def build(
     logits: Annotated[
         str, typer.Option(metavar="all|last", help="Scores of every token, or of the last only.")
     ] = options.LOGITS,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mean|cls", help="One vector for the whole text, in feature-extraction.", show_default=False
+        ),
+    ] = None,
+    normalize: Annotated[bool, typer.Option("--normalize", help="Divide that vector by its length.")] = False,
     raw: Annotated[
         bool,
         typer.Option("--raw", help="transformers' own outputs from plain tensors: no labels, softmax, image input."),
     ] = False,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NEW", help="Rename an input; repeatable.", show_default=False),
+    ] = None,
+    outputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NEW[:TEXT]",
+            help="Rename (logits=scores), describe (logits=:Text) or leave out (logits=) an output; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     interface: Annotated[
         str | None,
         typer.Option(
@@ -163,7 +182,11 @@ def build(
         context_length=None if context_length is None else options.parse_length(context_length, "context_length"),
         prefill_length=prefill_length,
         logits=logits,
+        pooling=pooling,
+        normalize=normalize,
         postprocess=not raw,
+        inputs=_pairs(inputs, "--inputs"),
+        outputs={name: _changed(text) for name, text in _pairs(outputs, "--outputs").items()},
         interface=interface,
         precision=precision,
         target=target,
@@ -321,6 +344,20 @@ def profile(
         found.plot(plot)
         _note(f"Wrote {plot}")
     _print(found.as_dict() if as_json else found)
+
+
+def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts or []]
+    for name, sign, _ in pairs:
+        if not name or not sign:
+            raise Error(f"{option} is {name!r}", f"Write the name and the new one: {option} logits=scores")
+    return {name: new for name, _, new in pairs}
+
+
+def _changed(text: str) -> options.Output | None:
+    """What stands behind `--outputs logits=`."""
+    name, _, described = text.partition(":")
+    return options.Output(name or None, described or None) if text else None
 
 
 def _shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,8 @@ from milbuild.options import INTERFACES, KINDS, Plan
 from milbuild.validation import reference
 from milbuild.validation.report import Drift, Report, Row
 
+# Tasks that give something of a whole text.
+WHOLE = ("text-classification", "multiple-choice", "next-sentence-prediction")
 CACHED_TOKENS = 48  # of a sequence that is played through a cache: enough for some prefills and decodes
 
 
@@ -30,10 +32,14 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
             expected = reference.forward(truth, case.inputs)
             if plan.logits == "last":
                 expected["logits"] = expected["logits"][:, -1:]
-            if plan.postprocess:
+            if plan.pooling is not None:
+                mask = case.inputs.get("attention_mask", np.ones_like(case.inputs["input_ids"]))
+                expected = reference.pooled(expected["last_hidden_state"], mask, plan.pooling, plan.normalize)
+            if not plan.raw:
                 expected = reference.postprocessed(plan.task, expected, truth.config)
             for backend in backends:
-                outputs = _arrays(_predict(model, backend, _named(case.inputs, plan)))
+                given = plan.to_package(_named(case.inputs, plan))
+                outputs = _arrays(plan.from_package(_predict(model, backend, given)))
                 for name, value in outputs.items():
                     report.rows.append(Row.of(case.name, backend, name, expected[name][case.rows], value[case.rows]))
         report.drift = _drift(path, truth, plan, random)
@@ -94,7 +100,7 @@ def _calls(plan: Plan, config: Any, random: np.random.Generator) -> Iterator[_Ca
         elif count > 1:
             # A row that begins with padding attends to nothing in its first slots, where every implementation differs.
             mask[:, : count // 3] = 0
-            whole = plan.logits == "last" or plan.task == "text-classification"
+            whole = plan.logits == "last" or plan.pooling is not None or plan.task in WHOLE
             rows = ... if whole else np.s_[:, count // 3 :]
             yield _Case(f"{name}, padded on the left", inputs | {"attention_mask": mask}, rows)
 
@@ -166,7 +172,7 @@ def _drift(path: str, truth: Any, plan: Plan, random: np.random.Generator) -> Dr
         engine = runtime.load(path, None, backend)
         names = reference.landmarks(expected, [op.name for op in engine.function.operations if op.type != "const"])
         engine.keep_only(names.values())
-        engine.predict(_named(inputs, plan))
+        engine.predict(plan.to_package(_named(inputs, plan)))
         for module, operation in names.items():
             value = engine.kept[operation]
             if value.shape == expected[module].shape:

@@ -52,6 +52,13 @@ def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value.float().numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 
+def pooled(states: np.ndarray, mask: np.ndarray, pooling: str, normalize: bool) -> dict[str, np.ndarray]:
+    """What sentence-transformers makes of hidden states (B, T, D)."""
+    x, weights = torch.from_numpy(states), torch.from_numpy(mask).float()[..., None]
+    vector = x[:, 0] if pooling == "cls" else (x * weights).sum(1) / weights.sum(1)
+    return {"sentence_embedding": (torch.nn.functional.normalize(vector) if normalize else vector).numpy()}
+
+
 def postprocessed(task: str, outputs: dict[str, np.ndarray], config: Any) -> dict[str, np.ndarray]:
     """What transformers' pipeline makes of the outputs of `forward`, by the names of a package that was built with it."""
     found = {name: torch.from_numpy(value) for name, value in outputs.items()}

@@ -1,0 +1,133 @@
+"""What users may change about a package's inputs and outputs, and what its outputs are made to say."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import milbuild
+from milbuild import Output
+from milbuild.generation import Session
+from milbuild.validation import reference as hf
+from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
+
+
+def test_names_and_descriptions() -> None:
+    model = milbuild.build(
+        checkpoint("bert", "feature-extraction"),
+        task="feature-extraction",
+        sequence_length=11,
+        precision="float32",
+        inputs={"input_ids": "tokens", "attention_mask": "seen"},
+        outputs={"last_hidden_state": Output("states", "What it knows."), "pooler_output": None},
+    )
+    assert [feature.name for feature in model.interface.input] == ["tokens", "seen"]
+    assert [(f.name, f.shortDescription) for f in model.interface.output] == [("states", "What it knows.")]
+    states = model.predict({"tokens": tokens(1, 11)})["states"]
+    truth = reference(checkpoint("bert", "feature-extraction"), "feature-extraction")
+    assert difference(states, hf.forward(truth, {"input_ids": tokens(1, 11)})["last_hidden_state"]) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"cache": "state", "prefill_length": 4}, {"cache": "io"}, {"cache": "io", "context_length": (1, 29)}, {}],
+    ids=str,
+)
+def test_renamed_packages_generate_and_validate(options: dict[str, Any]) -> None:
+    inputs = {"input_ids": "tokens"} | ({"past_key_values_0_key": "k0"} if options.get("cache") == "io" else {})
+    folder = checkpoint()
+    model = milbuild.build(folder, inputs=inputs, outputs={"logits": "scores"}, precision="float32", **options)
+    ids = tokens(9)
+    expected = hf.forward(reference(folder), {"input_ids": ids[None]})["logits"][0]
+    options.setdefault("cache", "none")
+    scores = Session(model).feed(ids.tolist())
+    assert difference(scores, expected) <= (2e-3 if options["cache"] == "state" else 1e-5)
+    assert milbuild.validate(model, folder).passed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"inputs": {"ids": "tokens"}}, "there is no input ids to rename; there are input_ids"),
+        ({"inputs": {"input_ids": "two words"}}, "inputs is {'input_ids': 'two words'}"),
+        ({"inputs": "tokens"}, "inputs is 'tokens'"),
+        ({"outputs": {"scores": "logits"}}, "there is no output scores to change; there are logits"),
+        ({"outputs": {"logits": None}}, "outputs leaves nothing"),
+        ({"outputs": {"logits": "input_ids"}}, "gives the name input_ids"),
+        ({"outputs": {"logits": 3}}, "outputs has 3 for logits"),
+        ({"outputs": ["logits"]}, "outputs is ['logits']"),
+        ({"cache": "state", "inputs": {"key_cache": "k"}}, "there is no input key_cache"),
+        ({"attention_mask": True, "inputs": {"input_ids": "attention_mask"}}, "two of them one name"),
+    ],
+    ids=str,
+)
+def test_changes_that_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(milbuild.Error) as error:
+        milbuild.build(checkpoint(), **options)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("text-classification", ["classLabel", "probabilities"]),
+        ("token-classification", ["token_scores"]),
+        ("question-answering", ["start_scores", "end_scores"]),
+        ("fill-mask", ["token_scores"]),
+        ("multiple-choice", ["probabilities"]),
+        ("next-sentence-prediction", ["probabilities"]),
+    ],
+)
+def test_what_pipelines_make_of_scores(task: str, names: list[str]) -> None:
+    folder = checkpoint("bert", task)
+    model = milbuild.build(folder, task=task, sequence_length=11, precision="float32")
+    inputs = inputs_of("bert", task, 1, 11)
+    given = {feature.name for feature in model.interface.input}
+    outputs = model.predict({name: value for name, value in inputs.items() if name in given})
+    assert list(outputs) == names
+    truth = reference(folder, task)
+    scores = list(hf.forward(truth, {name: value for name, value in inputs.items() if name in given}).values())
+    for value, score in zip([outputs[name] for name in names if name != "classLabel"], scores, strict=True):
+        shares = np.exp(score - score.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        found = np.array([list(value.values())]) if isinstance(value, dict) else value
+        assert difference(found.astype(np.float32), shares.astype(np.float32)) <= 1e-5
+    if task == "text-classification":
+        assert list(outputs["probabilities"]) == [f"LABEL_{i}" for i in range(7)]
+        assert outputs["classLabel"] == f"LABEL_{scores[0].argmax()}"
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression", "single_label_classification"])
+def test_the_problem_type_chooses_the_function(problem: str) -> None:
+    folder = checkpoint("bert", "text-classification", problem_type=problem)
+    model = milbuild.build(folder, sequence_length=11, batch_size=3, precision="float32", token_type_ids=False)
+    outputs = model.predict({"input_ids": tokens(3, 11)})
+    scores = hf.forward(reference(folder, "text-classification"), {"input_ids": tokens(3, 11)})["logits"]
+    if problem == "regression":
+        assert difference(outputs["logits"], scores) <= 1e-5
+    elif problem.startswith("multi"):
+        assert difference(outputs["probabilities"], 1 / (1 + np.exp(-scores))) <= 1e-5
+    else:
+        assert np.allclose(outputs["probabilities"].sum(-1), 1, atol=1e-6)
+
+
+def test_labels_that_stand_there_twice(tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("bert", "text-classification", num_labels=4), tmp_path / "c")
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(i): label for i, label in enumerate(["cat", "dog", "cat", "cat"])}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = milbuild.build(folder, sequence_length=11, precision="float32")
+    assert list(model.predict({"input_ids": tokens(1, 11)})["probabilities"]) == ["cat", "dog", "cat 2", "cat 3"]
+
+
+def test_scores_without_softmax() -> None:
+    folder = checkpoint("bert", "token-classification")
+    model = milbuild.build(
+        folder, sequence_length=11, precision="float32", outputs={"logits": Output("scores", softmax=False)}
+    )
+    scores = model.predict({"input_ids": tokens(1, 11)})["scores"]
+    expected = hf.forward(reference(folder, "token-classification"), {"input_ids": tokens(1, 11)})["logits"]
+    assert difference(scores, expected) <= 1e-5
