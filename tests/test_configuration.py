@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 import milbuild
@@ -14,8 +14,8 @@ from milbuild import architectures
 from milbuild.builder import Config
 from milbuild.layers.activation import ACTIVATIONS
 from milbuild.validation import reference as hf
-from tests.conftest import checkpoint, difference, reference, tokens
-from tests.tiny import SIZES, TABLE
+from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
+from tests.tiny import SIZES, TABLE, TEXTS
 
 
 @pytest.mark.parametrize("model_type", TABLE)
@@ -84,3 +84,40 @@ def test_any_configuration_equals_transformers(flags: dict[str, Any], count: int
     expected = hf.forward(reference(folder), inputs)["logits"]
     assert np.ptp(expected) > 0.1
     assert difference(model.predict(inputs)["logits"], expected) <= 1e-5
+
+
+# Drawn, not picked: any of a family's variations together. What transformers itself refuses is no configuration.
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
+    model_type = data.draw(st.sampled_from([name for name in TEXTS if name != "gpt2"]))
+    row = TABLE[model_type]
+    names = data.draw(st.lists(st.sampled_from(sorted(row.flags)), min_size=1, max_size=4, unique=True))
+    flags: dict[str, Any] = {}
+    for name in names:
+        flags |= row.flags[name]
+    task = data.draw(st.sampled_from(architectures.SUPPORTED[model_type].tasks))
+    count = data.draw(st.integers(1, 20))
+    try:
+        folder = checkpoint(model_type, task, **flags)
+        truth = reference(folder, task)
+        inputs = inputs_of(model_type, task, 2, count, seed=count)
+        if "token_type_ids" in inputs:
+            inputs["token_type_ids"] %= flags.get("type_vocab_size", row.config["type_vocab_size"])
+        expected = hf.forward(truth, inputs)
+    except (ValueError, RuntimeError, AssertionError, milbuild.Error):
+        reject()
+    options = {"token_type_ids": True} if "token_type_ids" in inputs else {}
+    model = milbuild.build(
+        folder,
+        task=task,
+        sequence_length=count,
+        batch_size=2,
+        precision="float32",
+        attention_mask=False,
+        postprocess=False,
+        **options,
+    )
+    for name, value in model.predict(inputs).items():
+        if np.ptp(expected[name]) > 0.05:
+            assert difference(value, expected[name]) <= 1e-5, name

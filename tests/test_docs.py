@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import milbuild
 from milbuild import architectures, options
 from milbuild.cli.app import app
+from tests import support
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -79,3 +80,7 @@ def test_documents_do_not_point_outside() -> None:
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         assert "../shared" not in path.read_text()
         assert "-facts.md" not in path.read_text()
+
+
+def test_the_page_of_what_is_supported_is_the_tables() -> None:
+    assert support.DOCUMENT.read_text("utf-8") == support.document(), "write it again: python -m tests.support"

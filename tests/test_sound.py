@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -357,3 +357,26 @@ def test_no_operation_is_in_vain(model_type: str, task: str, flag: str) -> None:
         read = {each for op in operations(model) for names in op.inputs.values() for each in names if type(each) is str}
         read |= set(model.output_description)
         assert [op.name for op in operations(model) if not read & {output.name for output in op.outputs}] == []
+
+
+# Drawn, not picked: any of a family's variations together. What transformers itself refuses is no configuration.
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
+    model_type, task = data.draw(st.sampled_from(TASK_PAIRS))
+    rows = SOUNDS[model_type].flags
+    names = data.draw(st.lists(st.sampled_from(sorted(rows)), min_size=1, max_size=4, unique=True))
+    flags: dict[str, Any] = {}
+    for name in names:
+        flags |= rows[name]
+    inputs = padded(len(names)) if data.draw(st.booleans()) else {"input_values": sound(3, 431)}
+    try:
+        folder = checkpoint(model_type, task, **flags)
+        expected = hf.forward(reference(folder, task), inputs)
+    except (ValueError, milbuild.Error):
+        reject()
+    options = {"sequence_length": 431, "batch_size": 3, "attention_mask": len(inputs) > 1, "postprocess": False}
+    model = milbuild.build(folder, task=task, precision="float32", **options)
+    for name, value in model.predict(inputs).items():
+        if np.ptp(expected[name]) > 0.05:
+            assert difference(value, expected[name]) <= 1e-5, name

@@ -1,0 +1,43 @@
+"""Writes docs/support.md from the tables that the tests run over: python -m tests.support
+
+A row stands there only if tests/tiny.py has it, and what it lists is what the tests compare with transformers.
+"""
+
+import sys
+from pathlib import Path
+
+from milbuild import architectures, tasks
+from tests.tiny import TABLE
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
+
+BEGINNING = """# What can be built, and what is proved of it
+
+Written by `python -m tests.support` from the tables that the tests run over; a test holds this page to them.
+
+Every line is compared with transformers' PyTorch model, eager, in float32, on perturbed weights: in float32 within 1e-5 of the
+output's range (2e-3 with a state), in float16 with a PSNR of at least 55 dB; every task at fixed, listed and ranged lengths
+and on every target, every module's output, every cache in parts of several sizes against one forward pass. *Variations* are
+configurations that change the graph, each proved in both precisions and drawn together at random. Fields of a configuration
+that no graph honours are refused by name.
+
+Caches: `io` keys and values as inputs and outputs, `state` Core ML states (iOS 18).
+"""
+
+
+def document() -> str:
+    lines = [BEGINNING]
+    for model_type, entry in sorted(architectures.SUPPORTED.items()):
+        row = TABLE[model_type]
+        lines += [f"## {model_type}\n", "| task | caches |", "|---|---|"]
+        for task in entry.tasks:
+            caches = ", ".join(f"`{cache}`" for cache in tasks.caches(task, entry.decoder))
+            lines.append(f"| {task} | {caches} |")
+        variations = ", ".join(name for name in row.flags if name != "plain")
+        lines.append(f"\nVariations: {variations}.\n" if variations else "")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document(), "utf-8")
+    print(f"{DOCUMENT}: {len(architectures.SUPPORTED)} model types", file=sys.stderr)
