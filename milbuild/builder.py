@@ -20,6 +20,7 @@ from milbuild.options import (
     BATCH_SIZE,
     IMAGE,
     INTERFACES,
+    KINDS,
     LOGITS,
     METADATA_KEY,
     PRECISION,
@@ -30,7 +31,7 @@ from milbuild.options import (
     Plan,
     spell_length,
 )
-from milbuild.outputs import LABEL, LABELLED, TEXTS, labels, postprocessed, preview, sentence_embedding
+from milbuild.outputs import LABEL, TEXTS, meanings, postprocessed, preview, sentence_embedding
 from milbuild.package.writer import Description, Dimension, Feature, lower
 from milbuild.weights import Checkpoint, Cursor
 
@@ -69,12 +70,12 @@ def build(
         task: one of `milbuild list`, or exporters' name for it; what the checkpoint was saved for by default, else
             text-generation.
         sequence_length: tokens in a call (samples, for sounds): a number, a range (lowest, highest), or a list of
-            numbers. 128 by default, with a cache 1.
+            numbers. 128 by default, with a cache 1, of sounds ten seconds.
         image_size: of pictures: the side of a square, or (height, width). The processor's or configuration's by default.
         batch_size: sequences in a call; more than one without a cache only.
         attention_mask: whether there is an input that marks padding (without a cache; `hf` with a cache always has it).
-            By default for models that look both ways. With a fixed length it can be left out of a call, which then has no
-            padding.
+            By default for models that look both ways, and for sounds whose processor gives one. With a fixed length it can
+            be left out of a call, which then has no padding.
         token_type_ids: whether there is an input that tells the two texts of a pair apart; by default for tasks that
             take pairs. With a fixed length it can be left out of a call, which then has one text.
         num_choices: texts of a question in multiple-choice; config.num_labels by default.
@@ -232,11 +233,12 @@ class _Graph:
     def __init__(self, plan: Plan, tokens: Length, checkpoint: Checkpoint, config: Config, family: type[Any]) -> None:
         self.plan, self.config, self.family = plan, config, family
         self.names = INTERFACES[plan.interface]
+        self.kind = KINDS[architectures.takes(family)[0]]
         self.dtype = np.dtype(plan.precision)
         # iOS 15 takes and gives no float16.
         self.io_dtype = "float32" if plan.target == "iOS15" else plan.precision
         self.weights = Cursor(checkpoint, self.dtype, family.prefix)
-        self.processor = checkpoint.processor
+        self.checkpoint, self.processor = checkpoint, checkpoint.processor
         self.length = tokens
         self.tokens: Any = tokens if isinstance(tokens, int) else get_new_symbol()
         self.placeholders: dict[str, Any] = {}
@@ -255,6 +257,8 @@ class _Graph:
             given = {name: inputs.get(self._named(name)) for name in taken}
             if "pixel_values" in taken:
                 given["pixel_values"] = self._picture(inputs)
+            if "input_values" in taken:
+                given["input_values"] = self._arithmetic(inputs["input_values"])
             named = inputs
             if self.plan.num_choices is not None:
                 named = {name: self._as_batch(var) for name, var in named.items()}
@@ -397,6 +401,11 @@ class _Graph:
         text = "1 for a patch that is hidden from the model, row by row. Optional: 0 everywhere."
         self._input("bool_masked_pos", "int32", shape, shape, text, default=0)
 
+    def _declare_input_values(self) -> None:
+        shape, described = self._per_token()
+        text = f"Sound as the checkpoint's processor makes it, {spell_length(self.length)} samples a call."
+        self._input("input_values", self.io_dtype, shape, described, text, axis=len(shape) - 1)
+
     def _picture(self, inputs: dict[str, Var]) -> Var:
         """pixel_values, of which the processor's part is done in the graph where an image comes in."""
         if IMAGE not in inputs:
@@ -413,7 +422,10 @@ class _Graph:
         """The inputs and states that the cache asks for: what is padding, what came before."""
         plan = self.plan
         if plan.cache == "none" and plan.attention_mask:
-            self._declare_beside_tokens("attention_mask", "1 for a token, 0 for padding, which no token attends to.", 1)
+            text = "1 for a token, 0 for padding, which no token attends to."
+            if self.kind == "sound":
+                text = "1 for a sample, 0 for padding behind the sound, which no frame attends to."
+            self._declare_beside_tokens("attention_mask", text, 1)
         if plan.cache == "io":
             self._declare_past()
         if plan.cache == "state":
@@ -490,8 +502,8 @@ class _Graph:
     def _cache(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cache:
         names, plan = self.names, self.plan
         longest = max(_ends(self.length if plan.context_length is None else plan.context_length))
-        tokens = self.tokens
-        if not isinstance(self.length, int):
+        tokens = 0 if self.kind == "sound" else self.tokens  # a family counts its frames itself
+        if self.kind == "text" and not isinstance(self.length, int):
             tokens = _size(given["input_ids"], 1, "sequence_length")
         layers, _, _ = caches.shape(self.config) if plan.cache != "none" else (0, 0, 0)
         if plan.cache == "io":
@@ -527,8 +539,7 @@ class _Graph:
         return var
 
     def _output_feature(self, name: str, var: Var) -> Feature:
-        named = labels(self.config) if self.plan.task in LABELLED else []
-        spelled = f" Labels: {', '.join(named)}." if named and name != LABEL else ""
+        spelled = meanings(self.plan.task, self.config, self.checkpoint)
         if name == LABEL:
             return Feature(name, "label", None, TEXTS[name])
         if not types.is_tensor(var.sym_type):
@@ -539,7 +550,9 @@ class _Graph:
 
     def _output_shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
         dimensions = [d if isinstance(d, int) else None for d in var.shape]
-        spelled = ", ".join("tokens" if d is None else str(d) for d in dimensions)
+        spelled = ", ".join(
+            ("frames" if self.kind == "sound" else "tokens") if d is None else str(d) for d in dimensions
+        )
         return (None if None in dimensions else tuple(d for d in dimensions if d is not None)), f"({spelled})"
 
     def _present(self, cache: Cache) -> list[tuple[str, Var, Feature]]:

@@ -27,6 +27,8 @@ METADATA_KEY = "milbuild.options"
 
 # What a model takes, by the first of its inputs.
 KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound", "input_features": "sound"}
+# A sound's sequence_length where nothing is said, and its samples a second where the processor does not say them.
+SECONDS, SAMPLING_RATE = 10, 16000
 POOLINGS = ("mean", "cls")
 # Tasks whose texts come in pairs, which token_type_ids tell apart.
 PAIRS = ("text-classification", "question-answering", "multiple-choice", "next-sentence-prediction")
@@ -326,6 +328,8 @@ def _check_kind(
     if kind == "text":
         limit = family.longest(config) if hasattr(family, "longest") else config.max_position_embeddings
         _check_context(options, whole, limit)
+    if takes[0] == "input_values":
+        _check_samples(options, config, family, processor)
     if options["attention_mask"] is None:
         # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
         both_ways = family.bidirectional(config) if hasattr(family, "bidirectional") else False
@@ -428,6 +432,21 @@ def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
     prefill = options["prefill_length"]
     if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= highest):
         raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
+
+
+def _check_samples(options: dict[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> None:
+    """The samples of a sound, against what a frame needs, and whether padding is marked."""
+    length = options["sequence_length"]
+    if length is None:
+        length = SECONDS * processor.get("sampling_rate", SAMPLING_RATE)
+    options["sequence_length"] = length = parse_length(length, "sequence_length")
+    shortest, needed = length if isinstance(length, int) else min(length), family.shortest(config, options["task"])
+    if shortest < needed:
+        hint = "sequence_length counts the samples of a call, 16000 a second."
+        raise Error(f"sequence_length is {spell_length(length)}; {options['task']} needs {needed} samples", hint)
+    if options["attention_mask"] is None:
+        # Whether a checkpoint was trained with a mask or with zeros behind a sound, its processor says.
+        options["attention_mask"] = bool(processor.get("return_attention_mask", False))
 
 
 def _one_of(option: str, value: Any, known: Any) -> None:

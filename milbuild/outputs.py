@@ -35,6 +35,9 @@ TEXTS = {
     "scores": "Probability of each label for each box.",
     "boxes": "Boxes in pixels of the picture: left, top, right, bottom.",
     CLASS_LABELS: "The number of the most likely label of each pixel.",
+    "frame_scores": "Probability of each label at each frame; several can be true at once.",
+    "extract_features": "What the convolutions make of the sound, normalized, before the encoder.",
+    "embeddings": "A vector of who speaks; the cosine of two says whether it is the same person.",
     "sentence_embedding": "One vector for the whole text.",
     LABEL: "The most likely label.",
     PROBABILITIES: "Probability of each label.",
@@ -50,6 +53,17 @@ LABELLED = (
     "semantic-segmentation",
     "object-detection",
 )
+
+
+def meanings(task: str, config: Any, checkpoint: Any) -> str:
+    """What the numbers of a task's scores stand for, as a sentence of their description."""
+    if task in LABELLED:
+        return f" Labels: {', '.join(labels(config))}."
+    if task != "ctc":
+        return ""
+    found = {number: token for token, number in checkpoint.vocabulary.items() if type(number) is int}
+    complete = found.keys() == set(range(config.vocab_size))
+    return f" Tokens: {' '.join(found[i] for i in range(config.vocab_size))}" if complete else ""
 
 
 def labels(config: Any) -> list[str]:
@@ -86,10 +100,10 @@ def postprocessed(task: str, outputs: Outputs, config: Any, size: tuple[int, int
     return POSTPROCESSES[task](outputs, config) if task in POSTPROCESSES else outputs
 
 
-def _classifier(outputs: Outputs, config: Any) -> Outputs:
+def _classifier(outputs: Outputs, config: Any, alone: bool = True) -> Outputs:
     """A label with the probabilities of all as Core ML's classifiers give them; a batch's as an array; a regression's
-    values stay."""
-    function = _function(config)
+    values stay. `alone`: a single label is true or not."""
+    function = _function(config, alone)
     if function is None:
         return outputs
     scores = function(outputs["logits"], "label_probabilities")
@@ -101,11 +115,21 @@ def _classifier(outputs: Outputs, config: Any) -> Outputs:
     return {LABEL: label, PROBABILITIES: chances}
 
 
-def _function(config: Any) -> Callable[[Var, str], Var] | None:
-    """softmax, sigmoid or nothing, as transformers' classification pipelines choose (pipelines/text_classification.py)."""
+def _sound_classifier(outputs: Outputs, config: Any) -> Outputs:
+    """As the pipeline for sounds has it, which takes softmax of a single label, too."""
+    return _classifier(outputs, config, alone=False)
+
+
+def _frames(outputs: Outputs, config: Any) -> Outputs:
+    """Each label by itself: several people may speak at once (transformers documents its models so)."""
+    return {"frame_scores": mb.sigmoid(x=outputs["logits"], name="frame_scores")}
+
+
+def _function(config: Any, alone: bool) -> Callable[[Var, str], Var] | None:
+    """softmax, sigmoid or nothing, as transformers' classification pipelines choose (pipelines/*_classification.py)."""
     if config.problem_type == "regression":
         return None
-    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+    if config.problem_type == "multi_label_classification" or (alone and config.num_labels == 1):
         return lambda x, name: mb.sigmoid(x=x, name=name)
     return softmax
 
@@ -191,7 +215,9 @@ OF_PICTURES: dict[str, Callable[[Outputs, tuple[int, int]], Outputs]] = {
 POSTPROCESSES: dict[str, Callable[[Outputs, Any], Outputs]] = {
     "text-classification": _classifier,
     "image-classification": _classifier,
-    "audio-classification": _classifier,
+    "audio-classification": _sound_classifier,
+    "audio-frame-classification": _frames,
+    "ctc": _each(("logits", "token_scores")),
     "token-classification": _each(("logits", "token_scores")),
     "fill-mask": _each(("logits", "token_scores")),
     "multiple-choice": _each(("logits", PROBABILITIES)),

@@ -10,7 +10,8 @@ from milbuild import architectures, runtime
 from milbuild.generation import Session
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
-from tests.tiny import GPT2, TABLE
+from tests.tiny import GPT2
+from tests.tiny import TEXTS as TABLE
 
 # Keys and values in a state are float16 whatever the rest is.
 LIMITS = {"io": 1e-5, "state": 2e-3}

@@ -134,7 +134,7 @@ def test_targets(target: str, precision: str, length) -> None:
         model, folder, "text-generation", {"input_ids": tokens(3, 7), "attention_mask": mask}, rows=mask.astype(bool)
     )["logits"]
     assert error <= 1e-5 if precision == "float32" else noise >= 55
-    fused = "scaled_dot_product_attention" in {op.type for op in _operations(model)}
+    fused = "scaled_dot_product_attention" in {op.type for op in operations(model)}
     assert fused == (TARGETS[target] >= TARGETS["iOS18"])
 
 
@@ -190,10 +190,10 @@ def test_operations_stay_few(model_type: str) -> None:
         sequence_length=11,
         attention_mask=False,
     )
-    assert len(_operations(model)) <= TABLE[model_type].operations
+    assert len(operations(model)) <= TABLE[model_type].operations
 
 
-def _operations(model: milbuild.Model) -> list:
+def operations(model: milbuild.Model) -> list:
     from milbuild.package.reader import Package
 
     return [op for op in Package(model.package_path).function().operations if op.type != "const"]

@@ -51,6 +51,7 @@ _ENCODER = (
 )
 
 _PICTURES = ("image-classification", "feature-extraction")
+_SPEECH = ("feature-extraction", "ctc", "audio-classification")
 
 SUPPORTED = {
     "albert": Entry("albert:Albert", _ENCODER),
@@ -59,6 +60,7 @@ SUPPORTED = {
     "distilbert": Entry("distilbert:DistilBert", _ENCODER),
     "gemma3_text": Entry("gemma3_text:Gemma3", DECODER[:3], decoder=True),
     "gpt2": Entry("gpt2:GPT2", DECODER, decoder=True),
+    "hubert": Entry("hubert:Hubert", _SPEECH),
     "llama": Entry("llama:Llama", DECODER, decoder=True),
     "mistral": Entry("mistral:Mistral", DECODER, decoder=True),
     "mobilenet_v2": Entry("mobilenet_v2:MobileNetV2", (*_PICTURES, "semantic-segmentation")),
@@ -69,6 +71,7 @@ SUPPORTED = {
     "segformer": Entry("segformer:Segformer", ("semantic-segmentation", "image-classification", "feature-extraction")),
     "smollm3": Entry("smollm3:SmolLM3", DECODER, decoder=True),
     "vit": Entry("vit:ViT", (*_PICTURES, "masked-im")),
+    "wav2vec2": Entry("wav2vec2:Wav2Vec2", (*_SPEECH, "audio-frame-classification", "audio-xvector")),
     "xlm-roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
     "yolos": Entry("yolos:Yolos", ("object-detection", "feature-extraction")),
 }

@@ -55,7 +55,7 @@ def build(
         str | None,
         typer.Option(
             metavar="64|1:128|16,32,64",
-            help="Tokens (or samples of sound) in a call: fixed, a range, or a list. (default: 128, with a cache 1)",
+            help="Tokens (or samples of sound) in a call: fixed, a range, or a list. (default: 128, with a cache 1; 10 seconds)",
             show_default=False,
         ),
     ] = None,

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from milbuild import runtime
+from milbuild import architectures, runtime
 from milbuild.generation import Session
 from milbuild.model import Model
-from milbuild.options import IMAGE, INTERFACES, Plan
+from milbuild.options import IMAGE, INTERFACES, KINDS, Plan
 from milbuild.outputs import CLASS_LABELS
 from milbuild.validation import reference
 from milbuild.validation.report import Drift, Report, Row
@@ -33,8 +33,8 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
     if plan.cache == "none":
         processor = reference.processor(source, revision) if _takes_image(model, plan) else None
         if plan.image_size is None:
-            cases = list(_calls(plan, truth.config.vocab_size, truth.config.pad_token_id, random))
-            typical = _typical(plan, truth.config.vocab_size, random)
+            cases = list(_calls(plan, truth.config, random))
+            typical = _typical(plan, truth, random)
         else:
             cases = [_pictures(model, plan, processor, random)]
             typical = cases[0].first(plan)
@@ -138,32 +138,47 @@ def picture(size: tuple[int, int], random: np.random.Generator) -> Any:
     return Image.fromarray(np.ascontiguousarray(pixels[:height, :width]))
 
 
-def _calls(plan: Plan, vocabulary: int, pad: int | None, random: np.random.Generator) -> Iterator[_Case]:
-    length = plan.functions()["main"]
+def _kind(config: Any) -> str:
+    return KINDS[architectures.takes(architectures.find(config.model_type))[0]]
+
+
+def _random(plan: Plan, config: Any, length: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Token ids, or noise of unit variance as processors make it of sounds."""
+    if _kind(config) == "sound":
+        return {"input_values": random.standard_normal((plan.batch_size, length), np.float32)}
+    return {"input_ids": random.integers(0, config.vocab_size, (plan.batch_size, length), np.int32)}
+
+
+def _calls(plan: Plan, config: Any, random: np.random.Generator) -> Iterator[_Case]:
+    length, sound, pad = plan.functions()["main"], _kind(config) == "sound", config.pad_token_id
     if isinstance(length, tuple):
         lengths = sorted({length[0], (length[0] + length[1]) // 2, length[1]})
     else:
         lengths = sorted(length) if isinstance(length, list) else [length]
-    for tokens in lengths:
-        ids = random.integers(0, vocabulary, (plan.batch_size, tokens), np.int32)
-        name = f"{tokens} tokens" if plan.batch_size == 1 else f"{plan.batch_size} x {tokens} tokens"
-        if pad is not None and plan.task == "text-classification":
-            ids[ids == pad] = (pad + 1) % vocabulary
-        inputs = {"input_ids": ids}
+    for count in lengths:
+        inputs = _random(plan, config, count, random)
+        name = f"{count} {'samples' if sound else 'tokens'}"
+        name = name if plan.batch_size == 1 else f"{plan.batch_size} x {name}"
+        if not sound and pad is not None and plan.task == "text-classification":
+            ids = inputs["input_ids"]
+            ids[ids == pad] = (pad + 1) % config.vocab_size
         if not plan.attention_mask:
             yield _Case(name, inputs)
             continue
-        yield _Case(name, inputs | {"attention_mask": np.ones_like(ids)})
-        if tokens > 1:
+        mask = np.ones((plan.batch_size, count), np.int32)
+        yield _Case(name, inputs | {"attention_mask": mask})
+        mask = mask.copy()
+        if sound:
+            # What counts is how many samples there are, so there is padding behind a sound only.
+            mask[:, count - count // 3 :] = 0
+            if count - count // 3 >= architectures.find(config.model_type).shortest(config, plan.task):
+                yield _Case(f"{name}, padded on the right", inputs | {"attention_mask": mask})
+        elif count > 1:
             # A row that begins with padding attends to nothing in its first slots, where every implementation differs.
-            mask = np.ones_like(ids)
-            mask[:, : tokens // 3] = 0
+            mask[:, : count // 3] = 0
             whole = plan.logits == "last" or plan.pooling is not None or plan.task in WHOLE
-            yield _Case(
-                f"{name}, padded on the left",
-                inputs | {"attention_mask": mask},
-                ... if whole else np.s_[:, tokens // 3 :],
-            )
+            rows = ... if whole else np.s_[:, count // 3 :]
+            yield _Case(f"{name}, padded on the left", inputs | {"attention_mask": mask}, rows)
 
 
 def _named(inputs: dict[str, np.ndarray], plan: Plan) -> dict[str, np.ndarray]:
@@ -221,15 +236,15 @@ def _engine(model: Model, backend: str, function: str | None) -> Any:
     return runtime.load(model.package_path, function, backend)
 
 
-def _typical(plan: Plan, vocabulary: int, random: np.random.Generator) -> _Case:
+def _typical(plan: Plan, truth: Any, random: np.random.Generator) -> _Case:
     """A call of middle length without padding."""
     length = plan.functions()["main"]
-    tokens = (
+    count = (
         length if isinstance(length, int) else min(length) if isinstance(length, list) else (length[0] + length[1]) // 2
     )
-    inputs = {"input_ids": random.integers(0, vocabulary, (plan.batch_size, tokens), np.int32)}
+    inputs = _random(plan, truth.config, count, random)
     if plan.attention_mask:
-        inputs["attention_mask"] = np.ones_like(inputs["input_ids"])
+        inputs["attention_mask"] = np.ones((plan.batch_size, count), np.int32)
     return _Case("", inputs)
 
 

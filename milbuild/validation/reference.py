@@ -110,12 +110,16 @@ def postprocessed(
     if task in ("text-classification", "image-classification", "audio-classification"):
         if config.problem_type == "regression":
             return outputs
-        several = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        alone = config.num_labels == 1 and task != "audio-classification"
+        several = config.problem_type == "multi_label_classification" or alone
         logits = found.pop("logits")
         found["probabilities"] = logits.sigmoid() if several else logits.softmax(-1)
+    if task == "audio-frame-classification":
+        found["frame_scores"] = found.pop("logits").sigmoid()
     for name, renamed in {
         "token-classification": {"logits": "token_scores"},
         "fill-mask": {"logits": "token_scores"},
+        "ctc": {"logits": "token_scores"},
         "multiple-choice": {"logits": "probabilities"},
         "next-sentence-prediction": {"logits": "probabilities"},
         "question-answering": {"start_logits": "start_scores", "end_logits": "end_scores"},

@@ -26,6 +26,8 @@ HUB_FILES = ["*.safetensors", "*.json", "README.md", "tokenizer*", "*.model", "v
 RENAMES = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
+    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
 )
 
 _PREFIX = ((re.compile(r"^transformer\."), "model."),)  # the class for question-answering calls its base model so
@@ -117,11 +119,18 @@ class Checkpoint:
     @functools.cached_property
     def processor(self) -> dict[str, Any]:
         """preprocessor_config.json (or the part of processor_config.json) as it stands; empty where there is none."""
-        for name, part in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
-            if (self.folder / name).is_file():
-                found = read_json(self.folder / name)
-                return found if part is None else found.get(part, found)
-        return {}
+        if (self.folder / "preprocessor_config.json").is_file():
+            return read_json(self.folder / "preprocessor_config.json")
+        if not (self.folder / "processor_config.json").is_file():
+            return {}
+        found = read_json(self.folder / "processor_config.json")
+        parts = [found[part] for part in ("image_processor", "feature_extractor") if isinstance(found.get(part), dict)]
+        return parts[0] if parts else found
+
+    @functools.cached_property
+    def vocabulary(self) -> dict[str, Any]:
+        """vocab.json as it stands, token by token; empty where there is none."""
+        return read_json(self.folder / "vocab.json") if (self.folder / "vocab.json").is_file() else {}
 
     def has(self, path: str, prefix: str) -> bool:
         """Whether the file has the parameter `path`, with or without the base model's prefix."""

@@ -1,0 +1,118 @@
+"""wav2vec 2.0, and every checkpoint with its config schema (XLS-R, MMS): sound in, one vector every 20 ms out.
+
+Convolutions make frames of samples; behind them an encoder like BERT's, whose positions are a convolution over the frames.
+Reference: transformers/models/wav2vec2/modeling_wav2vec2.py.
+
+Shapes: B batch, S samples, T frames, C conv_dim[-1], D hidden_size, H num_attention_heads, E = D / H.
+"""
+
+from typing import Any
+
+from coremltools.converters.mil.mil import Var
+
+from milbuild.caches import Cache
+from milbuild.heads import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
+from milbuild.layers import frames, sound
+from milbuild.layers.activation import activation
+from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
+from milbuild.layers.linear import add, joined_linear, linear
+from milbuild.layers.normalization import layer_norm
+from milbuild.weights import Cursor
+
+# Training: SpecAugment, dropout, the losses, and the quantizer of pretraining, whose tensors its checkpoints hold.
+TRAINING = """activation_dropout apply_spec_augment attention_dropout ctc_loss_reduction ctc_zero_infinity feat_proj_dropout
+final_dropout hidden_dropout layerdrop mask_feature_length mask_feature_min_masks mask_feature_prob mask_time_length
+mask_time_min_masks mask_time_prob pad_token_id""".split()
+PRETRAINING = """codevector_dim contrastive_logits_temperature diversity_loss_weight feat_quantizer_dropout num_negatives
+num_codevector_groups num_codevectors_per_group proj_codevector_dim""".split()
+
+
+class Wav2Vec2:
+    prefix = "wav2vec2"
+    only: dict[str, tuple[Any, str]] = {}
+    not_read: tuple[str, ...] = (*TRAINING, *PRETRAINING)
+    ignored: tuple[str, ...] = (
+        *("masked_spec_embed", r"quantizer\..*", r"project_(hid|q)\.(weight|bias)", r"objective\.weight"),  # training
+        *("layer_weights", r"feature_extractor\.(weight|bias)"),  # of heads; the base model has modules of such names
+    )
+    heads = {
+        "feature-extraction": speech_states(),
+        "ctc": ctc("lm_head"),
+        "audio-classification": pooled_frames("projector", "classifier"),
+        "audio-frame-classification": per_frame("classifier"),
+        "audio-xvector": xvector(),
+    }
+
+    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
+        self.config, self.weights, self.cache = config, weights, cache
+        self.width = config.hidden_size
+
+    @staticmethod
+    def shortest(config: Any, task: str) -> int:
+        """Samples that make the frames a task needs: one, or those that a speaker's convolutions span and one more."""
+        span = sum((kernel - 1) * dilation for _, kernel, dilation in sound.delays(config))
+        adapter = [(config.adapter_kernel_size - 2, config.adapter_stride)] * config.num_adapter_layers
+        count = frames.needed(2 + span if task == "audio-xvector" else 1, adapter if config.add_adapter else [])
+        return frames.needed(count, reversed(sound.sizes(config)))
+
+    def hidden_states(self, input_values: Var) -> Speech:
+        """(B, S) -> (B, T, D), with the convolutions' features and every layer's states."""
+        config, w, seen, lengths = self.config, self.weights, None, None
+        x = sound.features(input_values, w / "feature_extractor", config)
+        x, features = self.projection(x, w / "feature_projection")
+        if self.cache.attention_mask is not None:
+            count = frames.samples(self.cache.attention_mask, w)
+            lengths = frames.lengths(count, sound.sizes(config), w / "lengths")
+            seen = frames.visible(lengths, x, w / "visible")
+            x = frames.silenced(x, seen, w / "silenced")
+        w = w / "encoder"
+        x, mask = add(x, self.positions(x, w / "pos_conv_embed"), w / "placed"), padding_mask(seen, w)
+        states = [x if config.do_stable_layer_norm else self.norm(x, w / "layer_norm")]
+        for i in range(config.num_hidden_layers):
+            states.append(self.block(states[-1], w / f"layers.{i}", mask))
+        x = self.norm(states[-1], w / "layer_norm") if config.do_stable_layer_norm else states[-1]
+        return self.adapted(Speech(x, features, states, lengths, []), self.weights / "adapter")
+
+    def projection(self, x: Var, w: Cursor) -> tuple[Var, Var | None]:
+        """(B, T, C) -> (B, T, D), and the features that are an output of the model."""
+        features = self.norm(x, w / "layer_norm")
+        return linear(features, w / "projection", self.width), features
+
+    def norm(self, x: Var, w: Cursor) -> Var:
+        return layer_norm(x, w, self.config.layer_norm_eps)
+
+    def positions(self, x: Var, w: Cursor) -> Var:
+        return sound.positions(x, w, self.config, sound.weight_norm)
+
+    def block(self, x: Var, w: Cursor, mask: Var | None) -> Var:
+        stable, width = self.config.do_stable_layer_norm, getattr(self.config, "adapter_attn_dim", None)
+        y = self.norm(x, w / "layer_norm") if stable else x
+        x = add(x, self.attention(y, w / "attention", mask), w / "residual")
+        if not stable:
+            x = self.norm(x, w / "layer_norm")
+            return self.norm(add(x, self.mlp(x, w / "feed_forward"), w / "fed"), w / "final_layer_norm")
+        y = self.mlp(self.norm(x, w / "final_layer_norm"), w / "feed_forward")
+        if width is None:
+            return add(x, y, w)
+        x = add(x, y, w / "fed")
+        return add(x, sound.bottleneck(x, w / "adapter_layer", width), w)
+
+    def attention(self, x: Var, w: Cursor, mask: Var | None) -> Var:
+        heads, names = self.config.num_attention_heads, ("q_proj", "k_proj", "v_proj")
+        x = joined_linear(x, [(w / name, self.width) for name in names], w)
+        q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
+        y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
+        return linear(merge_heads(y, w), w / "out_proj", self.width)
+
+    def mlp(self, x: Var, w: Cursor) -> Var:
+        x = linear(x, w / "intermediate_dense", self.config.intermediate_size)
+        x = activation(x, self.config.hidden_act, w / "intermediate_act_fn")
+        return linear(x, w / "output_dense", self.width)
+
+    def adapted(self, speech: Speech, w: Cursor) -> Speech:
+        """Behind the encoder, convolutions that leave fewer frames, if the configuration has them."""
+        config, width = self.config, self.config.output_hidden_size
+        if not config.add_adapter:
+            return speech
+        counted = [(1, config.adapter_stride)] * config.num_adapter_layers  # by transformers, whatever the kernel is
+        return speech._replace(hidden=sound.adapter(speech.hidden, w, config, width), behind=counted)
