@@ -110,8 +110,7 @@ class Segformer:
         """(B, D, H, W) of the last stage so far."""
         return picture(*stages[-1], self.weights / f"stages.{len(stages) - 1}")
 
-    def mean(self, stages: list[Stage]) -> Var:
-        """(B, D)."""
+    def mean(self, stages: list[Stage]) -> Var:  # (B, D)
         return mb.reduce_mean(x=stages[-1][0], axes=[1], keep_dims=False, name=(self.weights / "mean").name)
 
     heads = {
