@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import milbuild
-from milbuild import architectures, options
+from milbuild import options
 from milbuild.cli.app import app
 from tests import support
 
@@ -67,13 +67,6 @@ def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), f"{document} links to {target}"
-
-
-def test_model_types_are_named() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert not [name for name in architectures.SUPPORTED if f"`{name}`" not in text], (
-        "the README's last part names them"
-    )
 
 
 def test_documents_do_not_point_outside() -> None:

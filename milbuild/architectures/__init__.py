@@ -64,6 +64,7 @@ SUPPORTED = {
     "llama": Entry("llama:Llama", DECODER, decoder=True),
     "mistral": Entry("mistral:Mistral", DECODER, decoder=True),
     "mobilenet_v2": Entry("mobilenet_v2:MobileNetV2", (*_PICTURES, "semantic-segmentation")),
+    "opt": Entry("opt:OPT", (*DECODER[:3], "question-answering"), decoder=True),
     "qwen2": Entry("qwen2:Qwen2", DECODER, decoder=True),
     "qwen3": Entry("qwen3:Qwen3", DECODER, decoder=True),
     "resnet": Entry("resnet:ResNet", _PICTURES),

@@ -11,13 +11,15 @@ from milbuild.weights import Computed, Cursor, Joined
 SMALLEST_EPSILON = 1e-7
 
 
-def layer_norm(x: Var, w: Cursor, epsilon: float, name: str | None = None) -> Var:
-    """(..., D) -> (..., D), over the last axis, with the scale and shift of `w`, whose name it bears by default."""
+def layer_norm(x: Var, w: Cursor, epsilon: float, name: str | None = None, affine: bool = True) -> Var:
+    """(..., D) -> (..., D), over the last axis, with the scale and shift of `w`, whose name it bears by default; without
+    `affine` it has none."""
     width = x.shape[-1]
     if x.dtype == types.fp16:
         epsilon = max(epsilon, SMALLEST_EPSILON)
-    gamma, beta = (constant(w.tensor(name, width), w, name) for name in ("weight", "bias"))
-    return mb.layer_norm(x=x, axes=[-1], gamma=gamma, beta=beta, epsilon=like(x, epsilon), name=name or w.name)
+    parameters = (("gamma", "weight"), ("beta", "bias")) if affine else ()
+    values = {which: constant(w.tensor(parameter, width), w, parameter) for which, parameter in parameters}
+    return mb.layer_norm(x=x, axes=[-1], epsilon=like(x, epsilon), name=name or w.name, **values)
 
 
 def rms_norm(x: Var, w: Cursor, epsilon: float, offset: float = 0.0) -> Var:

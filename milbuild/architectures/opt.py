@@ -1,0 +1,92 @@
+"""OPT: GPT-2's skeleton with ReLU, separate projections and positions that count from 2 what the mask shows.
+
+Norms in front of each half, or behind it (350m, which is also narrower at both ends).
+Reference: transformers/models/opt/modeling_opt.py.
+
+Shapes: B batch, T tokens in this call, S key slots, D hidden_size, H num_attention_heads, E = D / H.
+"""
+
+from typing import Any
+
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Var
+
+from milbuild.caches import Cache
+from milbuild.heads import last_token, span, states, tied
+from milbuild.layers.activation import activation
+from milbuild.layers.attention import Positions, attention, causal_mask, merge_heads, split_heads
+from milbuild.layers.linear import add, embedding, joined_linear, linear
+from milbuild.layers.normalization import layer_norm
+from milbuild.weights import Cursor
+
+FIRST = 2  # the table's row of the first token
+
+
+class OPT:
+    prefix = "model"
+    only: dict[str, tuple[Any, str]] = {}
+    not_read = ("dropout", "attention_dropout", "layerdrop", "init_std")  # training
+    ignored: tuple[str, ...] = ()
+    heads = {
+        "feature-extraction": states(),
+        "text-generation": tied("lm_head", to="decoder.embed_tokens"),
+        "text-classification": last_token("score"),
+        "question-answering": span("qa_outputs"),
+    }
+
+    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
+        self.config, self.weights, self.cache = config, weights, cache
+        self.width = config.hidden_size
+
+    def hidden_states(self, input_ids: Var) -> Var:
+        """int32 (B, T) -> (B, T, word_embed_proj_dim)."""
+        config, cache, w = self.config, self.cache, self.weights / "decoder"
+        narrow = config.word_embed_proj_dim
+        x = embedding(input_ids, w / "embed_tokens", config.vocab_size, narrow)
+        if narrow != self.width:
+            x = linear(x, w / "project_in", self.width, bias=False)
+        rows = config.max_position_embeddings + FIRST
+        x = add(x, embedding(self.positions(w), w / "embed_positions", rows, self.width), w / "placed")
+        mask = causal_mask(cache.query_positions, cache.key_positions(), w)
+        for i in range(config.num_hidden_layers):
+            x = self.block(x, w / f"layers.{i}", i, mask)
+        if config.do_layer_norm_before and not config._remove_final_layer_norm:
+            x = self.norm(x, w / "final_layer_norm")
+        return x if narrow == self.width else linear(x, w / "project_out", narrow, bias=False)
+
+    def positions(self, w: Cursor) -> Positions:
+        """Rows of the table: padding has the one before the first."""
+        mask, before = self.cache.attention_mask, self.cache.query_positions
+        if mask is not None:
+            counted = mb.mul(x=mb.cumsum(x=mask, axis=1, name=f"{w.name}_counted"), y=mask, name=f"{w.name}_filled")
+            return mb.add(x=counted, y=np.int32(FIRST - 1), name=f"{w.name}_positions")
+        if isinstance(before, np.ndarray):
+            return before + FIRST
+        return mb.add(x=before, y=np.int32(FIRST), name=f"{w.name}_positions")
+
+    def norm(self, x: Var, w: Cursor) -> Var:
+        return layer_norm(x, w, 1e-5, affine=self.config.layer_norm_elementwise_affine)
+
+    def block(self, x: Var, w: Cursor, i: int, mask: Var | None) -> Var:
+        before = self.config.do_layer_norm_before
+        y = self.norm(x, w / "self_attn_layer_norm") if before else x
+        x = add(x, self.attention(y, w / "self_attn", i, mask), w / "residual")
+        x = x if before else self.norm(x, w / "self_attn_layer_norm")
+        y = self.mlp(self.norm(x, w / "final_layer_norm") if before else x, w)
+        return add(x, y, w) if before else self.norm(add(x, y, w / "mlp_residual"), w / "final_layer_norm")
+
+    def attention(self, x: Var, w: Cursor, i: int, mask: Var | None) -> Var:
+        heads, bias = self.config.num_attention_heads, self.config.enable_bias
+        x = joined_linear(x, [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")], w, bias)
+        q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
+        k, v = self.cache.update(i, k, v)  # (B, H, S, E)
+        y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
+        return linear(merge_heads(y, w), w / "out_proj", self.width, bias)
+
+    def mlp(self, x: Var, w: Cursor) -> Var:
+        bias = self.config.enable_bias
+        x = activation(
+            linear(x, w / "fc1", self.config.ffn_dim, bias), self.config.activation_function, w / "activation_fn"
+        )
+        return linear(x, w / "fc2", self.width, bias)
