@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from milbuild.runtime import recurrent
 from tests.runtime.witness import Fault, arrays, close, play, witness
+
+pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")
 
 FUNCTIONS = {
     "tanh": np.tanh,
@@ -34,6 +36,12 @@ def sizes(data: Any) -> tuple[int, int, int, int]:
 
 def in_order(steps: list[np.ndarray], output_sequence: bool) -> np.ndarray:
     return np.stack(steps if output_sequence else steps[-1:])
+
+
+def bounded(*expected: Any) -> tuple[Any, ...]:
+    """Gates that are no gates (linear, relu) let a state grow with every step; what leaves float32 is no comparison."""
+    assume(all(np.abs(wanted).max(initial=0) < 1e6 for wanted in expected))
+    return expected
 
 
 def matching(results: list[np.ndarray], expected: tuple[Any, ...]) -> None:
@@ -66,7 +74,7 @@ def test_rnn(data: Any) -> None:
         now = act(x[t] @ weights["weight_ih"].T + now @ weights["weight_hh"].T + weights.get("bias", 0))
         steps.append(now)
     results = play("rnn", {"x": x, "initial_h": state}, opset=data.draw(opsets), **weights, **chosen)
-    matching(results, (in_order(steps, chosen.get("output_sequence", False)), now))
+    matching(results, bounded(in_order(steps, chosen.get("output_sequence", False)), now))
 
 
 @witness("gru")
@@ -110,7 +118,7 @@ def test_gru(data: Any) -> None:
         now = np.stack(rows)
         steps.append(now)
     results = play("gru", {"x": x, "initial_h": state}, opset=opset, **weights, **chosen)
-    matching(results, (in_order(steps, chosen.get("output_sequence", False)), now))
+    matching(results, bounded(in_order(steps, chosen.get("output_sequence", False)), now))
 
 
 @witness("gru")
@@ -196,7 +204,7 @@ def test_lstm(data: Any) -> None:
     inputs = {"x": x, "initial_h": state, "initial_c": cell}
     spelled = how if direction == "forward" else how | {"direction": direction}
     results = play("lstm", inputs, opset=data.draw(opsets), **weights, **spelled)
-    matching(results, (in_order(steps, how.get("output_sequence", False)), *last))
+    matching(results, bounded(in_order(steps, how.get("output_sequence", False)), *last))
 
 
 @witness("lstm")
