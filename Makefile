@@ -47,6 +47,7 @@ conformance-ci: setup
 bench: setup
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python benchmarks/runtime.py
+	$(BIN)/python benchmarks/operations.py
 
 clean:
 	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
