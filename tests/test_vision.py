@@ -19,7 +19,7 @@ from milbuild.options import TARGETS
 from milbuild.validation import reference as hf
 from milbuild.validation.compare import picture
 from tests.conftest import check_landmarks, checkpoint, reference
-from tests.test_parity import _operations, compare
+from tests.test_parity import compare, operations
 from tests.tiny import PICTURES
 
 FLAGS = [(name, flag) for name, tiny in PICTURES.items() for flag in tiny.flags]
@@ -77,7 +77,7 @@ def test_every_landmark(model_type: str, task: str) -> None:
 def test_operations_stay_few(model_type: str) -> None:
     tiny = PICTURES[model_type]
     model = milbuild.build(checkpoint(model_type, "feature-extraction"), task="feature-extraction", **tiny.options)
-    assert len(_operations(model)) <= tiny.operations
+    assert len(operations(model)) <= tiny.operations
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
