@@ -2,25 +2,27 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import coremltools as ct
 import numpy as np
 from coremltools.converters.mil import Builder as mb
-from coremltools.converters.mil.mil import Function, Program, Var, get_new_symbol, types
+from coremltools.converters.mil.mil import Function, Program, Var, types
 
 import milbuild
 from milbuild import architectures, caches, heads
-from milbuild.caches import Cache, InputOutputCache, NoCache, StateCache
+from milbuild import logits as logits_
+from milbuild.caches import Cache, InputOutputCache
 from milbuild.errors import Error
+from milbuild.heads import Outputs
+from milbuild.inputs import Inputs
+from milbuild.layers.linear import shifted
 from milbuild.model import Model
 from milbuild.options import (
     BATCH_SIZE,
-    IMAGE,
-    INTERFACES,
-    KINDS,
+    CROSS,
     LOGITS,
     METADATA_KEY,
     PRECISION,
@@ -29,11 +31,14 @@ from milbuild.options import (
     Length,
     Output,
     Plan,
-    spell_length,
 )
 from milbuild.outputs import LABEL, TEXTS, meanings, postprocessed, preview, sentence_embedding
 from milbuild.package.writer import Description, Dimension, Feature, lower
+from milbuild.tasks import GENERATION
 from milbuild.weights import Checkpoint, Cursor
+
+# Values of a function's outputs with their descriptions, by name
+Produced = dict[str, tuple[Var, Feature]]
 
 
 def build(
@@ -49,6 +54,7 @@ def build(
     cache: str | None = None,
     context_length: Length | None = None,
     prefill_length: int | None = None,
+    function: str | None = None,
     logits: str = LOGITS,
     pooling: str | None = None,
     normalize: bool = False,
@@ -70,7 +76,8 @@ def build(
         task: one of `milbuild list`, or exporters' name for it; what the checkpoint was saved for by default, else
             text-generation.
         sequence_length: tokens in a call (samples, for sounds): a number, a range (lowest, highest), or a list of
-            numbers. 128 by default, with a cache 1, of sounds ten seconds.
+            numbers. 128 by default, with a cache 1, of sounds ten seconds. With an encoder and a decoder it is what the
+            encoder reads.
         image_size: of pictures: the side of a square, or (height, width). The processor's or configuration's by default.
         batch_size: sequences in a call; more than one without a cache only.
         attention_mask: whether there is an input that marks padding (without a cache; `hf` with a cache always has it).
@@ -81,8 +88,10 @@ def build(
         num_choices: texts of a question in multiple-choice; config.num_labels by default.
         cache: "none", "io" (keys and values as inputs and outputs) or "state" (kept by Core ML, iOS 18).
         context_length: with a cache, the tokens of past and call together; the checkpoint's whole context by default.
-            A range makes the past of "io" grow.
+            A range makes the past of "io" grow. With an encoder and a decoder the tokens of the answer, cached or not.
         prefill_length: adds a function `prefill` that takes so many tokens at once and shares every weight with `main`.
+        function: an encoder and a decoder that answer token by token are two functions of one package, `encode` and
+            `decode`. "encode" or "decode" builds one of them alone (as `main`), for systems before iOS 18.
         logits: "all", or "last" for the scores of the last token only, which saves the head's product for the others.
         pooling: "mean" (of the tokens that are no padding) or "cls" (the first): feature-extraction gives one
             `sentence_embedding` (batch, width) instead of hidden states.
@@ -127,6 +136,7 @@ def build(
         cache=cache,
         context_length=context_length,
         prefill_length=prefill_length,
+        function=function,
         logits=logits,
         pooling=pooling,
         normalize=normalize,
@@ -137,12 +147,14 @@ def build(
         precision=precision,
         target=target,
     )
-    program, descriptions = Program(), {}
-    for name, tokens in plan.functions().items():
+    program, descriptions, graphs = Program(), {}, []
+    for name in plan.functions():
+        graphs.append(_Graph(plan, name, checkpoint, config, family))
         with _fresh_names():
-            function, descriptions[name] = _Graph(plan, tokens, checkpoint, config, family).function()
+            function, descriptions[name] = graphs[-1].function()
         program.add_function(name, function)
-    program.default_function_name = "main"
+    _check_names(plan, graphs)
+    program.default_function_name = next(iter(descriptions))
     program.export_as_multifunction = len(descriptions) > 1
     others = [module for head in family.heads.values() for module in head.modules]
     checkpoint.check(family.ignored, others, family.prefix)
@@ -203,395 +215,166 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
         ) from error
 
 
-def image_scaling(processor: dict[str, Any], config: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(scale, shift) of each channel: what a checkpoint's image processor does to pixels from 0 to 255, as one product and
-    one sum. Raises `Error` where it does not say."""
-    if not processor:
-        hint = "Add the checkpoint's preprocessor_config.json, or build with plain tensors (postprocess=False, --raw)."
-        raise Error("the checkpoint has no image processor that says how pictures are scaled", hint)
-    scale = np.full(
-        config.num_channels, processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
-    )
-    shift = np.zeros(config.num_channels)
-    if processor.get("do_normalize", "image_mean" in processor):
-        try:
-            mean, std = (
-                np.broadcast_to(np.float64(processor[f"image_{what}"]), scale.shape) for what in ("mean", "std")
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            hint = "It needs image_mean and image_std, a number for each channel."
-            raise Error(
-                f"the checkpoint's image processor does not say how it normalizes pictures ({error})", hint
-            ) from None
-        scale, shift = scale / std, -mean / std
-    return scale, shift
-
-
 class _Graph:
     """One function of the package: its inputs and states, the cache over them, the family, the head, its outputs."""
 
-    def __init__(self, plan: Plan, tokens: Length, checkpoint: Checkpoint, config: Config, family: type[Any]) -> None:
-        self.plan, self.config, self.family = plan, config, family
-        self.names = INTERFACES[plan.interface]
-        self.kind = KINDS[architectures.takes(family)[0]]
-        self.dtype = np.dtype(plan.precision)
-        # iOS 15 takes and gives no float16.
-        self.io_dtype = "float32" if plan.target == "iOS15" else plan.precision
-        self.weights = Cursor(checkpoint, self.dtype, family.prefix)
-        self.checkpoint, self.processor = checkpoint, checkpoint.processor
-        self.length = tokens
-        self.tokens: Any = tokens if isinstance(tokens, int) else get_new_symbol()
-        self.placeholders: dict[str, Any] = {}
-        self.features: list[Feature] = []
-        self.states: list[Feature] = []
+    def __init__(self, plan: Plan, name: str, checkpoint: Checkpoint, config: Config, family: type[Any]) -> None:
+        self.plan, self.config, self.family, self.checkpoint = plan, config, family, checkpoint
+        self.inputs = Inputs(plan, config, family, checkpoint.processor, name)
+        self.weights = Cursor(checkpoint, np.dtype(plan.precision), family.prefix) / family.prefix
+        self.produced: Produced = {}
 
     def function(self) -> tuple[Function, Description]:
-        taken = architectures.takes(self.family)
-        for name in taken:
-            getattr(self, f"_declare_{name}")()
-        self._declare_cache()
-        new = self._new_names()
-        placeholders = {new.get(name, name): each for name, each in self.placeholders.items()}
+        declared, new = self.inputs, self.inputs.renamed()
+        placeholders = {new.get(name, name): each for name, each in declared.placeholders.items()}
         with Function(placeholders, opset_version=ct.target[self.plan.target]) as function:
-            inputs = {name: function.inputs[new.get(name, name)] for name in self.placeholders}
-            given = {name: inputs.get(self._named(name)) for name in taken}
-            if "pixel_values" in taken:
-                given["pixel_values"] = self._picture(inputs)
-            if "input_values" in taken:
-                given["input_values"] = self._arithmetic(inputs["input_values"])
-            named = inputs
-            if self.plan.num_choices is not None:
-                named = {name: self._as_batch(var) for name, var in named.items()}
-                given = {name: named.get(self._named(name)) for name in taken}
-            cache = self._cache(named, given)
-            model = self.family(self.config, self.weights / self.family.prefix, cache)
+            inputs = {name: function.inputs[new.get(name, name)] for name in declared.placeholders}
+            given = declared.given(inputs)
+            if declared.halves == ("encoder",) and self.plan.apart:
+                self.produced = self._named(self._read(inputs, given))
+            else:
+                self.produced = self._answered(inputs, given)
+            values, features = self._changed(self.produced)
+            function.set_outputs(list(values.values()))
+        described = [replace(feature, name=new.get(feature.name, feature.name)) for feature in declared.features]
+        return function, Description(described, features, declared.states)
+
+    def _read(self, inputs: dict[str, Var], given: dict[str, Any]) -> Outputs:
+        """`encode`: the encoder's states, and the keys and values that every layer of the decoder makes of them."""
+        model = self.family(self.config, self.weights, self.inputs.encoder_cache(inputs, given))
+        states = model.encode(**given)
+        cross = dict(zip(CROSS, model.cross(states), strict=True))
+        if self.plan.cross_in_state:
+            for name, value in cross.items():
+                caches.write_whole(inputs[name], value)
+            for name in (feature.name for feature in self.inputs.states if feature.name not in CROSS):
+                caches.empty(inputs[name])
+            cross = {}
+        return {"encoder_last_hidden_state": states, **cross}
+
+    def _answered(self, inputs: dict[str, Var], given: dict[str, Any]) -> Produced:
+        """What the task's head makes of the hidden states, and with cache io what the cache gives back."""
+        plan, declared = self.plan, self.inputs
+        named = inputs
+        if plan.num_choices is not None:
+            named = {name: declared.as_batch(var) for name, var in inputs.items()}
+            given = declared.given(named)
+        head = self.family.heads[plan.task]
+        if declared.halves == ("encoder",):
+            model = self.family(self.config, self.weights, declared.encoder_cache(named, given))
+            hidden = model.encode(**given)
+        elif declared.halves:
+            model, hidden = self._decoded(named, given)
+        else:
+            model = self.family(self.config, self.weights, declared.cache(named, given))
             hidden = model.hidden_states(**given)
-            if self.plan.logits == "last":
-                hidden = heads.last(hidden, f"{model.weights.name}_last")
-            given["num_choices"] = self.plan.num_choices
-            results = self.family.heads[self.plan.task](model, hidden, given)
-            if self.plan.pooling is not None:
-                states, mask = results["last_hidden_state"], cache.attention_mask
-                vector = sentence_embedding(states, mask, self.plan.pooling, self.plan.normalize)
-                results = {"sentence_embedding": vector}
-            if not self.plan.raw:
-                results = postprocessed(self.plan.task, results, self.config, self.plan.image_size)
-            produced = {name: self._output(var, name) for name, var in results.items()}
-            features = [self._output_feature(name, var) for name, var in produced.items()]
-            for name, var, feature in self._present(cache):
-                produced[name] = var
-                features.append(feature)
-            produced, features = self._changed(produced, features)
-            function.set_outputs(list(produced.values()))
-        described = [replace(feature, name=new.get(feature.name, feature.name)) for feature in self.features]
-        return function, Description(described, features, self.states)
+        if plan.logits == "last":
+            hidden = heads.last(hidden, f"{model.weights.name}_last")
+        given["num_choices"] = plan.num_choices
+        results = head(model, hidden, given)
+        if plan.pooling is not None:
+            states, mask = results["last_hidden_state"], model.cache.attention_mask
+            vector = sentence_embedding(states, mask, plan.pooling, plan.normalize)
+            results = {"sentence_embedding": vector}
+        if not plan.raw:
+            results = postprocessed(plan.task, results, self.config, plan.image_size)
+        return self._named(results) | self._present(model.cache)
 
-    def _new_names(self) -> dict[str, str]:
-        """Inputs that get another name; states keep theirs."""
-        new, states = self.plan.inputs, {feature.name for feature in self.states}
-        inputs = [name for name in self.placeholders if name not in states]
-        if unknown := sorted(set(new) - set(inputs)):
-            raise Error(f"there is no input {', '.join(unknown)} to rename; there are {', '.join(inputs)}")
-        names = [new.get(name, name) for name in self.placeholders]
-        if len(set(names)) < len(names):
-            raise Error(f"inputs gives two of them one name: {', '.join(names)}")
-        return new
+    def _decoded(self, inputs: dict[str, Var], given: dict[str, Any]) -> tuple[Any, Var]:
+        """The decoder and its hidden states, behind the encoder in the same function or in one of its own."""
+        declared = self.inputs
+        if declared.halves == ("decoder",):
+            cross = declared.cross(inputs)
+        else:
+            reader = self.family(self.config, self.weights, declared.encoder_cache(inputs, given))
+            decoder_input_ids = given.pop("decoder_input_ids", None)
+            states = reader.encode(**given)
+            layers, _, _ = caches.shape(self.config)
+            keys, values = reader.cross(states)
+            cross = caches.Cross.of(keys, values, layers, reader.cache.attention_mask)
+            given["encoder_last_hidden_state"] = states
+            if decoder_input_ids is None:
+                decoder_input_ids = shifted(given["input_ids"], self.config.decoder_start_token_id)
+            given["decoder_input_ids"] = decoder_input_ids
+        model = self.family(self.config, self.weights, declared.cache(inputs, given))
+        return model, model.hidden_states(given["decoder_input_ids"], cross)
 
-    def _changed(self, produced: dict[str, Var], features: list[Feature]) -> tuple[dict[str, Var], list[Feature]]:
+    # Outputs
+
+    def _named(self, results: Outputs) -> Produced:
+        """Outputs under their names, with their descriptions."""
+        produced = {}
+        for name, value in results.items():
+            var = self._output(value, name)
+            produced[name] = (var, self._feature(name, var))
+        return produced
+
+    def _changed(self, produced: Produced) -> tuple[dict[str, Var], list[Feature]]:
         """Outputs as `plan.outputs` has them: renamed, described, left out."""
-        changes = {name: change for name, change in self.plan.outputs.items() if name in produced}
-        known = {*produced, *self.family.heads[self.plan.task].outputs}
-        if unknown := sorted(set(self.plan.outputs) - known):
-            raise Error(f"there is no output {', '.join(unknown)} to change; there are {', '.join(produced)}")
-        kept = [feature for feature in features if changes.get(feature.name, Output()) is not None]
-        if not kept:
-            raise Error("outputs leaves nothing that the package would give")
+        changes = {name: self.plan.outputs.get(name, Output()) for name in produced}
         variables, described = {}, []
-        for feature in kept:
-            change = changes.get(feature.name) or Output()
-            name, var = change.name or feature.name, produced[feature.name]
-            if name in variables or name in self.placeholders:
+        for before, (var, feature) in produced.items():
+            change = changes[before]
+            if change is None:
+                continue
+            name = change.name or before
+            if name in variables or name in self.inputs.placeholders:
                 raise Error(f"outputs gives the name {name} to what is not alone in having it")
             var.name = name
             variables[name] = var
             described.append(replace(feature, name=name, text=change.text or feature.text))
+        if not variables:
+            raise Error("outputs leaves nothing that the package would give")
         return variables, described
-
-    def _as_batch(self, var: Var) -> Var:
-        """The texts of a question as those of a batch: (B, C, T) -> (B * C, T)."""
-        batch, count, tokens = var.shape
-        tokens = tokens if isinstance(tokens, int) else -1
-        return mb.reshape(x=var, shape=[batch * count, tokens], name=f"{var.name}_texts")
-
-    def _named(self, name: str) -> str:
-        """An input's name at the interface."""
-        return str(getattr(self.names, name, name))
-
-    # Inputs and states
-
-    def _input(
-        self,
-        name: str,
-        dtype: str,
-        shape: Sequence[Any],
-        described: Sequence[Dimension],
-        text: str,
-        axis: int | None = None,
-        default: int | None = None,
-        image: bool = False,
-    ) -> None:
-        """Declares an input; `axis` is the one that follows a listed sequence length, `default` what an input that is left
-        out is filled with."""
-        listed: tuple[tuple[int, ...], ...] = ()
-        if axis is not None and isinstance(self.length, list):
-            listed = tuple(tuple(n if i == axis else d for i, d in enumerate(shape)) for n in self.length)
-        self.placeholders[name] = mb.placeholder(
-            tuple(shape), types.string_to_builtin({"float16": "fp16", "float32": "fp32"}.get(dtype, dtype))
-        )
-        default = default if isinstance(self.length, int) else None
-        self.features.append(Feature(name, dtype, tuple(described), text, listed, default, image))
-
-    # One function for each name that a family's `hidden_states` can take: what the input is called, holds and looks like.
-
-    def _declare_input_ids(self) -> None:
-        shape, described = self._per_token()
-        text = f"Token ids, {spell_length(self.length)} a call, below {self.config.vocab_size}."
-        self._input(self.names.input_ids, "int32", shape, described, text, axis=len(shape) - 1)
-
-    def _declare_token_type_ids(self) -> None:
-        if self.plan.token_type_ids:
-            text = "0 for a token of the first text, 1 for one of the second."
-            self._declare_beside_tokens("token_type_ids", text, default=0)
-
-    def _declare_beside_tokens(self, name: str, text: str, default: int) -> None:
-        """An int32 for every token; with a fixed length it can be left out of a call (the constant that fills it has a
-        shape of its own, whatever the others')."""
-        shape, described = self._per_token()
-        if isinstance(self.length, int):
-            text = f"{text} Optional: {default} everywhere."
-        self._input(self._named(name), "int32", shape, described, text, axis=len(shape) - 1, default=default)
-
-    def _per_token(self) -> tuple[tuple[Any, ...], tuple[Dimension, ...]]:
-        """The shape of what has a value for each token, in the program and as it is described."""
-        plan = self.plan
-        rows = (plan.batch_size,) if plan.num_choices is None else (plan.batch_size, plan.num_choices)
-        return (*rows, self.tokens), (*rows, self._dimension(self.length))
-
-    def _declare_pixel_values(self) -> None:
-        plan = self.plan
-        assert plan.image_size is not None
-        channels = self.config.num_channels
-        shape = (plan.batch_size, channels, *plan.image_size)
-        if plan.postprocess and channels == 3:
-            # An image is float32 in every target's program.
-            text = f"A picture of {plan.image_size[1]} x {plan.image_size[0]} pixels, RGB."
-            self._input(IMAGE, "float32", shape, shape, text, image=True)
-        else:
-            text = "Pictures as the checkpoint's image processor makes them."
-            self._input("pixel_values", self.io_dtype, shape, shape, text)
-
-    def _declare_bool_masked_pos(self) -> None:
-        config, plan = self.config, self.plan
-        # transformers takes no mask where the reconstruction has another size than the picture.
-        if plan.task != "masked-im" or config.patch_size != config.encoder_stride:
-            return
-        assert plan.image_size is not None
-        patches = (plan.image_size[0] // config.patch_size) * (plan.image_size[1] // config.patch_size)
-        shape = (plan.batch_size, patches)
-        text = "1 for a patch that is hidden from the model, row by row. Optional: 0 everywhere."
-        self._input("bool_masked_pos", "int32", shape, shape, text, default=0)
-
-    def _declare_input_values(self) -> None:
-        shape, described = self._per_token()
-        text = f"Sound as the checkpoint's processor makes it, {spell_length(self.length)} samples a call."
-        self._input("input_values", self.io_dtype, shape, described, text, axis=len(shape) - 1)
-
-    def _picture(self, inputs: dict[str, Var]) -> Var:
-        """pixel_values, of which the processor's part is done in the graph where an image comes in."""
-        if IMAGE not in inputs:
-            return self._arithmetic(inputs["pixel_values"])
-        scale, shift = image_scaling(self.processor, self.config)
-        # In float32, which an image is: in float16 a rounded scale would be wrong by the same share everywhere.
-        scale, shift = (values.astype(np.float32).reshape(1, -1, 1, 1) for values in (scale, shift))
-        x = mb.mul(x=inputs[IMAGE], y=scale, name=f"{IMAGE}_scaled")
-        if self.plan.precision == "float32":
-            return mb.add(x=x, y=shift, name="pixel_values")
-        return mb.cast(x=mb.add(x=x, y=shift, name=f"{IMAGE}_shifted"), dtype="fp16", name="pixel_values")
-
-    def _declare_cache(self) -> None:
-        """The inputs and states that the cache asks for: what is padding, what came before."""
-        plan = self.plan
-        if plan.cache == "none" and plan.attention_mask:
-            text = "1 for a token, 0 for padding, which no token attends to."
-            if self.kind == "sound":
-                text = "1 for a sample, 0 for padding behind the sound, which no frame attends to."
-            self._declare_beside_tokens("attention_mask", text, 1)
-        if plan.cache == "io":
-            self._declare_past()
-        if plan.cache == "state":
-            self._declare_states()
-
-    def _declare_past(self) -> None:
-        context, names = self.plan.context_length, self.names
-        layers, heads_, width = caches.shape(self.config)
-        shortest, longest = _ends(self.length)
-        if isinstance(context, int):
-            past: Any = context - longest
-            described: Dimension = past
-            slots: Any = context
-            slots_described: Dimension = context
-            text = (
-                f"{past} slots for keys and values of earlier tokens; attention_mask says which are filled. "
-                "The caller stores what `present` brings."
-            )
-        else:
-            assert context is not None
-            past, slots = get_new_symbol(), get_new_symbol()
-            described = (1, max(1, context[1] - shortest))
-            slots_described = (1 + shortest, max(context[1], 1 + longest))
-            text = "Keys and values of earlier tokens. The first call passes one slot of zeros with attention_mask 0."
-        mask = "For the slots of the past, then the tokens of the call: 1 where there is one, 0 for empty slots and padding."
-        self._input(names.attention_mask, "int32", (1, slots), (1, slots_described), mask)
-        for layer in range(layers):
-            for kind in ("key", "value"):
-                name = names.past.format(layer=layer, kind=kind)
-                shape = (1, heads_, past, width)
-                self._input(name, self.io_dtype, shape, (1, heads_, described, width), f"Layer {layer}. {text}")
-
-    def _declare_states(self) -> None:
-        context, names = self.plan.context_length, self.names
-        assert isinstance(context, int)
-        layers, heads_, width = caches.shape(self.config)
-        slots = context
-        if names.ranged:
-            slots = context + 1
-            text = (
-                f"One slot more than there are tokens in the sequence so far, at most {slots}; the first slot stays empty. "
-                "Negative hides a slot; order in time is the graph's own affair."
-            )
-            self._input(names.position, "float16", (1, 1, 1, get_new_symbol()), (1, 1, 1, (2, slots)), text)
-        else:
-            text = (
-                f"Tokens already in the cache. With those of the call they are at most {context}, the context: "
-                "what is written past it is undefined."
-            )
-            self._input(names.position, "int32", (1,), (1,), text)
-        for window, (number, ring) in self._rings(layers, slots).items():
-            what = "zeros in a new state."
-            if window is not None:
-                what = f"a ring for the layers that see {window} tokens; {what}"
-            for name in self._state_names(window):
-                shape = (number, 1, heads_, ring, width)
-                self.placeholders[name] = mb.state_tensor_placeholder(shape, types.fp16)
-                self.states.append(Feature(name, "float16", shape, f"Layers, 1, heads, slots, width of a head; {what}"))
-
-    def _rings(self, layers: int, slots: int) -> dict[int | None, tuple[int, int]]:
-        """Window -> (layers, slots) of each pair of states; None stands for layers that keep everything."""
-        calls = [max(_ends(length)) for length in self.plan.functions().values()]
-        found: dict[int | None, tuple[int, int]] = {}
-        for window in caches.windows(self.config)[:layers]:
-            ring = None if window is None or self.names.ranged else caches.ring(window, calls, slots)
-            kind = window if ring else None
-            found[kind] = (found.get(kind, (0, 0))[0] + 1, ring or slots)
-        return found
-
-    def _state_names(self, window: int | None) -> tuple[str, str]:
-        names = self.names
-        return (names.key, names.value) if window is None else (f"sliding_{names.key}", f"sliding_{names.value}")
-
-    def _cache(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cache:
-        names, plan = self.names, self.plan
-        longest = max(_ends(self.length if plan.context_length is None else plan.context_length))
-        tokens = 0 if self.kind == "sound" else self.tokens  # a family counts its frames itself
-        if self.kind == "text" and not isinstance(self.length, int):
-            tokens = _size(given["input_ids"], 1, "sequence_length")
-        layers, _, _ = caches.shape(self.config) if plan.cache != "none" else (0, 0, 0)
-        if plan.cache == "io":
-
-            def past(layer: int, kind: str) -> Var:
-                return self._arithmetic(inputs[names.past.format(layer=layer, kind=kind)])
-
-            pairs = [(past(layer, "key"), past(layer, "value")) for layer in range(layers)]
-            whole = not isinstance(plan.context_length, int)
-            return InputOutputCache(pairs, inputs[names.attention_mask], tokens, longest, whole)
-        if plan.cache == "none":
-            return NoCache(tokens, longest, inputs.get(names.attention_mask))
-        windows = caches.windows(self.config)
-        if names.ranged:
-            mask, pair = inputs[names.position], (inputs[names.key], inputs[names.value])
-            end = mb.expand_dims(x=_size(mask, 3, "slots"), axes=[0], name="slots_end")
-            begin = mb.sub(x=end, y=tokens, name="slots_begin")
-            return StateCache({None: pair}, windows, begin, tokens, longest, reserved=1, end=end, hidden=mask)
-        states = {}
-        assert isinstance(plan.context_length, int)
-        for window in self._rings(layers, plan.context_length):
-            key, value = self._state_names(window)
-            states[window] = (inputs[key], inputs[value])
-        return StateCache(states, windows, inputs[names.position], tokens, longest)
-
-    # Outputs
 
     def _output(self, var: Var, name: str) -> Var:
         """Gives a value its name at the interface and the type that the target has there."""
-        if self.io_dtype != self.plan.precision and types.is_tensor(var.sym_type) and var.dtype == types.fp16:
+        if self.inputs.io_dtype != self.plan.precision and types.is_tensor(var.sym_type) and var.dtype == types.fp16:
             var = mb.cast(x=var, dtype="fp32", name=f"{var.op.name}_float32")
         var.name = name
         return var
 
-    def _output_feature(self, name: str, var: Var) -> Feature:
+    def _feature(self, name: str, var: Var) -> Feature:
         spelled = meanings(self.plan.task, self.config, self.checkpoint)
         if name == LABEL:
             return Feature(name, "label", None, TEXTS[name])
         if not types.is_tensor(var.sym_type):
             return Feature(name, "probabilities", None, f"{TEXTS[name]}{spelled}")
-        shape, dimensions = self._output_shape(var)
+        shape, dimensions = self._shape(var)
         dtype = "float32" if var.dtype == types.fp32 else "int32" if var.dtype == types.int32 else "float16"
         return Feature(name, dtype, shape, f"{TEXTS[name]} Shape {dimensions}.{spelled}")
 
-    def _output_shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
+    def _shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
         dimensions = [d if isinstance(d, int) else None for d in var.shape]
         spelled = ", ".join(
-            ("frames" if self.kind == "sound" else "tokens") if d is None else str(d) for d in dimensions
+            ("frames" if self.inputs.kind == "sound" else "tokens") if d is None else str(d) for d in dimensions
         )
         return (None if None in dimensions else tuple(d for d in dimensions if d is not None)), f"({spelled})"
 
-    def _present(self, cache: Cache) -> list[tuple[str, Var, Feature]]:
+    def _present(self, cache: Cache) -> Produced:
+        """Keys and values for the caller to keep."""
         if not isinstance(cache, InputOutputCache):
-            return []
+            return {}
         what = "Past and new" if cache.whole else "New"
-        present = []
+        present = {}
         for layer, pair in enumerate(cache.present):
-            for kind, var in zip(("key", "value"), pair, strict=True):
-                name = self.names.present.format(layer=layer, kind=kind)
-                var = self._output(var, name)
-                shape, spelled = self._output_shape(var)
-                present.append(
-                    (
-                        name,
-                        var,
-                        Feature(name, self.io_dtype, shape, f"{what} {kind}s of layer {layer}. Shape {spelled}."),
-                    )
-                )
+            for kind, value in zip(("key", "value"), pair, strict=True):
+                name = self.inputs.names.present.format(layer=layer, kind=kind)
+                var = self._output(value, name)
+                shape, spelled = self._shape(var)
+                text = f"{what} {kind}s of layer {layer}. Shape {spelled}."
+                present[name] = (var, Feature(name, self.inputs.io_dtype, shape, text))
         return present
 
-    def _arithmetic(self, var: Var) -> Var:
-        """An input in the type that the graph computes in."""
-        if self.io_dtype == self.plan.precision:
-            return var
-        return mb.cast(x=var, dtype="fp16", name=f"{var.name}_float16")
 
-    @staticmethod
-    def _dimension(length: Length) -> Dimension:
-        return length if isinstance(length, int) else (min(length), max(length))
-
-
-def _ends(length: Length) -> tuple[int, int]:
-    return (length, length) if isinstance(length, int) else (min(length), max(length))
-
-
-def _size(x: Var, axis: int, name: str) -> Var:
-    """The length of an axis that is not known before the call, as an int32 scalar."""
-    return mb.gather(x=mb.shape(x=x, name=f"{name}_shape"), indices=axis, axis=0, name=name)
+def _check_names(plan: Plan, graphs: list[_Graph]) -> None:
+    """Raises `Error` for inputs and outputs to change that no function has."""
+    inputs = {name: None for graph in graphs for name in graph.inputs.inputs}
+    if unknown := sorted(set(plan.inputs) - set(inputs)):
+        raise Error(f"there is no input {', '.join(unknown)} to rename; there are {', '.join(inputs)}")
+    outputs = {name: None for graph in graphs for name in graph.produced}
+    if unknown := sorted(set(plan.outputs) - {*outputs, *graphs[0].family.heads[plan.task].outputs}):
+        raise Error(f"there is no output {', '.join(unknown)} to change; there are {', '.join(outputs)}")
 
 
 def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan: Plan) -> None:
@@ -607,6 +390,7 @@ def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan:
             "milbuild.model_type": config.model_type,
             METADATA_KEY: plan.as_json(),
             **({} if plan.raw else preview(plan.task, config)),
+            **({logits_.METADATA_KEY: logits_.kept(checkpoint.generation)} if plan.task in GENERATION else {}),
             "com.github.apple.coremltools.version": ct.__version__,
             "transformers_version": version("transformers"),
             # What swift-transformers and exporters' tools read: the tokenizer's repository is the name.

@@ -7,7 +7,7 @@ values of the graph, `update(layer, k, v)`, and `attention_mask`. A slot that ho
 Shapes: B batch, T tokens in this call, S key slots, L layers, H key/value heads, E width of a head.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb
@@ -35,11 +35,33 @@ class Cache(Protocol):
         ...
 
 
+class Cross(NamedTuple):
+    """Keys and values of what an encoder read, for each layer of the decoder (B, H, S, E), and the mask of its tokens
+    (B, S): what cross-attention looks at. They are worked out once for an input and travel as (B, L * H, S, E)."""
+
+    keys: list[Var]
+    values: list[Var]
+    attention_mask: Var | None
+
+    @classmethod
+    def of(cls, keys: Var, values: Var, layers: int, attention_mask: Var | None) -> "Cross":
+        def each(x: Var, name: str) -> list[Var]:
+            return [x] if layers == 1 else list(mb.split(x=x, num_splits=layers, axis=1, name=f"cross_{name}"))
+
+        return cls(each(keys, "keys"), each(values, "values"), attention_mask)
+
+
 def shape(config: Any) -> tuple[int, int, int]:
-    """(layers, key/value heads, width of a head) of a configuration, by transformers' own names for them."""
-    heads = config.num_attention_heads
+    """(layers, key/value heads, width of a head) of a configuration, by transformers' own names for them; the decoder's
+    of one that has an encoder as well."""
+    layers = next(
+        getattr(config, name)
+        for name in ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+        if hasattr(config, name)
+    )
+    heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads, width
+    return layers, getattr(config, "num_key_value_heads", None) or heads, width
 
 
 def windows(config: Any) -> list[int | None]:
@@ -318,6 +340,26 @@ class _State:
         if self.value is None:
             self.value = mb.read_state(input=self.state, name=f"{name}_before")
         return self.value
+
+
+def write_whole(state: Var, value: Var) -> None:
+    """Puts a value into a state of its own."""
+    narrow, _ = _narrow(value, f"{state.name}_new")
+    mb.coreml_update_state(state=state, value=narrow, name=f"{state.name}_after")
+
+
+def read_whole(state: Var, precision: str) -> Var:
+    """What a state of its own holds, in the graph's precision."""
+    value = mb.read_state(input=state, name=f"{state.name}_before")
+    return value if precision == "float16" else mb.cast(x=value, dtype="fp32", name=f"{state.name}_float32")
+
+
+def empty(state: Var) -> None:
+    """Zeros in a state, whatever stands there: a comparison that is never true, so that not even NaN remains."""
+    before = mb.read_state(input=state, name=f"{state.name}_before")
+    never = mb.less(x=before, y=before, name=f"{state.name}_never")
+    zeros = mb.cast(x=never, dtype="fp16", name=f"{state.name}_zeros")
+    mb.coreml_update_state(state=state, value=zeros, name=f"{state.name}_empty")
 
 
 def _narrow(new: Var, name: str) -> tuple[Var, Any]:

@@ -2,27 +2,30 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from milbuild import logits
 from milbuild.errors import Error
 from milbuild.model import Model
-from milbuild.options import INTERFACES, Plan
-from milbuild.weights.checkpoint import locate, read_config, read_json
+from milbuild.options import CROSS, INTERFACES, Plan
+from milbuild.tasks import GENERATION
+from milbuild.weights.checkpoint import locate
 
 
 class Session:
     """One sequence played through a package, whatever its cache is: feed it tokens, it gives scores (or hidden states).
 
-    `context` is how many tokens fit, `length` how many are in. `functions` counts the calls of each function.
+    With an encoder `read` comes first; one that is a package of its own is given as `encoder`. `context` is how many tokens
+    fit, `length` how many are in. `calls` counts those of each function.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.plan = Plan.of(os.path.basename(model.package_path), model.user_defined_metadata)
-        outputs = {"text-generation": "logits", "feature-extraction": "last_hidden_state"}
+    def __init__(self, model: Model, encoder: Model | None = None) -> None:
+        self.plan = _plan(model)
+        outputs = {"feature-extraction": "last_hidden_state"} | dict.fromkeys(GENERATION, "logits")
         if self.plan.task not in outputs:
             raise Error(f"the package is for {self.plan.task}; it takes a whole text in one call")
         self.output = outputs[self.plan.task]
@@ -30,17 +33,70 @@ class Session:
             raise Error(f"the package was built without the output {self.output}")
         self.names = INTERFACES[self.plan.interface]
         self.models = {name: model.function(name) for name in self.plan.functions()}
+        self.encoder_plan = self._add_encoder(encoder)
         self.calls = dict.fromkeys(self.models, 0)
         self.lengths = self.plan.functions()
         self.context = self._context()
         self.reset()
 
+    def _add_encoder(self, encoder: Model | None) -> Plan:
+        """The plan that the function `encode` was built by."""
+        alone = self.plan.apart and self.plan.function is not None
+        if encoder is None:
+            if self.plan.function == "encode":
+                raise Error(
+                    "the package has the function encode only",
+                    "Give the package of decode, and this one as its encoder.",
+                )
+            if alone:
+                raise Error(
+                    "the package has the function decode only", "Give the package of encode as well (--encoder)."
+                )
+            return self.plan
+        if not alone or self.plan.function != "decode":
+            raise Error(
+                "the package takes no other one as its encoder", "An encoder belongs to a package of decode alone."
+            )
+        plan = _plan(encoder)
+        if (plan.function, plan.task) != ("encode", self.plan.task):
+            raise Error(f"the encoder's package was not built with function encode for {self.plan.task}")
+        if (plan.sequence_length, plan.attention_mask) != (self.plan.sequence_length, self.plan.attention_mask):
+            raise Error("the packages of encode and decode differ in sequence_length or attention_mask")
+        self.models["encode"] = encoder.function("main")
+        return plan
+
     def reset(self) -> None:
         """Forgets the sequence."""
         self.length = 0
         self.tokens: list[int] = []
-        self.state = self.models["main"].make_state() if self.plan.cache == "state" else None
+        self.state = self.models[self.plan.decoder].make_state() if self.plan.cache == "state" else None
         self.past: dict[str, np.ndarray] = {}
+        self.cross: dict[str, np.ndarray] = {}
+
+    def read(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Lets the encoder read what is behind its inputs, by transformers' names without padding; what came before is
+        forgotten. Token ids and their mask are padded to the package's length. Returns its outputs."""
+        self.reset()
+        data = dict(inputs)
+        ids = data.get("input_ids")
+        if ids is not None:
+            count = ids.shape[1]
+            length = self.plan.sequence_length
+            assert length is not None
+            if count > _longest(length):
+                hint = "Shorten it, or build with a longer sequence_length."
+                raise Error(f"the text has {count} tokens, and the encoder takes {_longest(length)}", hint)
+            room = _room(length, count) - count
+            if room and not self.plan.attention_mask:
+                raise Error(f"the package takes {count + room} tokens and marks no padding, and the text has {count}")
+            mask = data.get("attention_mask", np.ones_like(ids))
+            data["input_ids"] = np.pad(ids, ((0, 0), (0, room)))
+            if self.plan.attention_mask:
+                data["attention_mask"] = np.pad(mask, ((0, 0), (0, room))).astype(np.int32)
+                self.cross["encoder_attention_mask"] = data["attention_mask"]
+        outputs = self._call("encode", data)
+        self.cross |= {name: outputs[name] for name in CROSS if name in outputs}
+        return outputs
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
         """The scores (n, vocabulary) behind each of n ids; rows that the package does not compute are NaN, never the last.
@@ -71,13 +127,14 @@ class Session:
 
     def _context(self) -> int:
         if self.plan.cache == "none":
-            return _longest(self.plan.sequence_length)
+            return _longest(self.plan.call)
         assert self.plan.context_length is not None
         return _longest(self.plan.context_length)
 
     def _next(self, rest: int) -> tuple[str, int, int]:
         """(function, the tokens it is called with, how many of them are real) for the next call."""
-        main, prefill = self.lengths["main"], self.plan.prefill_length
+        decoder = self.plan.decoder
+        main, prefill = self.lengths[decoder], self.plan.prefill_length
         last_only = self.plan.logits == "last"
         room = self.context - self.length
         if prefill is not None and rest > 1 and prefill <= room:
@@ -90,21 +147,21 @@ class Session:
                 raise Error(f"the last {room} slots of the context are fewer than the {main} tokens of a call")
             if last_only and rest < main:
                 raise Error(
-                    f"main takes {main} tokens and scores the last only; {rest} are left",
+                    f"{decoder} takes {main} tokens and scores the last only; {rest} are left",
                     "Build with logits all, or one token a call.",
                 )
-            return "main", main, min(main, rest)
+            return decoder, main, min(main, rest)
         # The smallest call that takes the rest, else the largest that the room allows.
         sizes = range(main[0], main[1] + 1) if isinstance(main, tuple) else main
         sizes = [size for size in sizes if size <= room]
         if not sizes:
             raise Error(f"the last {room} slots of the context are fewer than the tokens of any call")
         size = min((size for size in sizes if size >= rest), default=max(sizes))
-        return "main", size, min(size, rest)
+        return decoder, size, min(size, rest)
 
     def _cached(self, name: str, size: int, ids: list[int]) -> np.ndarray:
         padded = np.array([ids + [0] * (size - len(ids))], np.int32)
-        data: dict[str, Any] = {self.names.input_ids: padded}
+        data: dict[str, Any] = {self._ids: padded}
         if self.plan.cache == "io":
             outputs = self._input_output(name, data, size, len(ids))
         elif self.names.ranged:
@@ -115,9 +172,19 @@ class Session:
             outputs = self._call(name, data)
         return self._rows(outputs[self.output][0], size, len(ids))
 
+    @property
+    def _ids(self) -> str:
+        return "decoder_input_ids" if self.plan.apart else self.names.input_ids
+
     def _call(self, name: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
         self.calls[name] += 1
-        return self.plan.from_package(self.models[name].predict(self.plan.to_package(data), self.state))
+        plan = self.encoder_plan if name == "encode" else self.plan
+        state = None if plan.function == "encode" else self.state
+        if name != "encode":
+            if self.plan.apart and not self.cross and not self.calls["encode"]:
+                raise Error("the encoder has read nothing yet", "Call read first.")
+            data = data | self.cross
+        return plan.from_package(self.models[name].predict(plan.to_package(data), state))
 
     def _rows(self, logits: np.ndarray, size: int, count: int) -> np.ndarray:
         if self.plan.logits == "all" or size == 1:
@@ -130,9 +197,10 @@ class Session:
     def _input_output(self, name: str, data: dict[str, Any], size: int, count: int) -> dict[str, np.ndarray]:
         growing = not isinstance(self.plan.context_length, int)
         slots = max(1, self.length) if growing else self.context - size
+        mask_name = "decoder_attention_mask" if self.plan.apart else self.names.attention_mask
         for feature in self.models[name].interface.input:
             past = self.plan.input_of(feature.name)
-            if past in (self.names.input_ids, self.names.attention_mask):
+            if past in (self._ids, mask_name, *self.cross):
                 continue
             _, heads, _, width = feature.type.multiArrayType.shape
             data[past] = np.zeros((1, heads, slots, width), np.float32)
@@ -140,7 +208,7 @@ class Session:
                 data[past][:, :, : self.length] = self.past[past]
         mask = np.zeros((1, slots + size), np.int32)
         mask[:, : self.length] = mask[:, slots : slots + count] = 1
-        data[self.names.attention_mask] = mask
+        data[mask_name] = mask
         outputs = self._call(name, data)
         for feature_name in list(data):
             present = outputs.get(feature_name.replace("past_", "present_"))
@@ -152,25 +220,22 @@ class Session:
         return outputs
 
     def _whole(self, new: int) -> np.ndarray:
-        length, batch = self.lengths["main"], self.plan.batch_size
+        length, batch = self.lengths[self.plan.decoder], self.plan.batch_size
         count = len(self.tokens)
-        if isinstance(length, list):
-            size = min(n for n in length if n >= count)
-        else:
-            size = length if isinstance(length, int) else max(count, length[0])
+        size = _room(length, count)
         if self.plan.logits == "last" and count < size:
             hint = "Build with logits all, a ranged sequence_length or a cache."
             raise Error(f"the package scores the last of {size} tokens only, and the sequence has {count}", hint)
         ids = np.zeros((batch, size), np.int32)
         ids[0, :count] = self.tokens
-        data = {self.names.input_ids: ids}
-        if self.plan.attention_mask:
+        data = {self._ids: ids}
+        if self.plan.attention_mask and not self.plan.apart:
             data[self.names.attention_mask] = np.ones((batch, size), np.int32)
             data[self.names.attention_mask][0, count:] = 0
-        logits: np.ndarray = self._call("main", data)[self.output][0]
+        scores: np.ndarray = self._call(self.plan.decoder, data)[self.output][0]
         if self.plan.logits == "last":
-            return np.concatenate([np.full((new - 1, logits.shape[-1]), np.nan, np.float32), logits])
-        return logits[count - new : count]
+            return np.concatenate([np.full((new - 1, scores.shape[-1]), np.nan, np.float32), scores])
+        return scores[count - new : count]
 
 
 @dataclass
@@ -215,26 +280,37 @@ class Sampling:
 
 
 def generate_tokens(
-    session: Session, prompt: Sequence[int], most: int, stop: Sequence[int], sampling: Sampling
+    session: Session,
+    prompt: Sequence[int],
+    most: int,
+    stop: Sequence[int],
+    sampling: Sampling,
+    rules: Callable[[np.ndarray, Sequence[int]], np.ndarray] | None = None,
 ) -> Iterator[int]:
-    """New tokens one by one, until one of `stop` (which is not given out) or `most` of them."""
-    scores = session.feed(prompt)[-1]
+    """New tokens one by one, until one of `stop` (which is not given out) or `most` of them; `rules` change the scores of
+    the token behind a sequence."""
+    scores, sequence = session.feed(prompt)[-1], list(prompt)
     for number in range(most):
-        token = sampling.choose(scores)
+        token = sampling.choose(scores if rules is None else rules(scores, sequence))
         if token in stop:
             return
         yield token
+        sequence.append(token)
         if number + 1 < most:
             scores = session.feed([token])[-1]
 
 
 class TextStream:
-    """New text behind a prompt, piece by piece as it is written; counts and times what it does.
+    """New text behind a prompt, or the answer to it, piece by piece as it is written; counts and times what it does.
+
+    What the checkpoint's generation_config.json asks for (suppressed and forced tokens, no repetition) is done, but for
+    beams: the most likely token is taken, or one drawn.
 
     Args:
-        package: a package's path or a `Model` built for text-generation.
+        package: a package's path or a `Model` built for text-generation or text2text-generation.
         tokenizer: where the checkpoint's tokenizer is (folder or hub id), or a tokenizer of transformers.
-        prompt: the text to go on with.
+        prompt: the text to go on with or to answer.
+        encoder: the package of `encode`, where `package` has `decode` only.
         max_new_tokens: by default 100, or what the context leaves.
         temperature, top_k, top_p, seed: sampling; without any of them the most likely token is taken.
 
@@ -247,6 +323,7 @@ class TextStream:
         tokenizer: Any,
         prompt: str,
         *,
+        encoder: str | os.PathLike[str] | Model | None = None,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -254,33 +331,42 @@ class TextStream:
         seed: int | None = None,
     ) -> None:
         self.sampling = Sampling(temperature, top_k, top_p, seed)
-        self.session = Session(package if isinstance(package, Model) else Model(package))
-        if self.session.plan.task != "text-generation":
-            raise Error(f"the package is for {self.session.plan.task}, not for text-generation")
-        self.tokenizer, self.stop = _tokenizer(tokenizer)
+        model = _opened(package)
+        self.session = Session(model, None if encoder is None else _opened(encoder))
+        task = self.session.plan.task
+        if task not in ("text-generation", "text2text-generation"):
+            raise Error(f"the package is for {task}, not for text-generation")
+        self.generation = logits.of_package(model.user_defined_metadata)
+        self.tokenizer = _tokenizer(tokenizer)
+        self.stop = logits.ends(self.generation) or logits.ends({"eos_token_id": self.tokenizer.eos_token_id})
         self.prompt = [int(token) for token in self.tokenizer.encode(prompt)]
-        context = self.session.context
         if not self.prompt:
             raise Error("the prompt has no token", "Give at least a word to go on with.")
-        if len(self.prompt) > context:
+        # What the decoder begins with: the prompt, or behind an encoder that has read it a token of its own.
+        self.start = [answer_start(self.generation)] if self.session.plan.apart else self.prompt
+        context = self.session.context
+        if len(self.start) > context:
             raise Error(
-                f"the prompt has {len(self.prompt)} tokens, the context {context}",
+                f"the prompt has {len(self.start)} tokens, the context {context}",
                 "Shorten the prompt or build with a longer context.",
             )
-        left = context - len(self.prompt) + 1  # the last new token is not fed
+        left = context - len(self.start) + 1  # the last new token is not fed
         if max_new_tokens is not None and not 1 <= max_new_tokens <= left:
-            room = f"behind {len(self.prompt)} tokens the context of {context} leaves 1 to {left}"
+            room = f"behind {len(self.start)} tokens the context of {context} leaves 1 to {left}"
             raise Error(f"max_new_tokens is {max_new_tokens}; {room}")
         self.most = min(100, left) if max_new_tokens is None else max_new_tokens
-        for model in self.session.models.values():
-            model.load()  # what cannot run says so before anything is written
+        self.rules = logits.Rules(self.generation, len(self.start), len(self.start) + self.most)
+        for each in self.session.models.values():
+            each.load()  # what cannot run says so before anything is written
         self.tokens: list[int] = []
         self.prompt_seconds = self.seconds = 0.0
 
     def __iter__(self) -> Iterator[str]:
         start = time.perf_counter()
         written = ""
-        for token in generate_tokens(self.session, self.prompt, self.most, self.stop, self.sampling):
+        if self.session.plan.apart:
+            self.session.read({"input_ids": np.array([self.prompt], np.int32)})
+        for token in generate_tokens(self.session, self.start, self.most, self.stop, self.sampling, self.rules):
             if not self.tokens:
                 self.prompt_seconds = time.perf_counter() - start
                 start = time.perf_counter()
@@ -305,6 +391,8 @@ class TextStream:
         }
 
     def _decode(self) -> str:
+        if self.session.plan.apart:
+            return str(self.tokenizer.decode(self.tokens, skip_special_tokens=True))
         # Behind the prompt, not alone: some tokenizers drop the space in front of a first word.
         whole = self.tokenizer.decode(self.prompt + self.tokens, skip_special_tokens=True)
         return str(whole[len(self.tokenizer.decode(self.prompt, skip_special_tokens=True)) :])
@@ -315,14 +403,42 @@ def generate(package: str | os.PathLike[str] | Model, tokenizer: Any, prompt: st
     return "".join(TextStream(package, tokenizer, prompt, **options))
 
 
+def _plan(model: Model) -> Plan:
+    return Plan.of(os.path.basename(model.package_path), model.user_defined_metadata)
+
+
 def _longest(length: Any) -> int:
     return length if isinstance(length, int) else int(max(length))
 
 
-def _tokenizer(source: Any) -> tuple[Any, tuple[int, ...]]:
-    """(a tokenizer, the ids that end a text) of a checkpoint, or of a tokenizer that is given."""
+def _room(length: Any, count: int) -> int:
+    """The shortest call that has room for so many tokens."""
+    if isinstance(length, list):
+        return int(min(n for n in length if n >= count))
+    return length if isinstance(length, int) else int(max(count, length[0]))
+
+
+def answer_start(generation: Mapping[str, Any]) -> int:
+    """The token that a decoder behind an encoder begins with. Raises `Error`."""
+    start = generation.get("decoder_start_token_id", generation.get("bos_token_id"))
+    if isinstance(start, list):
+        start = start[0]
+    if start is None:
+        raise Error(
+            "neither generation_config.json nor config.json names a decoder_start_token_id",
+            "The decoder begins with it.",
+        )
+    return int(start)
+
+
+def _opened(package: str | os.PathLike[str] | Model) -> Model:
+    return package if isinstance(package, Model) else Model(package)
+
+
+def _tokenizer(source: Any) -> Any:
+    """The tokenizer of a checkpoint, or one that is given."""
     if not isinstance(source, str | os.PathLike):
-        return source, tuple(id_ for id_ in [source.eos_token_id] if id_ is not None)
+        return source
     from transformers import AutoTokenizer
 
     name, folder, _ = locate(source)
@@ -335,9 +451,4 @@ def _tokenizer(source: Any) -> tuple[Any, tuple[int, ...]]:
         raise Error(
             f"{name} has no tokenizer", "It lies beside the weights: tokenizer.json, or vocab.json and merges.txt."
         )
-    config = read_config(folder)
-    eos = (
-        read_json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else config
-    ).get("eos_token_id")
-    eos = config.get("eos_token_id", tokenizer.eos_token_id) if eos is None else eos
-    return tokenizer, tuple(eos if isinstance(eos, list) else [] if eos is None else [eos])
+    return tokenizer

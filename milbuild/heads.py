@@ -49,16 +49,39 @@ def states() -> Head:
     return Head((), ("last_hidden_state",), lambda family, hidden, inputs: {"last_hidden_state": hidden})
 
 
-def tied(module: str, to: str, softcap: str | None = None) -> Head:
+def encoder_decoder_states() -> Head:
+    """No head: what both halves of the base model give."""
+
+    def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
+        return {"last_hidden_state": hidden, "encoder_last_hidden_state": inputs["encoder_last_hidden_state"]}
+
+    return Head((), ("last_hidden_state", "encoder_last_hidden_state"), compute)
+
+
+def tied(
+    module: str,
+    to: str,
+    softcap: str | None = None,
+    scale: Callable[[Any], float] | None = None,
+    bias: str | None = None,
+) -> Head:
     """(B, T, D) -> logits (B, T, V) with the token embedding's own table, unless the checkpoint brings another.
 
-    `softcap` is the field of the configuration that bounds the scores, if it is set.
+    `softcap` is the field of the configuration that bounds the scores, if it is set; `scale` a number that the
+    configuration says the states are multiplied by; `bias` a buffer (1, V) of the whole model, which files may lack.
     """
 
     def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
         w, config = family.weights.root / module, family.config
         weight = _decoder(w, family.weights / to, config.vocab_size, hidden.shape[-1], config.tie_word_embeddings)
-        logits = tied_linear(hidden, w, weight)
+        factor = 1.0 if scale is None else scale(config)
+        if factor != 1:
+            hidden = mb.mul(x=hidden, y=like(hidden, factor), name=f"{w.name}_scaled_states")
+        if bias is not None and bias in family.weights.root:
+            shift = family.weights.root.tensor(bias, 1, config.vocab_size).reshaped(config.vocab_size)
+            logits = tied_linear(hidden, family.weights.root / bias, weight, shift)
+        else:
+            logits = tied_linear(hidden, w, weight)
         cap = None if softcap is None else getattr(config, softcap)
         return {"logits": logits if cap is None else capped(logits, cap, w / "softcap")}
 
@@ -92,6 +115,22 @@ def last_token(module: str) -> Head:
         else:
             pooled = _pick(hidden, _last_of(inputs["input_ids"], pad, family.cache.query_positions, w.name), w.name)
         logits = linear(pooled, w, family.config.num_labels, bias=False)
+        return {"logits": mb.squeeze(x=logits, axes=[1], name=f"{w.name}_pooled")}
+
+    return Head((module,), ("logits",), compute)
+
+
+def at_last_end(module: str) -> Head:
+    """(B, T, D) -> logits (B, labels) of the last end of a text among the input's ids, as encoder-decoders classify."""
+
+    def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
+        w, config, end = family.weights.root / module, family.config, family.config.eos_token_id
+        if not isinstance(end, int):
+            raise Error(f"eos_token_id is {end!r}; text-classification reads the score of the one that ends a text")
+        ended = mb.equal(x=inputs["input_ids"], y=np.int32(end), name=f"{w.name}_ends")
+        x = _pick(hidden, _last_where(ended, family.cache.query_positions, w.name), w.name)
+        x = activation(linear(x, w / "dense", config.d_model), "tanh", w / "activation")
+        logits = linear(x, w / "out_proj", config.num_labels)
         return {"logits": mb.squeeze(x=logits, axes=[1], name=f"{w.name}_pooled")}
 
     return Head((module,), ("logits",), compute)
@@ -324,9 +363,12 @@ def last(hidden: Var, name: str) -> Var:
 
 def _last_of(input_ids: Var, pad: int, steps: Positions, name: str) -> Var:
     """(B, T), (T,) -> (B, 1): the step of the last id that is not `pad`; 0 where all are."""
-    real = mb.cast(
-        x=mb.not_equal(x=input_ids, y=np.int32(pad), name=f"{name}_real"), dtype="int32", name=f"{name}_real_steps"
-    )
+    return _last_where(mb.not_equal(x=input_ids, y=np.int32(pad), name=f"{name}_real"), steps, name)
+
+
+def _last_where(true: Var, steps: Positions, name: str) -> Var:
+    """bool (B, T), (T,) -> (B, 1): the last step that is true; 0 where none is."""
+    real = mb.cast(x=true, dtype="int32", name=f"{name}_real_steps")
     places = mb.mul(x=real, y=steps, name=f"{name}_places")
     return mb.reduce_max(x=places, axes=[1], keep_dims=True, name=f"{name}_last")
 

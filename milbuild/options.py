@@ -30,6 +30,12 @@ KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound
 # A sound's sequence_length where nothing is said, and its samples a second where the processor does not say them.
 SECONDS, SAMPLING_RATE = 10, 16000
 POOLINGS = ("mean", "cls")
+# Keys and values of what an encoder read, for all layers of the decoder: outputs of `encode` and inputs of `decode`, or
+# states of both.
+CROSS = ("cross_key_cache", "cross_value_cache")
+FUNCTIONS = ("encode", "decode")
+# Tokens of an answer where neither the build nor the checkpoint says how many.
+ANSWER = 512
 # Tasks whose texts come in pairs, which token_type_ids tell apart.
 PAIRS = ("text-classification", "question-answering", "multiple-choice", "next-sentence-prediction")
 
@@ -122,7 +128,8 @@ class Output:
 class Plan:
     """A build's options, complete and consistent; what a package's metadata holds.
 
-    `image_size` (height, width) is there for pictures only, `sequence_length` for texts (tokens) and sounds (samples).
+    `image_size` (height, width) is there for pictures only, `sequence_length` for texts (tokens) and sounds (samples): of
+    an encoder-decoder what the encoder reads, and `context_length` then counts the decoder's tokens.
     """
 
     task: str
@@ -135,6 +142,7 @@ class Plan:
     cache: str
     context_length: Length | None
     prefill_length: int | None
+    function: str | None
     logits: str
     pooling: str | None
     normalize: bool
@@ -164,7 +172,8 @@ class Plan:
             )
         if cache not in tasks.caches(task.name, entry.decoder):
             raise Error(f"{task.name} has no cache: it needs the whole text in one call", "Build it with cache none.")
-        if cache != "none" and not entry.decoder and getattr(config, "is_decoder", True) is False:
+        backwards = entry.decoder or task.name in tasks.APART
+        if cache != "none" and not backwards and getattr(config, "is_decoder", True) is False:
             raise Error("a cache is for a model that looks backwards, and config.json says is_decoder: false")
         options["cache"] = cache
         for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
@@ -189,12 +198,13 @@ class Plan:
             raise Error(f"batch_size is {self.batch_size!r}; it is a whole number from 1")
         if self.pooling is not None:
             _one_of("pooling", self.pooling, POOLINGS)
-            if self.task != "feature-extraction" or self.image_size is not None or cached:
+            if self.task not in ("feature-extraction", "text-encoding") or self.image_size is not None or cached:
                 raise Error(
                     "pooling makes one vector of a whole text: it belongs to feature-extraction without a cache"
                 )
         elif self.normalize:
             raise Error("normalize belongs to pooling, and pooling is none", f"Choose {' or '.join(POOLINGS)}.")
+        self._check_halves()
         if self.num_choices is not None and self.task != "multiple-choice":
             raise Error(f"num_choices belongs to multiple-choice, and the task is {self.task}")
         if self.num_choices is not None and (type(self.num_choices) is not int or self.num_choices < 1):
@@ -204,10 +214,10 @@ class Plan:
                 f"a cache holds one sequence, and batch_size is {self.batch_size}",
                 "Build with batch size 1, or without a cache.",
             )
-        if cached and self.attention_mask:
+        if cached and self.attention_mask and not self.apart:
             hint = "Leave it out: cache io always has one, and with a state `position` says what is filled."
             raise Error("attention_mask is an input of builds without a cache", hint)
-        if self.logits == "last" and self.task != "text-generation":
+        if self.logits == "last" and self.task not in tasks.GENERATION:
             raise Error(f"logits last belongs to text-generation, and the task is {self.task}")
         if self.cache == "state":
             self._needs("iOS18", "a state")
@@ -228,7 +238,7 @@ class Plan:
                 raise Error(
                     f"{self.interface} prefills through its ranged main function; it does not know a second one"
                 )
-            if not isinstance(self.sequence_length, int):
+            if not isinstance(self.call, int):
                 raise Error(
                     "with prefill_length, main has a fixed sequence_length", "Leave it out to decode one token a call."
                 )
@@ -240,25 +250,71 @@ class Plan:
                 hint = "Leave sequence_length out: it is the whole context then."
                 raise Error(f"{self.interface} needs a ranged sequence_length, and it is {spell_length(length)}", hint)
         if self.cache == "io" and isinstance(self.context_length, int):
-            if not isinstance(self.sequence_length, int):
+            if not isinstance(self.call, int):
                 hint = "Give context_length as a range (1:512) for a past that grows, or a fixed sequence_length."
                 raise Error(
                     "a fixed past leaves room for a fixed number of tokens, and sequence_length is not fixed", hint
                 )
-            if max(self.sequence_length, self.prefill_length or 0) >= self.context_length:
+            if max(self.call, self.prefill_length or 0) >= self.context_length:
                 hint = "Core ML has no empty arrays: a fixed past needs at least one slot."
                 raise Error(f"context_length {self.context_length} leaves no slot for the past", hint)
 
-    def _needs(self, target: str, what: str) -> None:
+    def _needs(self, target: str, what: str, other: str = "") -> None:
         if TARGETS[self.target] < TARGETS[target]:
-            raise Error(
-                f"{what} needs {target}, and the target is {self.target}", f"Build with target {target} or later."
+            hint = f"Build with target {target} or later. {other}".strip()
+            raise Error(f"{what} needs {target}, and the target is {self.target}", hint)
+
+    def _check_halves(self) -> None:
+        """What holds for an encoder and a decoder as functions of their own."""
+        if self.function is not None:
+            _one_of("function", self.function, FUNCTIONS)
+            if not self.apart:
+                raise Error(f"function chooses between encode and decode, which {self.task} does not have")
+            if self.function == "encode" and self.prefill_length is not None:
+                raise Error("prefill_length is for the decoder, and function is encode")
+        elif self.apart:
+            self._needs(
+                "iOS18",
+                "a package with two functions (encode, decode)",
+                "Or build two packages: function encode, function decode.",
             )
+        if self.cross_in_state and isinstance(self.sequence_length, tuple | list):
+            hint = "Give one number, which shorter texts are padded to."
+            raise Error(f"a state has one size, and sequence_length is {spell_length(self.sequence_length)}", hint)
+
+    @property
+    def apart(self) -> bool:
+        """Whether encoder and decoder are functions of their own: `encode` once for an input, `decode` token by token."""
+        return self.task in tasks.APART
+
+    @property
+    def cross_in_state(self) -> bool:
+        """Whether `encode` leaves the keys and values of cross-attention in a state, which two packages do not share."""
+        return self.apart and self.cache == "state" and self.function is None
+
+    @property
+    def decoder(self) -> str:
+        """The function that goes on with a sequence."""
+        return "decode" if self.apart and self.function is None else "main"
+
+    @property
+    def call(self) -> Length:
+        """The tokens of a call that goes on with a sequence."""
+        if not self.apart:
+            return 1 if self.sequence_length is None else self.sequence_length
+        return 1 if self.cache != "none" else self.context_length or 1
 
     def functions(self) -> dict[str, Length]:
-        """The tokens (samples, for sounds) that each function of the package takes; 1 for pictures."""
-        main = 1 if self.sequence_length is None else self.sequence_length
-        return {"main": main} | ({} if self.prefill_length is None else {"prefill": self.prefill_length})
+        """The tokens (samples, for sounds) that each function of the package takes; 1 for pictures.
+
+        A package of one function calls it `main`, as every system knows it.
+        """
+        source = 1 if self.sequence_length is None else self.sequence_length
+        if self.function == "encode":
+            return {"main": source}
+        found = {"encode": source} if self.apart and self.function is None else {}
+        found[self.decoder] = self.call
+        return found | ({} if self.prefill_length is None else {"prefill": self.prefill_length})
 
     def to_package(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs under the names that this package gave them."""
@@ -325,7 +381,14 @@ def _check_kind(
         options["image_size"] = _image_size(options["image_size"], config, processor)
         options["attention_mask"] = options["token_type_ids"] = False
         return
-    if kind == "text":
+    if hasattr(family, "encode"):
+        if whole:
+            raise Error(f"{options['interface']} has no encoder beside its decoder", "Choose milbuild or hf.")
+        source, answer = family.longest(config)
+        _check_answer(options, family, kind, source, answer)
+    elif options["function"] is not None:
+        raise Error(f"function chooses between encode and decode, and {config.model_type} is one whole")
+    elif kind == "text":
         limit = family.longest(config) if hasattr(family, "longest") else config.max_position_embeddings
         _check_context(options, whole, limit)
     if takes[0] == "input_values":
@@ -333,7 +396,7 @@ def _check_kind(
     if options["attention_mask"] is None:
         # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
         both_ways = family.bidirectional(config) if hasattr(family, "bidirectional") else False
-        options["attention_mask"] = both_ways and options["cache"] == "none"
+        options["attention_mask"] = both_ways and (options["cache"] == "none" or options["task"] in tasks.APART)
     if options["task"] == "multiple-choice":
         options["num_choices"] = config.num_labels if options["num_choices"] is None else options["num_choices"]
     if options["token_type_ids"] is None:
@@ -432,6 +495,38 @@ def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
     prefill = options["prefill_length"]
     if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= highest):
         raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
+
+
+def _check_answer(options: dict[str, Any], family: Any, kind: str, source: int | None, answer: int | None) -> None:
+    """Lengths of an encoder-decoder: the tokens that it reads and those of its answer, each with the checkpoint's limit
+    if it has one."""
+    task, cached = options["task"], options["cache"] != "none"
+    if kind == "text":
+        length = options["sequence_length"]
+        length = min(128, source or 128) if length is None else length
+        options["sequence_length"] = length = parse_length(length, "sequence_length")
+        if source is not None and _longest(length) > source:
+            raise Error(f"sequence_length goes to {_longest(length)}, the checkpoint's context ends at {source} tokens")
+    context = options["context_length"]
+    if task not in tasks.APART and (task != "feature-extraction" or "feature-extraction" in family.encoder_tasks):
+        if context is not None:
+            raise Error(f"context_length counts the tokens of an answer, and {task} gives none")
+        return
+    if context is None:
+        context = (answer or ANSWER) if cached else min(128, answer or 128)
+    options["context_length"] = context = parse_length(context, "context_length")
+    if cached and (isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io")):
+        hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
+        raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
+    if answer is not None and _longest(context) > answer:
+        raise Error(f"context_length is {_longest(context)}, the checkpoint's answers end at {answer} tokens")
+    prefill = options["prefill_length"]
+    if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= _longest(context)):
+        raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {_longest(context)}")
+
+
+def _longest(length: Length) -> int:
+    return length if isinstance(length, int) else max(length)
 
 
 def _check_samples(options: dict[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> None:

@@ -24,6 +24,9 @@ LABEL, PROBABILITIES, CLASS_LABELS = "classLabel", "probabilities", "classLabels
 TEXTS = {
     "logits": "Scores before softmax.",
     "last_hidden_state": "Hidden states after the last layer's norm.",
+    "encoder_last_hidden_state": "Hidden states after the encoder's last layer.",
+    "cross_key_cache": "Keys of the text that was read, all layers' heads behind one another, for `decode`.",
+    "cross_value_cache": "Values of the text that was read, all layers' heads behind one another, for `decode`.",
     "pooler_output": "The hidden state that stands for the whole, after the pooler.",
     "start_logits": "Scores of each token for beginning the answer, before softmax.",
     "end_logits": "Scores of each token for ending the answer, before softmax.",

@@ -25,6 +25,13 @@ class Task:
 _ALL = (
     Task("feature-extraction", "AutoModel", (), ("default",), "hidden states after the last layer"),
     Task(
+        "text-encoding",
+        "AutoModelForTextEncoding",
+        ("EncoderModel",),
+        (),
+        "hidden states of the encoder alone",
+    ),
+    Task(
         "text-generation",
         "AutoModelForCausalLM",
         ("LMHeadModel", "ForCausalLM"),
@@ -136,6 +143,8 @@ TASKS = {task.name: task for task in _ALL}
 ALL_CACHES = ("none", "io", "state")
 # Tasks that go on where the last call stopped; hidden states only of models that look backwards.
 GENERATION = ("text-generation", "text2text-generation", "speech-seq2seq")
+# Those of models with an encoder and a decoder, which are functions of their own there.
+APART = ("text2text-generation", "speech-seq2seq")
 WITH_PAST = "-with-past"
 
 

@@ -27,7 +27,7 @@ class Tiny:
     def options(self) -> dict[str, Any]:
         """Of a build, small and with transformers' own outputs."""
         if self.kind != "pictures":
-            return {"sequence_length": 7 if self.kind == "text" else 431}
+            return {"sequence_length": 431 if self.kind == "sound" else 7}
         return {"postprocess": False} | ({} if "image_size" in self.config else {"image_size": self.size})
 
 
@@ -576,10 +576,67 @@ OPT = Tiny(
     ),
 )
 
+_ANSWERS = {"vocab_size": 61, "pad_token_id": 5, "eos_token_id": 2, "decoder_start_token_id": 5, "num_labels": 7}
+T5 = Tiny(
+    "t5",
+    _ANSWERS
+    | {
+        "d_model": 24,
+        "d_kv": 10,
+        "d_ff": 52,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "relative_attention_num_buckets": 9,
+        "relative_attention_max_distance": 17,
+    },
+    operations=99,
+    flags={
+        "plain": {},
+        "gated gelu": {"feed_forward_proj": "gated-gelu"},
+        "gated silu": {"feed_forward_proj": "gated-silu"},
+        "no scale of scores": {"scale_decoder_outputs": False},
+        "as many layers": {"num_decoder_layers": None},
+        "buckets": {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128},
+        "large epsilon": {"layer_norm_epsilon": 1e-2},
+        "tiny epsilon": {"layer_norm_epsilon": 1e-12},
+    },
+    landmarks=(),
+    kind="answers",
+)
+
+BART = Tiny(
+    "bart",
+    _ANSWERS
+    | {
+        "d_model": 24,
+        "encoder_layers": 3,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 3,
+        "encoder_ffn_dim": 52,
+        "decoder_ffn_dim": 44,
+        "max_position_embeddings": 29,
+        "forced_eos_token_id": 2,
+    },
+    operations=99,
+    flags={
+        "plain": {},
+        "scaled embedding": {"scale_embedding": True},
+        "relu": {"activation_function": "relu"},
+        "tanh gelu": {"activation_function": "gelu_new"},
+        "untied": {"tie_word_embeddings": False},
+        "one layer of the decoder": {"decoder_layers": 1},
+    },
+    landmarks=(),
+    kind="answers",
+)
+
 _DECODERS = (GPT2, OPT, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA3)
 _ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, ALBERT)
 _PICTURES = (VIT, CONVNEXT, RESNET, MOBILENET_V2, SEGFORMER, YOLOS)
-TABLE = {tiny.model_type: tiny for tiny in (*_DECODERS, *_ENCODERS, *_PICTURES, WAV2VEC2, HUBERT)}
+TABLE = {tiny.model_type: tiny for tiny in (*_DECODERS, *_ENCODERS, *_PICTURES, WAV2VEC2, HUBERT, T5, BART)}
 TEXTS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "text"}
 PICTURES = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "pictures"}
+ANSWERS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "answers"}
 SOUNDS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "sound"}

@@ -55,6 +55,10 @@ _SPEECH = ("feature-extraction", "ctc", "audio-classification")
 
 SUPPORTED = {
     "albert": Entry("albert:Albert", _ENCODER),
+    "bart": Entry(
+        "bart:Bart",
+        ("text2text-generation", "feature-extraction", "fill-mask", "text-classification", "question-answering"),
+    ),
     "bert": Entry("bert:Bert", (*_ENCODER, "text-generation", "next-sentence-prediction")),
     "convnext": Entry("convnext:ConvNext", _PICTURES),
     "distilbert": Entry("distilbert:DistilBert", _ENCODER),
@@ -71,6 +75,14 @@ SUPPORTED = {
     "roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
     "segformer": Entry("segformer:Segformer", ("semantic-segmentation", "image-classification", "feature-extraction")),
     "smollm3": Entry("smollm3:SmolLM3", DECODER, decoder=True),
+    "t5": Entry(
+        "t5:T5",
+        (
+            "text2text-generation",
+            *("feature-extraction", "text-encoding"),
+            *("text-classification", "token-classification", "question-answering"),
+        ),
+    ),
     "vit": Entry("vit:ViT", (*_PICTURES, "masked-im")),
     "wav2vec2": Entry("wav2vec2:Wav2Vec2", (*_SPEECH, "audio-frame-classification", "audio-xvector")),
     "xlm-roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
@@ -94,6 +106,17 @@ def find(model_type: str) -> type[Any]:
 
 
 def takes(family: type[Any]) -> tuple[str, ...]:
-    """The inputs of a family, by transformers' names: what its `hidden_states` takes. The first says of what kind it is:
-    text (input_ids), pictures (pixel_values) or sound (input_values, input_features)."""
-    return tuple(inspect.signature(family.hidden_states).parameters)[1:]
+    """The inputs of a family, by transformers' names: what its `encode` takes if it has an encoder and a decoder, else its
+    `hidden_states`. The first says of what kind it is: text (input_ids), pictures (pixel_values) or sound (input_values,
+    input_features)."""
+    method = family.encode if hasattr(family, "encode") else family.hidden_states
+    return tuple(inspect.signature(method).parameters)[1:]
+
+
+def halves(family: type[Any], task: str, function: str) -> tuple[str, ...]:
+    """Which of "encoder" and "decoder" a function of the package runs; none of a family that is one whole."""
+    if not hasattr(family, "encode"):
+        return ()
+    if function == "encode" or task in family.encoder_tasks:
+        return ("encoder",)
+    return ("encoder", "decoder") if function == "main" else ("decoder",)

@@ -32,7 +32,7 @@ class Albert(Bert):
         for i in range(config.num_hidden_layers):
             group = w / f"albert_layer_groups.{i * config.num_hidden_groups // config.num_hidden_layers}"
             for j in range(config.inner_group_num):
-                x = self.block(x, (group / f"albert_layers.{j}").called(f"layer.{i}.{j}"), i, mask)
+                x = self.block(x, (group / f"albert_layers.{j}").called(self.weights / f"layer.{i}.{j}"), i, mask)
         return x
 
     def embedding_width(self) -> int:

@@ -6,7 +6,8 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
-from milbuild.weights import Cursor, Joined, Tensor, Unread
+from milbuild.errors import Error
+from milbuild.weights import Cursor, Joined, Tensor, Unread, zeros
 
 
 def constant(tensor: Tensor, w: Cursor, name: str) -> Var:
@@ -48,6 +49,21 @@ def first_token(x: Var, w: Cursor) -> Var:
     )
 
 
+def shifted(ids: Var, first: int | None) -> Var:
+    """int32 (B, T) -> (B, T): one place on, with the id `first` in front; the last is gone. As transformers makes a
+    decoder's input of a text that it reads itself. Raises `Error` without a `first`."""
+    if first is None:
+        raise Error("config.json names no decoder_start_token_id, which stands before the first token of a decoder")
+    batch, tokens = ids.shape
+    start = np.full((batch, 1), first, np.int32)
+    if tokens == 1:
+        return mb.const(val=start, name="decoder_input_ids")
+    keep = mb.slice_by_index(
+        x=ids, begin=[0, 0], end=[0, -1], begin_mask=[True, True], end_mask=[True, False], name="ids_but_the_last"
+    )
+    return mb.concat(values=[start, keep], axis=1, name="decoder_input_ids")
+
+
 def linear(x: Var, w: Cursor, width: int, bias: bool = True) -> Var:
     """(..., D) -> (..., width), with a weight stored (width, D), as torch.nn.Linear has it."""
     return _linear(x, w.tensor("weight", width, x.shape[-1]), w, width, bias)
@@ -76,12 +92,15 @@ def embedding(ids: Var | np.ndarray, w: Cursor, rows: int, width: int, scale: fl
     return x if scale == 1 else mb.mul(x=x, y=like(x, scale), name=w.name)
 
 
-def joined_linear(x: Var, parts: list[tuple[Cursor, int]], w: Cursor, bias: bool = True) -> Var:
-    """(..., D) -> (..., the widths' sum): modules that read the same tokens as one product, called after `w`."""
+def joined_linear(x: Var, parts: list[tuple[Cursor, int]], w: Cursor, bias: bool | list[bool] = True) -> Var:
+    """(..., D) -> (..., the widths' sum): modules that read the same tokens as one product, called after `w`. With a list,
+    of some of them only has a bias."""
     weight = Joined(*(part.tensor("weight", width, x.shape[-1]) for part, width in parts))
-    arguments = (
-        {"bias": constant(Joined(*(part.tensor("bias", width) for part, width in parts)), w, "bias")} if bias else {}
-    )
+    which = bias if isinstance(bias, list) else [bias] * len(parts)
+    biases = [
+        part.tensor("bias", width) if has else zeros(width) for (part, width), has in zip(parts, which, strict=True)
+    ]
+    arguments = {"bias": constant(Joined(*biases), w, "bias")} if any(which) else {}
     return mb.linear(x=x, weight=constant(weight, w, "weight"), name=f"{w.name}_joined", **arguments)
 
 

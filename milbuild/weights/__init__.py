@@ -2,6 +2,6 @@
 
 from milbuild.weights.checkpoint import Checkpoint
 from milbuild.weights.cursor import Cursor
-from milbuild.weights.tensor import Computed, Joined, Tensor, Unread
+from milbuild.weights.tensor import Computed, Joined, Tensor, Unread, zeros
 
-__all__ = ["Checkpoint", "Computed", "Cursor", "Joined", "Tensor", "Unread"]
+__all__ = ["Checkpoint", "Computed", "Cursor", "Joined", "Tensor", "Unread", "zeros"]

@@ -128,6 +128,12 @@ class Checkpoint:
         return parts[0] if parts else found
 
     @functools.cached_property
+    def generation(self) -> dict[str, Any]:
+        """generation_config.json as it stands; where there is none, config.json, which old checkpoints keep it in."""
+        found = self.folder / "generation_config.json"
+        return read_json(found) if found.is_file() else self.config
+
+    @functools.cached_property
     def vocabulary(self) -> dict[str, Any]:
         """vocab.json as it stands, token by token; empty where there is none."""
         return read_json(self.folder / "vocab.json") if (self.folder / "vocab.json").is_file() else {}

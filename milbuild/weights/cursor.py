@@ -28,10 +28,9 @@ class Cursor:
         path, label = (f"{before}.{part}".strip(".") for before in (self.path, self.label))
         return Cursor(self.checkpoint, self.dtype, self.prefix, path, label)
 
-    def called(self, label: str) -> "Cursor":
-        """The same module under a name of its own, for one that is called several times."""
-        label = f"{self.prefix}.{label}".strip(".")
-        return Cursor(self.checkpoint, self.dtype, self.prefix, self.path, label)
+    def called(self, other: "Cursor") -> "Cursor":
+        """The same module under the name of `other`: for one that stands in several places."""
+        return Cursor(self.checkpoint, self.dtype, self.prefix, self.path, other.label)
 
     @property
     def root(self) -> "Cursor":

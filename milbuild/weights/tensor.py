@@ -36,6 +36,10 @@ class Tensor:
         """The rows `start` to `stop`, without `stop`."""
         return Tensor(self.name, f"{self.key}[{start}:{stop}]", self.data[start:stop])
 
+    def reshaped(self, *shape: int) -> "Tensor":
+        """The same values in another shape."""
+        return Tensor(self.name, f"{self.key} as {shape}", self.data.reshape(shape))
+
     def values(self, dtype: np.dtype[Any] = FLOAT32) -> np.ndarray:
         """The values themselves, for the few that become numbers in the program (an activation's slope, a short bias)."""
         return np.concatenate([piece.copy() for piece in self.pieces(dtype)]).reshape(self.shape)
@@ -114,6 +118,11 @@ class Joined(Computed):
     def pieces(self, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
         for part in self._parts:
             yield from part.pieces(dtype)
+
+
+def zeros(*shape: int) -> Tensor:
+    """Where the checkpoint has nothing and a joined tensor needs something."""
+    return Tensor("zeros", f"zeros {shape}", np.broadcast_to(np.float32(0), shape))
 
 
 class Unread(np.ndarray):

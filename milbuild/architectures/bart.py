@@ -1,0 +1,136 @@
+"""BART: text to text, and what it makes of a text for classes and answers.
+
+Encoder and decoder of post-norm layers, learned positions whose table begins at row 2, a norm behind the embeddings.
+Reference: transformers/models/bart/modeling_bart.py.
+
+Shapes: B batch, S tokens that the encoder reads, T tokens of the decoder in this call, D d_model, H heads, E = D / H.
+"""
+
+from typing import Any
+
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Var
+
+from milbuild.caches import Cache, Cross
+from milbuild.heads import at_last_end, encoder_decoder_states, span, tied
+from milbuild.layers.activation import activation
+from milbuild.layers.attention import (
+    attention,
+    causal_mask,
+    joined_heads,
+    merge_heads,
+    padding_mask,
+    split_heads,
+)
+from milbuild.layers.linear import add, embedding, joined_linear, linear
+from milbuild.layers.normalization import layer_norm
+from milbuild.weights import Cursor
+
+FIRST = 2  # the table's row of the first token
+EPSILON = 1e-5  # torch's own; the configuration has none
+
+
+class Bart:
+    prefix = "model"
+    only = {"is_decoder": (False, "the encoder looks both ways")}
+    not_read = (
+        *("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"),  # training
+        *("encoder_layerdrop", "decoder_layerdrop", "init_std"),
+        *("pad_token_id", "forced_eos_token_id"),  # the mask says what is padding; for whoever generates
+    )
+    ignored = (r"(encoder|decoder)\.embed_tokens\.weight", r"encoder\.version", r"decoder\.version")
+    encoder_tasks = ()
+    language_head = tied("lm_head", to="shared", bias="final_logits_bias")
+    heads = {
+        "feature-extraction": encoder_decoder_states(),
+        "text2text-generation": language_head,
+        "fill-mask": language_head,
+        "text-classification": at_last_end("classification_head"),
+        "question-answering": span("qa_outputs"),
+    }
+
+    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
+        self.config, self.weights, self.cache = config, weights, cache
+        self.width = config.d_model
+
+    @staticmethod
+    def longest(config: Any) -> tuple[int, int]:
+        return config.max_position_embeddings, config.max_position_embeddings
+
+    @staticmethod
+    def bidirectional(config: Any) -> bool:
+        return True
+
+    def encode(self, input_ids: Var) -> Var:
+        """int32 (B, S) -> (B, S, D)."""
+        config, w = self.config, self.weights / "encoder"
+        x, mask = self.embeddings(input_ids, w), padding_mask(self.cache.attention_mask, w)
+        for i in range(config.encoder_layers):
+            layer = w / f"layers.{i}"
+            x = self.sublayer(
+                x, self.self_attention(x, layer / "self_attn", None, mask), layer / "self_attn_layer_norm"
+            )
+            x = self.sublayer(x, self.mlp(x, layer, config.encoder_ffn_dim), layer / "final_layer_norm")
+        return x
+
+    def cross(self, hidden: Var) -> tuple[Var, Var]:
+        """The encoder's states (B, S, D) -> keys and values of all layers of the decoder, (B, layers * H, S, E) each."""
+        heads, w = self.config.decoder_attention_heads, self.weights / "decoder"
+        layers = [w / f"layers.{i}.encoder_attn" for i in range(self.config.decoder_layers)]
+        keys, values = (
+            joined_heads(hidden, [(each / name, self.width) for each in layers], heads, w / title)
+            for name, title in (("k_proj", "cross_keys"), ("v_proj", "cross_values"))
+        )
+        return keys, values
+
+    def hidden_states(self, decoder_input_ids: Var, cross: Cross) -> Var:
+        """int32 (B, T) -> (B, T, D)."""
+        config, cache, w = self.config, self.cache, self.weights / "decoder"
+        x = self.embeddings(decoder_input_ids, w)
+        mask = causal_mask(cache.query_positions, cache.key_positions(), w)
+        seen = padding_mask(cross.attention_mask, w / "cross")
+        for i in range(config.decoder_layers):
+            layer = w / f"layers.{i}"
+            x = self.sublayer(x, self.self_attention(x, layer / "self_attn", i, mask), layer / "self_attn_layer_norm")
+            y = self.cross_attention(x, layer / "encoder_attn", cross.keys[i], cross.values[i], seen)
+            x = self.sublayer(x, y, layer / "encoder_attn_layer_norm")
+            x = self.sublayer(x, self.mlp(x, layer, config.decoder_ffn_dim), layer / "final_layer_norm")
+        return x
+
+    def embeddings(self, ids: Var, w: Cursor) -> Var:
+        config, table = self.config, self.weights / "shared"
+        scale = self.width**0.5 if config.scale_embedding else 1.0
+        x = embedding(ids, table.called(w / "embed_tokens"), config.vocab_size, self.width, scale)
+        rows, at = config.max_position_embeddings + FIRST, self.cache.query_positions
+        at = at + FIRST if isinstance(at, np.ndarray) else mb.add(x=at, y=np.int32(FIRST), name=f"{w.name}_positions")
+        x = add(x, embedding(at, w / "embed_positions", rows, self.width), w / "placed")
+        return self.norm(x, w / "layernorm_embedding")
+
+    def norm(self, x: Var, w: Cursor) -> Var:
+        return layer_norm(x, w, EPSILON)
+
+    def sublayer(self, x: Var, y: Var, norm: Cursor) -> Var:
+        """norm(x + y)."""
+        return self.norm(add(x, y, norm / "sum"), norm)
+
+    def self_attention(self, x: Var, w: Cursor, i: int | None, mask: Var | None) -> Var:
+        """Of the encoder, or of layer i of the decoder."""
+        config = self.config
+        heads = config.encoder_attention_heads if i is None else config.decoder_attention_heads
+        joined = joined_linear(x, [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")], w)
+        q, k, v = split_heads(joined, heads, w, parts=3)  # (B, H, T, E) each
+        if i is not None:
+            k, v = self.cache.update(i, k, v)  # (B, H, slots, E)
+        y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
+        return linear(merge_heads(y, w), w / "out_proj", self.width)
+
+    def cross_attention(self, x: Var, w: Cursor, k: Var, v: Var, seen: Var | None) -> Var:
+        heads = self.config.decoder_attention_heads
+        (q,) = split_heads(linear(x, w / "q_proj", self.width), heads, w)
+        y = attention(q, k, v, seen, (self.width // heads) ** -0.5, w)
+        return linear(merge_heads(y, w), w / "out_proj", self.width)
+
+    def mlp(self, x: Var, w: Cursor, inner: int) -> Var:
+        x = activation(linear(x, w / "fc1", inner), self.config.activation_function, w / "activation_fn")
+        return linear(x, w / "fc2", self.width)
