@@ -153,11 +153,17 @@ def build(
         with _fresh_names():
             function, descriptions[name] = graphs[-1].function()
         program.add_function(name, function)
+    if plan.function is not None:
+        # The other half, for the tensors that it reads: every one of the checkpoint is accounted for.
+        other = replace(plan, function="decode" if plan.function == "encode" else "encode", prefill_length=None)
+        with _fresh_names():
+            _Graph(other, "main", checkpoint, config, family).function()
     _check_names(plan, graphs)
     program.default_function_name = next(iter(descriptions))
     program.export_as_multifunction = len(descriptions) > 1
     others = [module for head in family.heads.values() for module in head.modules]
-    checkpoint.check(family.ignored, others, family.prefix)
+    halves = (r"decoder\..*",) if graphs[0].inputs.halves == ("encoder",) and not plan.apart else ()
+    checkpoint.check((*family.ignored, *halves), others, family.prefix)
     model, weights = lower(program, descriptions, TARGETS[target])
     _write_metadata(model.description.metadata, checkpoint, config, plan)
     return Model.built(model, weights)

@@ -90,8 +90,8 @@ def hide(positions: Positions, mask: Var, name: str) -> Var:
 class NoCache:
     """Every call is a whole sequence. Positions count from the first slot, padded or not, as transformers' forward does."""
 
-    def __init__(self, tokens: int | Var, longest: int, attention_mask: Var | None = None) -> None:
-        self.query_positions = count(tokens, "positions")
+    def __init__(self, tokens: int | Var, longest: int, attention_mask: Var | None = None, name: str = "") -> None:
+        self.query_positions = count(tokens, f"{name}positions")
         self.attention_mask, self.longest = attention_mask, longest
         self._keys: Positions | None = None
 

@@ -17,8 +17,8 @@ from milbuild.errors import Error
 from milbuild.layers import frames, sound
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import Positions
-from milbuild.layers.linear import constant, like, linear, tied_linear
-from milbuild.weights import Computed, Cursor, Tensor
+from milbuild.layers.linear import constant, like, linear, tied_linear, tied_weight
+from milbuild.weights import Computed, Cursor
 
 Inputs = dict[str, Any]
 # (family, hidden states) -> one vector for each text
@@ -60,12 +60,13 @@ def encoder_decoder_states() -> Head:
 
 def tied(
     module: str,
-    to: str,
+    to: str | tuple[str, ...],
     softcap: str | None = None,
     scale: Callable[[Any], float] | None = None,
     bias: str | None = None,
 ) -> Head:
-    """(B, T, D) -> logits (B, T, V) with the token embedding's own table, unless the checkpoint brings another.
+    """(B, T, D) -> logits (B, T, V) with the token embedding's own table, unless the checkpoint brings another; it is that of
+    the module `to`, the first of several that the file has.
 
     `softcap` is the field of the configuration that bounds the scores, if it is set; `scale` a number that the
     configuration says the states are multiplied by; `bias` a buffer (1, V) of the whole model, which files may lack.
@@ -73,7 +74,8 @@ def tied(
 
     def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
         w, config = family.weights.root / module, family.config
-        weight = _decoder(w, family.weights / to, config.vocab_size, hidden.shape[-1], config.tie_word_embeddings)
+        table = family.weights.first(*((to,) if isinstance(to, str) else to))
+        weight = tied_weight(w, table, config.vocab_size, hidden.shape[-1], config.tie_word_embeddings)
         factor = 1.0 if scale is None else scale(config)
         if factor != 1:
             hidden = mb.mul(x=hidden, y=like(hidden, factor), name=f"{w.name}_scaled_states")
@@ -196,7 +198,7 @@ def language_model(
         x = family.norm(x, w / norm)
         rows, d = config.vocab_size, w / decoder
         holder, name = (d, "bias") if "bias" in d else (w, bias)
-        weight = _decoder(d, table, rows, inner, config.tie_word_embeddings)
+        weight = tied_weight(d, table, rows, inner, config.tie_word_embeddings)
         both = "bias" in d and bias in w
         if both:
             w.tensor(bias, rows)  # a second copy
@@ -204,20 +206,6 @@ def language_model(
 
     first = module or decoder
     return Head((first, *(() if module else (dense, norm))), ("logits",), compute)
-
-
-def _decoder(w: Cursor, table: Cursor, rows: int, width: int, shares: bool) -> Tensor:
-    """The weight of a language model's head: its own, or the token embedding's, as transformers ties them: a head that the
-    file has and that differs is used whatever the configuration says; one that is missing is the embedding's, if
-    `tie_word_embeddings` says so."""
-    if "weight" in w:
-        shares = shares and w.equals(table, "weight")
-    elif not shares:
-        hint = (
-            "transformers would make up random numbers. Save the checkpoint with its head, or set tie_word_embeddings."
-        )
-        raise Error(f"the checkpoint has no {w.path}.weight, and config.json says tie_word_embeddings: false", hint)
-    return table.tensor("weight", rows, width) if shares else w.tensor("weight", rows, width)
 
 
 def span(module: str) -> Head:

@@ -75,7 +75,7 @@ class Inputs:
             self._declare_cross()
         if plan.cache == "io" and self.halves != ("encoder",):
             self._declare_past()
-        if plan.cache == "state":
+        if plan.cache == "state" and (plan.cross_in_state or self.halves != ("encoder",)):
             self._declare_states()
 
     @property
@@ -352,7 +352,7 @@ class Inputs:
     def encoder_cache(self, inputs: dict[str, Var], given: dict[str, Any]) -> NoCache:
         """Over the tokens that an encoder gets."""
         tokens = self._count(self.source, given, "input_ids")
-        return NoCache(tokens, self.source.ends[1], inputs.get(self.names.attention_mask))
+        return NoCache(tokens, self.source.ends[1], inputs.get(self.names.attention_mask), "encoder_")
 
     def cross(self, inputs: dict[str, Var]) -> Cross:
         """Keys and values that `encode` made."""
@@ -370,9 +370,8 @@ class Inputs:
             return 0
         if self.kind == "pictures" or isinstance(axis.length, int):
             return axis.size
-        return _size(
-            given[name if name in given else "input_ids"], 1, "sequence_length" if axis is self.source else "answer"
-        )
+        title = "answer_length" if name == "decoder_input_ids" else "sequence_length"
+        return _size(given[name], 1, title)
 
 
 def image_scaling(processor: Mapping[str, Any], config: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -56,9 +56,10 @@ def _checkpoint(model_type: str, task: str, flags: str) -> Path:
     torch.manual_seed(0)
     model = getattr(transformers, TASKS[task].auto).from_config(config)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             # By its many products, a convolution's values would grow beyond float16 from layer to layer.
             scale = 0.3 if parameter.ndim < 4 else 0.5 * parameter[0].numel() ** -0.5
+            scale *= TABLE[model_type].perturbed.get(name.split(".")[-2:][0], 1.0)
             parameter.add_(scale * torch.randn_like(parameter))
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):

@@ -13,7 +13,8 @@ from typing import Any
 class Tiny:
     """`config`: what differs from the class's defaults; `flags`: variations, each tested in both precisions;
     `operations`: the most that are not constants, without a cache, in float16 for iOS 18; `landmarks`: modules that must be
-    among those compared, `*` for every layer; `kind`: what it takes; `size`: (height, width) of pictures, in the tests."""
+    among those compared, `*` for every layer; `kind`: what it takes; `size`: (height, width) of pictures, in the tests;
+    `perturbed`: how much more or less than others the weights of a module are changed, by its last name."""
 
     model_type: str
     config: dict[str, Any]
@@ -22,6 +23,7 @@ class Tiny:
     landmarks: tuple[str, ...] = ()
     kind: str = "text"
     size: tuple[int, int] = (0, 0)
+    perturbed: dict[str, float] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -590,7 +592,7 @@ T5 = Tiny(
         "relative_attention_num_buckets": 9,
         "relative_attention_max_distance": 17,
     },
-    operations=99,
+    operations=92 + 129,
     flags={
         "plain": {},
         "gated gelu": {"feed_forward_proj": "gated-gelu"},
@@ -601,8 +603,20 @@ T5 = Tiny(
         "large epsilon": {"layer_norm_epsilon": 1e-2},
         "tiny epsilon": {"layer_norm_epsilon": 1e-12},
     },
-    landmarks=(),
+    landmarks=tuple(
+        f"transformer.{part}"
+        for part in (
+            *(f"encoder.block.*{x}" for x in ("", ".layer.*", ".layer.*.layer_norm", ".layer.*.SelfAttention")),
+            *(f"decoder.block.*{x}" for x in ("", ".layer.*", ".layer.*.layer_norm", ".layer.*.SelfAttention")),
+            *("encoder.block.*.layer.*.DenseReluDense", "decoder.block.*.layer.*.DenseReluDense"),
+            *("decoder.block.*.layer.*.EncDecAttention", "encoder.final_layer_norm", "decoder.final_layer_norm"),
+        )
+    ),
     kind="answers",
+    # Scores have no scale: it is in what the queries are initialized with (T5's section 3.1.1, modeling_t5's _init_weights).
+    # Without it attention would be all or nothing, and the least rounding decide.
+    # A gated product of large values loses more bits than it should show (transformers' own half gives 55.7 dB there).
+    perturbed={"q": 10**-0.5, "wi_1": 0.5},
 )
 
 BART = Tiny(
@@ -619,7 +633,7 @@ BART = Tiny(
         "max_position_embeddings": 29,
         "forced_eos_token_id": 2,
     },
-    operations=99,
+    operations=68 + 98,
     flags={
         "plain": {},
         "scaled embedding": {"scale_embedding": True},
@@ -628,7 +642,18 @@ BART = Tiny(
         "untied": {"tie_word_embeddings": False},
         "one layer of the decoder": {"decoder_layers": 1},
     },
-    landmarks=(),
+    landmarks=tuple(
+        f"model.{part}"
+        for part in (
+            *("encoder.layers.*", "decoder.layers.*", "encoder.layernorm_embedding", "decoder.layernorm_embedding"),
+            *(
+                f"{half}.layers.*.{x}"
+                for half in ("encoder", "decoder")
+                for x in ("self_attn", "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm")
+            ),
+            *("decoder.layers.*.encoder_attn", "decoder.layers.*.encoder_attn_layer_norm"),
+        )
+    ),
     kind="answers",
 )
 

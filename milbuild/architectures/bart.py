@@ -23,12 +23,14 @@ from milbuild.layers.attention import (
     padding_mask,
     split_heads,
 )
-from milbuild.layers.linear import add, embedding, joined_linear, linear
+from milbuild.layers.linear import add, embedding, joined_linear, linear, tied_weight
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
 FIRST = 2  # the table's row of the first token
 EPSILON = 1e-5  # torch's own; the configuration has none
+# The token embedding, by any of its names.
+TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 
 
 class Bart:
@@ -39,9 +41,13 @@ class Bart:
         *("encoder_layerdrop", "decoder_layerdrop", "init_std"),
         *("pad_token_id", "forced_eos_token_id"),  # the mask says what is padding; for whoever generates
     )
-    ignored = (r"(encoder|decoder)\.embed_tokens\.weight", r"encoder\.version", r"decoder\.version")
+    ignored = (
+        r"shared\.weight",  # where both halves have tables of their own
+        r"(encoder|decoder)\.version",  # of fairseq's files
+        "final_logits_bias",  # of the language model, where another task is built
+    )
     encoder_tasks = ()
-    language_head = tied("lm_head", to="shared", bias="final_logits_bias")
+    language_head = tied("lm_head", to=TABLES, bias="final_logits_bias")
     heads = {
         "feature-extraction": encoder_decoder_states(),
         "text2text-generation": language_head,
@@ -99,9 +105,10 @@ class Bart:
         return x
 
     def embeddings(self, ids: Var, w: Cursor) -> Var:
-        config, table = self.config, self.weights / "shared"
+        config, own = self.config, w / "embed_tokens"
+        table = tied_weight(own, self.weights.first(*TABLES), config.vocab_size, self.width, config.tie_word_embeddings)
         scale = self.width**0.5 if config.scale_embedding else 1.0
-        x = embedding(ids, table.called(w / "embed_tokens"), config.vocab_size, self.width, scale)
+        x = embedding(ids, own, config.vocab_size, self.width, scale, table)
         rows, at = config.max_position_embeddings + FIRST, self.cache.query_positions
         at = at + FIRST if isinstance(at, np.ndarray) else mb.add(x=at, y=np.int32(FIRST), name=f"{w.name}_positions")
         x = add(x, embedding(at, w / "embed_positions", rows, self.width), w / "placed")

@@ -14,10 +14,13 @@ from milbuild.caches import Cache, Cross
 from milbuild.heads import at_last_end, encoder_decoder_states, per_token, span, states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, joined_heads, merge_heads, padding_mask, split_heads
-from milbuild.layers.linear import add, embedding, joined_linear, linear, mul
+from milbuild.layers.linear import add, embedding, joined_linear, linear, mul, tied_weight
 from milbuild.layers.normalization import rms_norm
 from milbuild.layers.relative import Distances, relative_bias
 from milbuild.weights import Cursor
+
+# The token embedding, by any of its names.
+TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 
 
 class T5:
@@ -29,7 +32,7 @@ class T5:
         "pad_token_id",  # the mask says what is padding
     )
     ignored = (
-        r"(encoder|decoder)\.embed_tokens\.weight",  # second copies of `shared`
+        "shared.weight",  # where both halves have tables of their own
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # of old checkpoints, never used
     )
     encoder_tasks = ("text-encoding", "token-classification")
@@ -37,7 +40,7 @@ class T5:
         "feature-extraction": encoder_decoder_states(),
         "text-encoding": states(),
         "text2text-generation": tied(
-            "lm_head", to="shared", scale=lambda config: config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
+            "lm_head", to=TABLES, scale=lambda config: config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
         ),
         "text-classification": at_last_end("classification_head"),
         "token-classification": per_token("classifier"),
@@ -90,8 +93,9 @@ class T5:
         return relative_bias(cache.query_positions, keys, table, config.num_heads, distances)
 
     def stack(self, ids: Var, w: Cursor, layers: int, bias: Var, cross: Cross | None) -> Var:
-        table = self.weights / "shared"
-        x = embedding(ids, table.called(w / "embed_tokens"), self.config.vocab_size, self.width)
+        rows, own = self.config.vocab_size, w / "embed_tokens"
+        table = tied_weight(own, self.weights.first(*TABLES), rows, self.width, self.config.tie_word_embeddings)
+        x = embedding(ids, own, rows, self.width, table=table)
         seen = None if cross is None else padding_mask(cross.attention_mask, w / "cross")
         for i in range(layers):
             x = self.block(x, w / f"block.{i}", i, bias, cross, seen)

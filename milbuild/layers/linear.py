@@ -80,9 +80,24 @@ def tied_linear(x: Var, w: Cursor, weight: Tensor, bias: Tensor | None = None) -
     return mb.linear(x=x, weight=constant(weight, w, "weight"), name=w.name, **arguments)
 
 
-def embedding(ids: Var | np.ndarray, w: Cursor, rows: int, width: int, scale: float = 1.0) -> Var:
-    """int32 (...) -> (..., width). Ids that are known when the graph is built (3, 4, 5, ...) become a slice of the table."""
-    table = w.tensor("weight", rows, width)
+def tied_weight(w: Cursor, table: Cursor, rows: int, width: int, shares: bool) -> Tensor:
+    """The weight of a module that may share the token embedding's `table`, as transformers ties them: one that the file has
+    and that differs is used whatever the configuration says; one that is missing is the table's, if `tie_word_embeddings`
+    says so."""
+    if "weight" in w:
+        shares = shares and w.equals(table, "weight")
+    elif not shares:
+        hint = "transformers would make up random numbers. Save the checkpoint with it, or set tie_word_embeddings."
+        raise Error(f"the checkpoint has no {w.path}.weight, and config.json says tie_word_embeddings: false", hint)
+    return table.tensor("weight", rows, width) if shares else w.tensor("weight", rows, width)
+
+
+def embedding(
+    ids: Var | np.ndarray, w: Cursor, rows: int, width: int, scale: float = 1.0, table: Tensor | None = None
+) -> Var:
+    """int32 (...) -> (..., width), by the table of `w` or another. Ids that are known when the graph is built (3, 4, 5, ...)
+    become a slice of it."""
+    table = w.tensor("weight", rows, width) if table is None else table
     if isinstance(ids, np.ndarray):
         if not np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids))):
             raise AssertionError(f"ids known in advance must be consecutive, got {ids}")

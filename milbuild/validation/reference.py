@@ -166,14 +166,22 @@ def modules(model: Any) -> Iterator[dict[str, np.ndarray]]:
 
 
 def landmarks(paths: Iterable[str], operations: Iterable[str]) -> dict[str, str]:
-    """Module path -> the operation whose value is the module's output: the one of that name, else the last one under it."""
-    names = list(operations)
+    """Module path -> the operation whose value is the module's output: the one of that name, else the last one under it.
+
+    An operation is under the module with the longest name that it begins with, and under those that contain this one:
+    `self_attn_layer_norm` stands beside `self_attn`.
+    """
+    named = {re.sub(r"\W", "_", path): path for path in paths}
     found: dict[str, str] = {}
-    for path in paths:
-        name = re.sub(r"\W", "_", path)
-        under = [operation for operation in names if operation == name or operation.startswith(f"{name}_")]
-        if under:
-            found[path] = name if name in under else under[-1]
+    for operation in operations:
+        words = operation.split("_")
+        prefixes = ("_".join(words[:count]) for count in range(len(words), 0, -1))
+        owner = next((named[prefix] for prefix in prefixes if prefix in named), "")
+        parts = owner.split(".")
+        for path in (".".join(parts[:count]) for count in range(len(parts), 0, -1)):
+            exact = re.sub(r"\W", "_", path)
+            if path and exact in named and found.get(path) != exact:
+                found[path] = operation
     return found
 
 

@@ -32,6 +32,10 @@ class Cursor:
         """The same module under the name of `other`: for one that stands in several places."""
         return Cursor(self.checkpoint, self.dtype, self.prefix, self.path, other.label)
 
+    def first(self, *parts: str) -> "Cursor":
+        """The first of these modules whose weight the file has: one table has several names. The first of all if it has none."""
+        return next((self / part for part in parts if "weight" in self / part), self / parts[0])
+
     @property
     def root(self) -> "Cursor":
         """The whole model, where the heads stand beside the base model."""
