@@ -19,12 +19,20 @@ from tests.conftest import checkpoint, difference, tokens
 
 
 def program(
-    tmp_path: Path, build: Any, shapes: dict[str, tuple[int, ...]], states: dict[str, tuple[int, ...]] | None = None
+    tmp_path: Path,
+    build: Any,
+    shapes: dict[str, tuple[Any, ...]],
+    states: dict[str, tuple[int, ...]] | None = None,
+    dtype: str = "float16",
 ) -> Path:
-    """A package of one function over float16 inputs, made without the rest of milbuild."""
-    from coremltools.converters.mil.mil import Function, types
+    """A package of one function over inputs of `dtype`, made without the rest of milbuild. A pair in a shape is a range."""
+    from coremltools.converters.mil.mil import Function, get_new_symbol, types
 
-    inputs = {name: mb.placeholder(shape, types.fp16) for name, shape in shapes.items()}
+    element = {"float16": types.fp16, "float32": types.fp32}[dtype]
+    symbolic = {
+        name: [size if isinstance(size, int) else get_new_symbol() for size in shape] for name, shape in shapes.items()
+    }
+    inputs = {name: mb.placeholder(shape, element) for name, shape in symbolic.items()}
     inputs |= {name: mb.state_tensor_placeholder(shape, types.fp16) for name, shape in (states or {}).items()}
     with Function(inputs, opset_version=ct.target.iOS18) as function:
         outputs = build(**function.inputs)
@@ -32,14 +40,21 @@ def program(
     whole = Program()
     whole.add_function("main", function)
     description = Description(
-        [Feature(name, "float16", shape, "") for name, shape in shapes.items()],
-        [Feature(var.name, "float16", tuple(var.shape), "") for var in outputs],
+        [Feature(name, dtype, shape, "") for name, shape in shapes.items()],
+        [
+            Feature(var.name, types.builtin_to_string(var.dtype).replace("fp", "float"), _known(var.shape), "")
+            for var in outputs
+        ],
         [Feature(name, "float16", shape, "") for name, shape in (states or {}).items()],
     )
     model, plan = lower(whole, {"main": description}, 9)
     path = tmp_path / "program.mlpackage"
     write(model, plan, path)
     return path
+
+
+def _known(shape: tuple[Any, ...]) -> tuple[int, ...] | None:
+    return tuple(shape) if all(isinstance(size, int | np.integer) for size in shape) else None
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 import itertools
 import json
 import re
-import runpy
 import shutil
 import tempfile
-import wave
 from pathlib import Path
 from typing import Any
 
@@ -254,35 +252,6 @@ def test_a_bias_of_the_base_model_is_not_taken_for_a_head() -> None:
         save_file(tensors, Path(name) / "model.safetensors")
         with pytest.raises(milbuild.Error, match="has 3 tensors that its architecture does not use"):
             milbuild.build(name, sequence_length=431)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_example_transcribes(masked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    folder = tmp_path / "checkpoint"
-    shutil.copytree(checkpoint("wav2vec2", "ctc"), folder)
-    tokens = ["<pad>", "<unk>", "|", *(chr(ord("!") + number) for number in range(58))]
-    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
-    tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
-    extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked)
-    processor = transformers.Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
-    processor.save_pretrained(folder)
-    milbuild.build(folder, sequence_length=431, precision="float32").save(tmp_path / "model.mlpackage")
-    samples = (sound(400) * 3000).astype("<i2")
-    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes(samples.tobytes())
-    script = Path(__file__).parents[1] / "examples" / "transcribe_ctc.py"
-    monkeypatch.setattr("sys.argv", ["", str(tmp_path / "model.mlpackage"), str(folder), str(tmp_path / "a.wav")])
-    runpy.run_path(str(script))
-    inputs = processor(
-        samples / np.float32(32768), sampling_rate=16000, padding="max_length", max_length=431, return_tensors="np"
-    )
-    assert ("attention_mask" in inputs) == masked
-    expected = processor.batch_decode(hf.forward(reference(folder, "ctc"), dict(inputs))["logits"].argmax(-1))[0]
-    assert len(expected) >= 5
-    assert capsys.readouterr().out.strip() == expected.strip()
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -245,18 +244,3 @@ def test_both_spellings_of_the_hub(model_type: str, task: str, tmp_path: Path) -
     inputs = pictures(old)
     one, two = old.predict(inputs), new.predict(inputs)
     assert all(np.array_equal(one[name], two[name]) for name in one)
-
-
-def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    examples = Path(__file__).parents[1] / "examples"
-    picture((90, 70), np.random.default_rng(0)).save(tmp_path / "picture.png")
-    for script, model_type, more in (("classify", "vit", []), ("segment", "segformer", [str(tmp_path / "mask.png")])):
-        task = architectures.SUPPORTED[model_type].tasks[0]
-        folder, _ = with_processor(checkpoint(model_type, task), model_type, tmp_path / model_type)
-        package = str(tmp_path / f"{model_type}.mlpackage")
-        milbuild.build(folder, image_size=PICTURES[model_type].size).save(package)
-        monkeypatch.setattr("sys.argv", [script, package, str(tmp_path / "picture.png"), *more])
-        runpy.run_path(str(examples / f"{script}.py"))
-        assert "LABEL_" in capsys.readouterr().out
-    with Image.open(tmp_path / "mask.png") as mask:
-        assert mask.size == (70, 90)
