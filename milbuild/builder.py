@@ -77,7 +77,7 @@ def build(
             text-generation.
         sequence_length: tokens in a call (samples, for sounds): a number, a range (lowest, highest), or a list of
             numbers. 128 by default, with a cache 1, of sounds ten seconds. With an encoder and a decoder it is what the
-            encoder reads.
+            encoder reads; of Whisper the samples of a window, thirty seconds or fewer.
         image_size: of pictures: the side of a square, or (height, width). The processor's or configuration's by default.
         batch_size: sequences in a call; more than one without a cache only.
         attention_mask: whether there is an input that marks padding (without a cache; `hf` with a cache always has it).
@@ -226,7 +226,7 @@ class _Graph:
 
     def __init__(self, plan: Plan, name: str, checkpoint: Checkpoint, config: Config, family: type[Any]) -> None:
         self.plan, self.config, self.family, self.checkpoint = plan, config, family, checkpoint
-        self.inputs = Inputs(plan, config, family, checkpoint.processor, name)
+        self.inputs = Inputs(plan, config, family, checkpoint, name)
         self.weights = Cursor(checkpoint, np.dtype(plan.precision), family.prefix) / family.prefix
         self.produced: Produced = {}
 

@@ -59,9 +59,12 @@ def shape(config: Any) -> tuple[int, int, int]:
         for name in ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
         if hasattr(config, name)
     )
-    heads = getattr(config, "decoder_attention_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return layers, getattr(config, "num_key_value_heads", None) or heads, width
+    if hasattr(config, "decoder_attention_heads"):
+        heads = shared = config.decoder_attention_heads
+    else:
+        heads = config.num_attention_heads
+        shared = getattr(config, "num_key_value_heads", None) or heads
+    return layers, shared, getattr(config, "head_dim", None) or config.hidden_size // heads
 
 
 def windows(config: Any) -> list[int | None]:

@@ -279,6 +279,15 @@ def pooled_frames(projector: str, module: str) -> Head:
     return Head((projector, module), ("logits",), compute)
 
 
+def of_encoder_states(head: Head) -> Head:
+    """A head for frames on the states of an encoder that has a decoder elsewhere, and no padding."""
+
+    def compute(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
+        return head(family, Speech(hidden, None, family.states, None, []), inputs)
+
+    return Head(head.modules, head.outputs, compute)
+
+
 def xvector() -> Head:
     """Frames (B, T, D) -> embeddings (B, X) and logits (B, X): convolutions over time, their mean and deviation, two
     products."""

@@ -14,8 +14,21 @@ from coremltools.converters.mil.mil import Var, get_new_symbol, types
 from milbuild import architectures, caches
 from milbuild.caches import Cache, Cross, InputOutputCache, NoCache, StateCache
 from milbuild.errors import Error
-from milbuild.options import CROSS, IMAGE, INTERFACES, KINDS, Length, Plan, spell_length
+from milbuild.layers.spectrogram import log_mel
+from milbuild.options import (
+    AUDIO,
+    CROSS,
+    IMAGE,
+    INTERFACES,
+    KINDS,
+    Length,
+    Plan,
+    hop_length,
+    sampling_rate,
+    spell_length,
+)
 from milbuild.package.writer import Dimension, Feature
+from milbuild.weights import Checkpoint, Cursor
 
 DTYPES = {"float16": "fp16", "float32": "fp32", "int32": "int32"}
 
@@ -48,8 +61,8 @@ class Inputs:
     `tokens` those of `hidden_states`; `halves` says which of them the function of an encoder-decoder runs.
     """
 
-    def __init__(self, plan: Plan, config: Any, family: type[Any], processor: Mapping[str, Any], name: str) -> None:
-        self.plan, self.config, self.processor = plan, config, processor
+    def __init__(self, plan: Plan, config: Any, family: type[Any], checkpoint: Checkpoint, name: str) -> None:
+        self.plan, self.config, self.checkpoint = plan, config, checkpoint
         self.names = INTERFACES[plan.interface]
         # iOS 15 takes and gives no float16.
         self.io_dtype = "float32" if plan.target == "iOS15" else plan.precision
@@ -65,6 +78,10 @@ class Inputs:
                 own = plan.context_length is not None
                 self.tokens = Axis.of(plan.context_length) if own else self.source  # type: ignore[arg-type]
                 self.takes = (*self.takes, *(("decoder_input_ids",) if own else ()))
+        if "input_features" in architectures.takes(family):
+            # What the encoder makes of the sound is what the decoder looks at.
+            assert isinstance(plan.sequence_length, int)
+            self.source = Axis.of(plan.sequence_length // hop_length(checkpoint.processor) // 2)
         self.placeholders: dict[str, Any] = {}
         self.features: list[Feature] = []
         self.states: list[Feature] = []
@@ -98,6 +115,8 @@ class Inputs:
             given["pixel_values"] = self._picture(inputs)
         if "input_values" in given:
             given["input_values"] = self._arithmetic(inputs["input_values"])
+        if "input_features" in given:
+            given["input_features"] = self._spectrogram(inputs)
         return given
 
     def as_batch(self, var: Var) -> Var:
@@ -204,11 +223,30 @@ class Inputs:
         text = f"Sound as the checkpoint's processor makes it, {samples} samples a call."
         self._declare_tokens("input_values", text, self.source, self.io_dtype)
 
+    def _declare_input_features(self) -> None:
+        plan, samples = self.plan, self.plan.sequence_length
+        assert isinstance(samples, int)
+        if plan.postprocess:
+            text = f"Sound, {samples} samples from -1 to 1, {sampling_rate(self.checkpoint.processor)} a second; zeros behind."
+            self._declare(AUDIO, "float32", (plan.batch_size, samples), (plan.batch_size, samples), text)
+        else:
+            frames = samples // hop_length(self.checkpoint.processor)
+            shape = (plan.batch_size, self.config.num_mel_bins, frames)
+            text = "The log-mel spectrogram of a sound, as the checkpoint's feature extractor makes it."
+            self._declare("input_features", self.io_dtype, shape, shape, text)
+
+    def _spectrogram(self, inputs: dict[str, Var]) -> Var:
+        """input_features, which are made in the graph where sound comes in."""
+        if AUDIO not in inputs:
+            return self._arithmetic(inputs["input_features"])
+        w = Cursor(self.checkpoint, np.dtype(self.plan.precision), "") / "input_features"
+        return log_mel(inputs[AUDIO], self.checkpoint.processor, w)
+
     def _picture(self, inputs: dict[str, Var]) -> Var:
         """pixel_values, of which the processor's part is done in the graph where an image comes in."""
         if IMAGE not in inputs:
             return self._arithmetic(inputs["pixel_values"])
-        scale, shift = image_scaling(self.processor, self.config)
+        scale, shift = image_scaling(self.checkpoint.processor, self.config)
         # In float32, which an image is: in float16 a rounded scale would be wrong by the same share everywhere.
         scale, shift = (values.astype(np.float32).reshape(1, -1, 1, 1) for values in (scale, shift))
         x = mb.mul(x=inputs[IMAGE], y=scale, name=f"{IMAGE}_scaled")

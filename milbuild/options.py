@@ -23,6 +23,9 @@ BATCH_SIZE, LOGITS, PRECISION, TARGET = 1, "all", "float16", "iOS18"
 # The input that takes a picture as it is, with no processor before it.
 IMAGE = "image"
 
+# The input that takes samples where the model itself hears a spectrogram.
+AUDIO = "audio"
+
 METADATA_KEY = "milbuild.options"
 
 # What a model takes, by the first of its inputs.
@@ -393,6 +396,8 @@ def _check_kind(
         _check_context(options, whole, limit)
     if takes[0] == "input_values":
         _check_samples(options, config, family, processor)
+    if takes[0] == "input_features":
+        _check_window(options, config, family, processor)
     if options["attention_mask"] is None:
         # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
         both_ways = family.bidirectional(config) if hasattr(family, "bidirectional") else False
@@ -533,7 +538,7 @@ def _check_samples(options: dict[str, Any], config: Any, family: Any, processor:
     """The samples of a sound, against what a frame needs, and whether padding is marked."""
     length = options["sequence_length"]
     if length is None:
-        length = SECONDS * processor.get("sampling_rate", SAMPLING_RATE)
+        length = SECONDS * sampling_rate(processor)
     options["sequence_length"] = length = parse_length(length, "sequence_length")
     shortest, needed = length if isinstance(length, int) else min(length), family.shortest(config, options["task"])
     if shortest < needed:
@@ -542,6 +547,43 @@ def _check_samples(options: dict[str, Any], config: Any, family: Any, processor:
     if options["attention_mask"] is None:
         # Whether a checkpoint was trained with a mask or with zeros behind a sound, its processor says.
         options["attention_mask"] = bool(processor.get("return_attention_mask", False))
+
+
+def _check_window(options: dict[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> None:
+    """The samples of a sound that is heard as a spectrogram, against the frames that the encoder has places for."""
+    hop, (frames, _) = hop_length(processor), family.longest(config)
+    length = parse_length(
+        frames * hop if options["sequence_length"] is None else options["sequence_length"], "sequence_length"
+    )
+    if not isinstance(length, int) or length % (2 * hop) or length > frames * hop:
+        hint = (
+            f"Write a multiple of {2 * hop}, which make one state of the encoder; {frames * hop} is the longest window."
+        )
+        raise Error(f"sequence_length is {spell_length(length)}; a window has one number of samples", hint)
+    options["sequence_length"] = length
+    if options["attention_mask"]:
+        raise Error(f"{config.model_type} hears silence where a sound has ended; it has no attention_mask")
+    if not options["postprocess"]:
+        return
+    if not processor:
+        hint = "Add the checkpoint's preprocessor_config.json, or build with plain input_features (postprocess=False, --raw)."
+        raise Error("the checkpoint has no feature extractor that says how sound is heard", hint)
+    if processor.get("feature_size") != config.num_mel_bins:
+        what = f"feature_size: {processor.get('feature_size')!r}, and config.json num_mel_bins: {config.num_mel_bins}"
+        raise Error(f"the checkpoint's feature extractor has {what}", "They are the bands of one spectrogram.")
+
+
+def hop_length(processor: Mapping[str, Any]) -> int:
+    """Samples from one frame of a spectrogram to the next; WhisperFeatureExtractor's own where nothing is said."""
+    hop = processor.get("hop_length", 160)
+    if type(hop) is not int or hop < 1:
+        raise Error(f"preprocessor_config.json has hop_length: {hop!r}; it is a whole number of samples")
+    return hop
+
+
+def sampling_rate(processor: Mapping[str, Any]) -> Any:
+    """Samples a second."""
+    return processor.get("sampling_rate", SAMPLING_RATE)
 
 
 def _one_of(option: str, value: Any, known: Any) -> None:

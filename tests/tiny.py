@@ -29,7 +29,8 @@ class Tiny:
     def options(self) -> dict[str, Any]:
         """Of a build, small and with transformers' own outputs."""
         if self.kind != "pictures":
-            return {"sequence_length": 431 if self.kind == "sound" else 7}
+            lengths = {"sound": 431, "speech": 34 * 160}
+            return {"sequence_length": lengths.get(self.kind, 7), "postprocess": self.kind != "speech"}
         return {"postprocess": False} | ({} if "image_size" in self.config else {"image_size": self.size})
 
 
@@ -657,10 +658,40 @@ BART = Tiny(
     kind="answers",
 )
 
+WHISPER = Tiny(
+    "whisper",
+    _ANSWERS
+    | {
+        "bos_token_id": 1,
+        "d_model": 24,
+        "encoder_layers": 3,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 3,
+        "encoder_ffn_dim": 52,
+        "decoder_ffn_dim": 44,
+        "num_mel_bins": 10,
+        "max_source_positions": 17,
+        "max_target_positions": 29,
+        "begin_suppress_tokens": None,
+        "classifier_proj_size": 14,
+    },
+    operations=99,
+    flags={
+        "plain": {},
+        "relu": {"activation_function": "relu"},
+        "untied": {"tie_word_embeddings": False},
+        "scaled embedding": {"scale_embedding": True},
+        "weighted layers": {"use_weighted_layer_sum": True},
+    },
+    landmarks=(),
+    kind="speech",
+)
+
 _DECODERS = (GPT2, OPT, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, GEMMA3)
 _ENCODERS = (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, ALBERT)
 _PICTURES = (VIT, CONVNEXT, RESNET, MOBILENET_V2, SEGFORMER, YOLOS)
-TABLE = {tiny.model_type: tiny for tiny in (*_DECODERS, *_ENCODERS, *_PICTURES, WAV2VEC2, HUBERT, T5, BART)}
+TABLE = {tiny.model_type: tiny for tiny in (*_DECODERS, *_ENCODERS, *_PICTURES, WAV2VEC2, HUBERT, T5, BART, WHISPER)}
 TEXTS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "text"}
 PICTURES = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "pictures"}
 ANSWERS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "answers"}

@@ -85,6 +85,7 @@ SUPPORTED = {
     ),
     "vit": Entry("vit:ViT", (*_PICTURES, "masked-im")),
     "wav2vec2": Entry("wav2vec2:Wav2Vec2", (*_SPEECH, "audio-frame-classification", "audio-xvector")),
+    "whisper": Entry("whisper:Whisper", ("speech-seq2seq", "feature-extraction", "audio-classification")),
     "xlm-roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
     "yolos": Entry("yolos:Yolos", ("object-detection", "feature-extraction")),
 }

@@ -6,6 +6,8 @@ Reference: transformers/models/bart/modeling_bart.py.
 Shapes: B batch, S tokens that the encoder reads, T tokens of the decoder in this call, D d_model, H heads, E = D / H.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,18 +37,19 @@ TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 
 class Bart:
     prefix = "model"
-    only = {"is_decoder": (False, "the encoder looks both ways")}
-    not_read = (
+    only: dict[str, tuple[Any, str]] = {"is_decoder": (False, "the encoder looks both ways")}
+    not_read: tuple[str, ...] = (
         *("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"),  # training
         *("encoder_layerdrop", "decoder_layerdrop", "init_std"),
         *("pad_token_id", "forced_eos_token_id"),  # the mask says what is padding; for whoever generates
     )
-    ignored = (
+    ignored: tuple[str, ...] = (
         r"shared\.weight",  # where both halves have tables of their own
         r"(encoder|decoder)\.version",  # of fairseq's files
         "final_logits_bias",  # of the language model, where another task is built
     )
-    encoder_tasks = ()
+    encoder_tasks: tuple[str, ...] = ()
+    key_bias = True
     language_head = tied("lm_head", to=TABLES, bias="final_logits_bias")
     heads = {
         "feature-extraction": encoder_decoder_states(),
@@ -59,9 +62,10 @@ class Bart:
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
         self.width = config.d_model
+        self.states: list[Var] = []
 
     @staticmethod
-    def longest(config: Any) -> tuple[int, int]:
+    def longest(config: Any) -> tuple[int | None, int | None]:
         return config.max_position_embeddings, config.max_position_embeddings
 
     @staticmethod
@@ -70,39 +74,43 @@ class Bart:
 
     def encode(self, input_ids: Var) -> Var:
         """int32 (B, S) -> (B, S, D)."""
-        config, w = self.config, self.weights / "encoder"
-        x, mask = self.embeddings(input_ids, w), padding_mask(self.cache.attention_mask, w)
-        for i in range(config.encoder_layers):
+        w = self.weights / "encoder"
+        return self.read(self.embeddings(input_ids, w), w)
+
+    def read(self, x: Var, w: Cursor) -> Var:
+        """The encoder behind its embeddings; `states` are what each layer gets, and what comes out."""
+        mask, inner = padding_mask(self.cache.attention_mask, w), self.config.encoder_ffn_dim
+        self.states = []
+        for i in range(self.config.encoder_layers):
+            self.states.append(x)
             layer = w / f"layers.{i}"
-            x = self.sublayer(
-                x, self.self_attention(x, layer / "self_attn", None, mask), layer / "self_attn_layer_norm"
-            )
-            x = self.sublayer(x, self.mlp(x, layer, config.encoder_ffn_dim), layer / "final_layer_norm")
-        return x
+            x = self.residual(x, layer, "self_attn", partial(self.attention, mask=mask))
+            x = self.residual(x, layer, "final", partial(self.mlp, inner=inner))
+        self.states.append(self.end(x, w))
+        return self.states[-1]
 
     def cross(self, hidden: Var) -> tuple[Var, Var]:
         """The encoder's states (B, S, D) -> keys and values of all layers of the decoder, (B, layers * H, S, E) each."""
         heads, w = self.config.decoder_attention_heads, self.weights / "decoder"
         layers = [w / f"layers.{i}.encoder_attn" for i in range(self.config.decoder_layers)]
         keys, values = (
-            joined_heads(hidden, [(each / name, self.width) for each in layers], heads, w / title)
-            for name, title in (("k_proj", "cross_keys"), ("v_proj", "cross_values"))
+            joined_heads(hidden, [(each / name, self.width) for each in layers], heads, w / title, bias)
+            for name, title, bias in (("k_proj", "cross_keys", self.key_bias), ("v_proj", "cross_values", True))
         )
         return keys, values
 
     def hidden_states(self, decoder_input_ids: Var, cross: Cross) -> Var:
         """int32 (B, T) -> (B, T, D)."""
-        config, cache, w = self.config, self.cache, self.weights / "decoder"
+        cache, w, inner = self.cache, self.weights / "decoder", self.config.decoder_ffn_dim
         x = self.embeddings(decoder_input_ids, w)
         mask = causal_mask(cache.query_positions, cache.key_positions(), w)
         seen = padding_mask(cross.attention_mask, w / "cross")
-        for i in range(config.decoder_layers):
+        for i, (k, v) in enumerate(zip(cross.keys, cross.values, strict=True)):
             layer = w / f"layers.{i}"
-            x = self.sublayer(x, self.self_attention(x, layer / "self_attn", i, mask), layer / "self_attn_layer_norm")
-            y = self.cross_attention(x, layer / "encoder_attn", cross.keys[i], cross.values[i], seen)
-            x = self.sublayer(x, y, layer / "encoder_attn_layer_norm")
-            x = self.sublayer(x, self.mlp(x, layer, config.decoder_ffn_dim), layer / "final_layer_norm")
-        return x
+            x = self.residual(x, layer, "self_attn", partial(self.attention, mask=mask, i=i))
+            x = self.residual(x, layer, "encoder_attn", partial(self.cross_attention, k=k, v=v, seen=seen))
+            x = self.residual(x, layer, "final", partial(self.mlp, inner=inner))
+        return self.end(x, w)
 
     def embeddings(self, ids: Var, w: Cursor) -> Var:
         config, own = self.config, w / "embed_tokens"
@@ -117,16 +125,21 @@ class Bart:
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, EPSILON)
 
-    def sublayer(self, x: Var, y: Var, norm: Cursor) -> Var:
-        """norm(x + y)."""
-        return self.norm(add(x, y, norm / "sum"), norm)
+    def residual(self, x: Var, w: Cursor, part: str, compute: Callable[[Var, Cursor], Var]) -> Var:
+        """norm(x + part(x)): of attention, or of the MLP, which is no module of its own but for its norm (`final`)."""
+        y = compute(x, w if part == "final" else w / part)
+        return self.norm(add(x, y, w / f"{part}_layer_norm.sum"), w / f"{part}_layer_norm")
 
-    def self_attention(self, x: Var, w: Cursor, i: int | None, mask: Var | None) -> Var:
+    def end(self, x: Var, w: Cursor) -> Var:
+        """Behind the last layer: nothing."""
+        return x
+
+    def attention(self, x: Var, w: Cursor, mask: Var | None, i: int | None = None) -> Var:
         """Of the encoder, or of layer i of the decoder."""
         config = self.config
         heads = config.encoder_attention_heads if i is None else config.decoder_attention_heads
-        joined = joined_linear(x, [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")], w)
-        q, k, v = split_heads(joined, heads, w, parts=3)  # (B, H, T, E) each
+        parts = [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")]
+        q, k, v = split_heads(joined_linear(x, parts, w, [True, self.key_bias, True]), heads, w, parts=3)
         if i is not None:
             k, v = self.cache.update(i, k, v)  # (B, H, slots, E)
         y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)

@@ -1,0 +1,78 @@
+"""Whisper: speech to text.
+
+BART with norms in front of each half and behind the last layer, keys without a bias, and an encoder that hears a log-mel
+spectrogram through two convolutions. Reference: transformers/models/whisper/modeling_whisper.py.
+
+Shapes: B batch, M mel bands, N frames of the spectrogram, S = N / 2 what the encoder makes of them, D d_model.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from coremltools.converters.mil.mil import Var
+
+from milbuild.architectures.bart import Bart
+from milbuild.heads import encoder_decoder_states, of_encoder_states, pooled_frames, tied
+from milbuild.layers.activation import activation
+from milbuild.layers.linear import add, constant, embedding
+from milbuild.layers.sound import convolution, turned
+from milbuild.weights import Cursor
+
+
+class Whisper(Bart):
+    only: dict[str, tuple[Any, str]] = {}
+    not_read = (
+        *("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop", "init_std"),
+        *("apply_spec_augment", "mask_time_prob", "mask_time_length", "mask_time_min_masks"),  # training
+        *("mask_feature_prob", "mask_feature_length", "mask_feature_min_masks"),
+        "scale_embedding",  # transformers' decoder does not look at it either
+        *("pad_token_id", "suppress_tokens", "begin_suppress_tokens", "median_filter_width"),  # for whoever generates
+        "decoder_start_token_id",
+    )
+    ignored = ()
+    encoder_tasks = ("audio-classification",)
+    key_bias = False
+    heads = {
+        "speech-seq2seq": tied("proj_out", to="decoder.embed_tokens"),
+        "feature-extraction": encoder_decoder_states(),
+        "audio-classification": of_encoder_states(pooled_frames("projector", "classifier")),
+    }
+
+    @staticmethod
+    def longest(config: Any) -> tuple[int | None, int | None]:
+        """Of the encoder frames of the spectrogram, of the decoder tokens."""
+        return 2 * config.max_source_positions, config.max_target_positions
+
+    @staticmethod
+    def bidirectional(config: Any) -> bool:
+        """Without padding: transformers hears silence there."""
+        return False
+
+    def encode(self, input_features: Var) -> Var:
+        """(B, M, N) -> (B, S, D)."""
+        w, width = self.weights / "encoder", self.width
+        x = self.convolved(input_features, w, "conv1", stride=1)
+        x = turned(self.convolved(x, w, "conv2", stride=2), w / "turned")
+        table = w / "embed_positions"
+        rows = table.tensor("weight", self.config.max_source_positions, width).rows(0, x.shape[1])
+        return self.read(add(x, constant(rows, table, "weight"), w / "placed"), w)
+
+    def convolved(self, x: Var, w: Cursor, name: str, stride: int) -> Var:
+        each = w / name
+        weight = each.tensor("weight", self.width, x.shape[1], 3)
+        x = convolution(x, each, weight, True, stride=stride, padding=(1, 1))
+        return activation(x, "gelu", w / f"{name}.activation")
+
+    def embeddings(self, ids: Var, w: Cursor) -> Var:
+        config = self.config
+        x = embedding(ids, w / "embed_tokens", config.vocab_size, self.width)
+        places = embedding(self.cache.query_positions, w / "embed_positions", config.max_target_positions, self.width)
+        return add(x, places, w / "placed")
+
+    def residual(self, x: Var, w: Cursor, part: str, compute: Callable[[Var, Cursor], Var]) -> Var:
+        """x + part(norm(x))."""
+        y = compute(self.norm(x, w / f"{part}_layer_norm"), w if part == "final" else w / part)
+        return add(x, y, w if part == "final" else w / f"{part}_residual")
+
+    def end(self, x: Var, w: Cursor) -> Var:
+        return self.norm(x, w / "layer_norm")
