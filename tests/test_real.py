@@ -10,7 +10,8 @@ import torch
 import transformers
 
 import milbuild
-from milbuild.generation import Sampling, Session, generate_tokens
+from milbuild import logits
+from milbuild.generation import Sampling, Session, answer_start, generate_tokens
 from milbuild.validation import reference as hf
 from tests.conftest import reference, shared
 
@@ -111,3 +112,24 @@ def test_the_reference_is_not_ours() -> None:
     logits = hf.forward(reference(folder), {"input_ids": np.int32([example["output_ids"]])})["logits"][0]
     start = len(example["input_ids"]) - 1
     assert logits[start:-1].argmax(-1).tolist() == example["output_ids"][start + 1 :]
+
+
+PHONEMES = {"none": {"context_length": 64}, "io": {"cache": "io"}, "state": {"cache": "state", "prefill_length": 4}}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("cache", PHONEMES)
+def test_phonemes_are_those_of_transformers(cache: str, precision: str) -> None:
+    """A real BART that says how words are spoken: greedy, whole words, to the end."""
+    folder = shared("misaki-bart-us")
+    model = milbuild.build(folder, sequence_length=64, precision=precision, **PHONEMES[cache])
+    session, config = Session(model), json.loads((folder / "config.json").read_text())
+    generation = logits.of_package(model.user_defined_metadata)
+    for example in json.loads((folder / "expected.json").read_text())["examples"]:
+        session.read({"input_ids": np.array([example["input_ids"]], np.int32)})
+        start = [answer_start(generation)]
+        rules = logits.Rules(generation, 1, 64)
+        found = list(generate_tokens(session, start, 63, logits.ends(generation), Sampling(), rules))
+        assert start + found + [config["eos_token_id"]] == example["output_ids"], example["word"]
+        spoken = "".join(config["phoneme_chars"][token] for token in found if token > 3)
+        assert spoken == example["text"]

@@ -676,7 +676,7 @@ WHISPER = Tiny(
         "begin_suppress_tokens": None,
         "classifier_proj_size": 14,
     },
-    operations=99,
+    operations=68 + 93,
     flags={
         "plain": {},
         "relu": {"activation_function": "relu"},
@@ -684,7 +684,19 @@ WHISPER = Tiny(
         "scaled embedding": {"scale_embedding": True},
         "weighted layers": {"use_weighted_layer_sum": True},
     },
-    landmarks=(),
+    landmarks=tuple(
+        f"model.{part}"
+        for part in (
+            *("encoder.conv1", "encoder.conv2", "encoder.layers.*", "decoder.layers.*"),
+            *("encoder.layer_norm", "decoder.layer_norm"),
+            *(
+                f"{half}.layers.*.{x}"
+                for half in ("encoder", "decoder")
+                for x in ("self_attn", "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm")
+            ),
+            *("decoder.layers.*.encoder_attn", "decoder.layers.*.encoder_attn_layer_norm"),
+        )
+    ),
     kind="speech",
 )
 
@@ -694,5 +706,5 @@ _PICTURES = (VIT, CONVNEXT, RESNET, MOBILENET_V2, SEGFORMER, YOLOS)
 TABLE = {tiny.model_type: tiny for tiny in (*_DECODERS, *_ENCODERS, *_PICTURES, WAV2VEC2, HUBERT, T5, BART, WHISPER)}
 TEXTS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "text"}
 PICTURES = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "pictures"}
-ANSWERS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "answers"}
+ANSWERS = {name: tiny for name, tiny in TABLE.items() if tiny.kind in ("answers", "speech")}
 SOUNDS = {name: tiny for name, tiny in TABLE.items() if tiny.kind == "sound"}

@@ -72,7 +72,7 @@ class Whisper(Bart):
     def residual(self, x: Var, w: Cursor, part: str, compute: Callable[[Var, Cursor], Var]) -> Var:
         """x + part(norm(x))."""
         y = compute(self.norm(x, w / f"{part}_layer_norm"), w if part == "final" else w / part)
-        return add(x, y, w if part == "final" else w / f"{part}_residual")
+        return add(x, y, w if part == "final" else w / f"residual.{part}")
 
     def end(self, x: Var, w: Cursor) -> Var:
         return self.norm(x, w / "layer_norm")
