@@ -358,3 +358,33 @@ def test_sound_is_heard_in_the_package(task: str, precision: str, tmp_path: Path
             values.append(np.array([list(model.predict({"audio": sound})["probabilities"].values())]))
             expected.append(hf.postprocessed(task, hf.forward(truth, inputs), truth.config)["probabilities"])
     check(np.concatenate(values), np.concatenate(expected), {}, precision)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("model_type", ANSWERS)
+def test_validate(model_type: str, precision: str, tmp_path: Path) -> None:
+    folder = checkpoint(model_type, TASKS[model_type])
+    for options in (
+        {"context_length": 13},
+        {"context_length": 13, "batch_size": 2},
+        {"cache": "io", "context_length": (1, 13)},
+        {"cache": "state", "context_length": 13, "prefill_length": 4},
+    ):
+        options |= sizes(model_type) | {"precision": precision}
+        report = milbuild.validate(milbuild.build(folder, **options), folder)
+        assert report.passed, report
+        assert {row.output for row in report.rows} == {"logits", "encoder_last_hidden_state"}
+        assert report.drift is not None
+        halves = {half for half in ("encoder", "decoder") if any(half in module for module in report.drift.errors)}
+        assert halves == {"encoder"} | ({"decoder"} if "cache" not in options else set())
+    decode = milbuild.build(folder, function="decode", **options)
+    encode = milbuild.build(folder, function="encode", **options | {"prefill_length": None})
+    assert milbuild.validate(decode, folder, encoder=encode).passed
+    for task in architectures.SUPPORTED[model_type].tasks:
+        if task == TASKS[model_type]:
+            continue
+        own = {"context_length": 7} if task == "feature-extraction" else {}
+        model = milbuild.build(checkpoint(model_type, task), task=task, precision=precision, **own, **sizes(model_type))
+        report = milbuild.validate(model, checkpoint(model_type, task))
+        assert report.passed, report
+        assert report.drift is not None

@@ -20,17 +20,20 @@ def validate(
     *,
     revision: str | None = None,
     seed: int = 0,
+    encoder: "str | os.PathLike[str] | Model | None" = None,
 ) -> "Report":
     """Compares a package with transformers' model of its checkpoint, in eager float32, on seeded random token ids or pictures.
 
     What the package was built for is in its metadata. Without a cache: the shortest, the middle and the longest call,
     a padded batch where the package takes one. With a cache: a sequence in prefill and decode calls against one forward
-    pass over the whole. Pictures go through the checkpoint's own image processor where the package takes images.
+    pass over the whole; with an encoder, what it gives and an answer fed to the decoder. Pictures and sounds go through the
+    checkpoint's own processor where the package takes them as they are.
 
     Args:
         package: a package that milbuild built.
         source: the checkpoint it was built from: folder, file, or hub id (`revision`: branch, tag or commit).
         seed: of the random token ids or pictures.
+        encoder: the package of `encode`, where `package` has `decode` only.
 
     Returns:
         a `Report`: `passed`, a row of figures per case, backend and output, the landmark that differs most, and texts
@@ -47,4 +50,5 @@ def validate(
     from milbuild.validation.compare import compare
 
     model: Any = package if isinstance(package, Model) else Model(Path(package))
-    return compare(model, source, revision, seed, core_ml=sys.platform == "darwin")
+    other: Any = encoder if encoder is None or isinstance(encoder, Model) else Model(Path(encoder))
+    return compare(model, source, revision, seed, core_ml=sys.platform == "darwin", encoder=other)

@@ -10,9 +10,9 @@ import numpy as np
 from milbuild import architectures, runtime
 from milbuild.generation import Session
 from milbuild.model import Model
-from milbuild.options import IMAGE, INTERFACES, KINDS, Plan
+from milbuild.options import AUDIO, IMAGE, INTERFACES, KINDS, Plan
 from milbuild.outputs import CLASS_LABELS
-from milbuild.validation import reference
+from milbuild.validation import answers, reference
 from milbuild.validation.report import Drift, Report, Row
 
 SQUARE = 16  # pixels, of what a random picture is made of
@@ -22,7 +22,14 @@ WHOLE = ("text-classification", "multiple-choice", "next-sentence-prediction")
 CACHED_TOKENS = 48  # of a sequence that is played through a cache: enough for some prefills and decodes
 
 
-def compare(model: Model, source: str | os.PathLike[str], revision: str | None, seed: int, core_ml: bool) -> Report:
+def compare(
+    model: Model,
+    source: str | os.PathLike[str],
+    revision: str | None,
+    seed: int,
+    core_ml: bool,
+    encoder: Model | None = None,
+) -> Report:
     """See `milbuild.validate`."""
     path = model.package_path
     plan = Plan.of(os.path.basename(path), model.user_defined_metadata)
@@ -30,9 +37,30 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
     random = np.random.default_rng(seed)
     report = Report(os.path.basename(path), os.fspath(source), plan)
     backends = ["float32", "declared"] + (["Core ML"] if core_ml else [])
-    if plan.cache == "none":
+    report.backends = backends
+    extractor = None
+    if _takes(truth.config)[0] == "input_features":
+        extractor = reference.feature_extractor(source, revision) if plan.postprocess else None
+        assert isinstance(plan.sequence_length, int)
+        hop = 160 if extractor is None else extractor.hop_length
+        reference.shorten(truth, plan.sequence_length // hop // 2)
+    if plan.apart:
+        for name, inputs, sound, chunks in answers.sequences(plan, truth, extractor, random):
+            expected = reference.forward(truth, inputs)
+            expected["logits"] = expected["logits"][:1]
+            for backend in backends:
+                found = answers.play(_session(model, backend, encoder), inputs, sound, chunks)
+                for output, value in found.items():
+                    rows = ... if output != "logits" else np.s_[:, ~np.isnan(value[0, :, 0])]
+                    report.rows.append(Row.of(name, backend, output, expected[output][rows], value[rows]))
+        report.drift = _drift_apart(model, encoder, truth, plan, (inputs, sound, chunks))
+    elif plan.cache == "none":
         processor = reference.processor(source, revision) if _takes_image(model, plan) else None
-        if plan.image_size is None:
+        if _two_halves(truth.config):
+            whole = answers.whole_calls(plan, truth, extractor, random)
+            cases = [_Case(name, inputs, sound=sound) for name, inputs, sound in whole]
+            typical = cases[-1].first(plan)
+        elif plan.image_size is None:
             cases = list(_calls(plan, truth.config, random))
             typical = _typical(plan, truth, random)
         else:
@@ -58,10 +86,9 @@ def compare(model: Model, source: str | os.PathLike[str], revision: str | None, 
         for name, ids, chunks in _sequences(plan, truth.config.vocab_size, random):
             expected = reference.forward(truth, {"input_ids": ids})[output][0]
             for backend in backends:
-                scores = _play(model, backend, ids[0], chunks)
+                scores = _play(_session(model, backend), ids[0], chunks)
                 known = ~np.isnan(scores[:, 0])
                 report.rows.append(Row.of(name, backend, output, expected[known], scores[known]))
-    report.backends = backends
     return report
 
 
@@ -71,6 +98,7 @@ class _Case:
     inputs: dict[str, np.ndarray]  # transformers'
     rows: Any = ...  # what of the outputs is compared: not the rows of padding
     images: list[Any] | None = None  # the pictures that the package gets for pixel_values
+    sound: np.ndarray | None = None  # the samples that it gets for input_features
 
     def calls(self, plan: Plan) -> list[dict[str, Any]]:
         """The package's inputs; of more pictures than it takes at once, in several calls."""
@@ -82,13 +110,16 @@ class _Case:
             if self.images is not None:
                 inputs = {name: value for name, value in inputs.items() if name != "pixel_values"}
                 inputs[IMAGE] = self.images[start]
+            if self.sound is not None:
+                inputs = {name: value for name, value in inputs.items() if name != "input_features"}
+                inputs[AUDIO] = self.sound[start : start + plan.batch_size]
             calls.append(plan.to_package(_named(inputs, plan)))
         return calls
 
     def first(self, plan: Plan) -> "_Case":
         """Its first call alone."""
         inputs = {name: value[: plan.batch_size] for name, value in self.inputs.items()}
-        return _Case(self.name, inputs, images=self.images)
+        return _Case(self.name, inputs, images=self.images, sound=self.sound)
 
 
 def _row(case: _Case, backend: str, name: str, expected: np.ndarray, value: np.ndarray) -> Row:
@@ -138,8 +169,16 @@ def picture(size: tuple[int, int], random: np.random.Generator) -> Any:
     return Image.fromarray(np.ascontiguousarray(pixels[:height, :width]))
 
 
+def _takes(config: Any) -> tuple[str, ...]:
+    return architectures.takes(architectures.find(config.model_type))
+
+
+def _two_halves(config: Any) -> bool:
+    return hasattr(architectures.find(config.model_type), "encode")
+
+
 def _kind(config: Any) -> str:
-    return KINDS[architectures.takes(architectures.find(config.model_type))[0]]
+    return KINDS[_takes(config)[0]]
 
 
 def _random(plan: Plan, config: Any, length: int, random: np.random.Generator) -> dict[str, np.ndarray]:
@@ -200,12 +239,15 @@ def _sequences(plan: Plan, vocabulary: int, random: np.random.Generator) -> Iter
     yield f"{tokens} tokens in parts", ids, parts + ([rest] if rest else [])
 
 
-def _play(model: Model, backend: str, ids: np.ndarray, chunks: list[int]) -> np.ndarray:
-    session = Session(model)
-    for name, each in session.models.items():
-        each.use(_engine(model, backend, name))
-    if session.state is not None:
-        session.state = session.models["main"].make_state()
+def _session(model: Model, backend: str, encoder: Model | None = None) -> Session:
+    session = Session(model, encoder)
+    for each in session.models.values():
+        each.use(_engine(each, backend, each.function_name))
+    session.reset()
+    return session
+
+
+def _play(session: Session, ids: np.ndarray, chunks: list[int]) -> np.ndarray:
     rows, at = [], 0
     for count in chunks:
         rows.append(session.feed([int(token) for token in ids[at : at + count]]))
@@ -255,14 +297,46 @@ def _drift(path: str, truth: Any, plan: Plan, case: _Case) -> Drift | None:
     drift = Drift()
     for backend in ("float32", "declared"):
         engine = runtime.load(path, None, backend)
-        names = reference.landmarks(expected, [op.name for op in engine.function.operations if op.type != "const"])
-        engine.keep_only(names.values())
+        names = _keep_landmarks(engine, expected)
         engine.predict(case.calls(plan)[0])
-        for module, operation in names.items():
-            value = engine.kept[operation]
-            if value.shape == expected[module].shape:
-                drift.errors.setdefault(module, {})[backend] = Row.of(
-                    "", backend, module, expected[module], value
-                ).max_rel
-                drift.largest[module] = float(np.abs(expected[module]).max())
+        _add(drift, backend, engine, names, expected)
     return drift if drift.errors else None
+
+
+def _drift_apart(
+    model: Model, encoder: Model | None, truth: Any, plan: Plan, case: tuple[dict[str, np.ndarray], Any, list[int]]
+) -> Drift | None:
+    """`_drift` of `encode`, and without a cache of `decode`, which then gets the whole answer in one call."""
+    inputs, sound, chunks = case
+    with reference.modules(truth) as expected:
+        reference.forward(truth, inputs)
+    drift = Drift()
+    for backend in ("float32", "declared"):
+        session = _session(model, backend, encoder)
+        engines = {}
+        for name in ("encode", plan.decoder)[: 2 if plan.cache == "none" else 1]:
+            each = session.models[name]
+            engine = runtime.load(each.package_path, each.function_name, backend)
+            engines[name] = (engine, _keep_landmarks(engine, expected))
+            each.use(engine)
+        session.reset()
+        answers.play(session, inputs, sound, chunks)
+        for engine, names in engines.values():
+            _add(drift, backend, engine, names, expected)
+    return drift if drift.errors else None
+
+
+def _keep_landmarks(engine: Any, expected: dict[str, np.ndarray]) -> dict[str, str]:
+    """Lets an engine keep the values of its landmarks: module path -> operation."""
+    names = reference.landmarks(expected, [op.name for op in engine.function.operations if op.type != "const"])
+    engine.keep_only(names.values())
+    return names
+
+
+def _add(drift: Drift, backend: str, engine: Any, names: dict[str, str], expected: dict[str, np.ndarray]) -> None:
+    for module, operation in names.items():
+        value = engine.kept[operation]
+        if value.shape == expected[module].shape:
+            row = Row.of("", backend, module, expected[module], value)
+            drift.errors.setdefault(module, {})[backend] = row.max_rel
+            drift.largest[module] = float(np.abs(expected[module]).max())

@@ -90,6 +90,35 @@ def processor(source: str | os.PathLike[str], revision: str | None = None) -> An
     return process
 
 
+def feature_extractor(source: str | os.PathLike[str], revision: str | None = None) -> Any:
+    """A checkpoint's own feature extractor, which makes a spectrogram of sound. Raises `Error`."""
+    name, folder, _ = locate(source, revision)
+    try:
+        with _quiet():
+            return transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise Error(
+            f"transformers has no feature extractor for {name}: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def spectrogram(extractor: Any, sound: np.ndarray) -> np.ndarray:
+    """Samples (B, N) -> input_features of just so many samples."""
+    rate = extractor.sampling_rate
+    features = extractor(list(sound), sampling_rate=rate, padding=False, truncation=False, return_tensors="np")
+    return np.asarray(features["input_features"], np.float32)
+
+
+def shorten(model: Any, positions: int) -> None:
+    """Makes a model that hears windows of one length take one of fewer encoder positions, as milbuild builds it: with the
+    first rows of its table."""
+    encoder = next(module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] == "encoder")
+    if positions < encoder.config.max_source_positions:
+        encoder.embed_positions.weight = torch.nn.Parameter(encoder.embed_positions.weight[:positions].detach())
+        encoder.embed_positions.num_embeddings = positions
+        encoder.config.max_source_positions = positions
+
+
 def postprocessed(
     task: str, outputs: dict[str, np.ndarray], config: Any, size: tuple[int, int] | None = None
 ) -> dict[str, np.ndarray]:
