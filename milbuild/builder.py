@@ -19,7 +19,7 @@ from milbuild.errors import Error
 from milbuild.heads import Outputs
 from milbuild.inputs import Inputs
 from milbuild.layers.linear import shifted
-from milbuild.model import Model
+from milbuild.model import Model, units_of
 from milbuild.options import (
     BATCH_SIZE,
     CROSS,
@@ -64,6 +64,7 @@ def build(
     interface: str | None = None,
     precision: str = PRECISION,
     target: str = TARGET,
+    compute_units: ct.ComputeUnit | str = ct.ComputeUnit.ALL,
     revision: str | None = None,
     model_type: str | None = None,
 ) -> Model:
@@ -105,6 +106,9 @@ def build(
             "swift-transformers". By default "hf" with cache="io", else "milbuild".
         precision: "float16" or "float32", of weights and arithmetic.
         target: the oldest system the package runs on, "iOS15" to "iOS18" or "iOS26".
+        compute_units: what Core ML may run the returned model on: a `coremltools.ComputeUnit`, or its name: "cpu_only",
+            "cpu_and_gpu", "cpu_and_ne", "all". A saved package holds none: whoever loads it chooses. Off macOS the runtime
+            predicts, on the CPU.
         revision: branch, tag or commit of a hub id.
         model_type: what the checkpoint must be; `milbuild.gpt2.build` sets it.
 
@@ -114,6 +118,7 @@ def build(
     Raises:
         milbuild.Error: for a checkpoint or an option that no right package can be made of.
     """
+    units = units_of(compute_units)
     checkpoint = Checkpoint.open(source, revision)
     config = read_config(checkpoint, model_type)
     family = architectures.find(config.model_type)
@@ -166,7 +171,7 @@ def build(
     checkpoint.check((*family.ignored, *halves), others, family.prefix)
     model, weights = lower(program, descriptions, TARGETS[target])
     _write_metadata(model.description.metadata, checkpoint, config, plan)
-    return Model.built(model, weights)
+    return Model.built(model, weights, units)
 
 
 @contextlib.contextmanager

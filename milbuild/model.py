@@ -17,6 +17,17 @@ from milbuild.package.blob import BlobPlan
 SUFFIX = ".mlpackage"
 
 
+def units_of(value: ct.ComputeUnit | str) -> ct.ComputeUnit:
+    """coremltools' compute units, or their name in any spelling: "cpu_and_gpu". Raises `Error`."""
+    if isinstance(value, ct.ComputeUnit):
+        return value
+    name = str(value).upper().replace("-", "_")
+    if name not in ct.ComputeUnit.__members__:
+        known = ", ".join(member.lower() for member in ct.ComputeUnit.__members__)
+        raise Error(f"compute_units is {value!r}; known are {known}")
+    return ct.ComputeUnit[name]
+
+
 class Model(ct.models.MLModel):  # type: ignore[misc]
     """What `milbuild.build` returns, and what a saved package opens as: `Model("gpt2.mlpackage", function_name="prefill")`.
 
@@ -30,16 +41,16 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         model: str | os.PathLike[str],
         *,
         function_name: str | None = None,
-        compute_units: ct.ComputeUnit = ct.ComputeUnit.ALL,
+        compute_units: ct.ComputeUnit | str = ct.ComputeUnit.ALL,
     ) -> None:
         path = Path(model).expanduser()
-        self._open(reader.read_spec(path), path, None, function_name, compute_units)
+        self._open(reader.read_spec(path), path, None, function_name, units_of(compute_units))
 
     @classmethod
-    def built(cls, spec: Any, weights: BlobPlan) -> "Model":
+    def built(cls, spec: Any, weights: BlobPlan, compute_units: ct.ComputeUnit) -> "Model":
         """The model of a lowered program, whose weights are still where the checkpoint has them."""
         model = cls.__new__(cls)
-        model._open(spec, None, weights, None, ct.ComputeUnit.ALL)
+        model._open(spec, None, weights, None, compute_units)
         return model
 
     def _open(

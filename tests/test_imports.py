@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[1] / "milbuild"
 ROWS = [
     {"cli", "__main__"},
     {"builder", "validation", "generation"},
+    {"inputs"},
     {"model", "options", "architectures", "tasks"},
-    {"inspection", "runtime", "heads", "caches", "outputs"},
+    {"logits", "inspection", "runtime", "heads", "caches", "outputs"},
     {"layers", "package"},
     {"weights"},
     {"errors"},

@@ -111,6 +111,14 @@ def build(
             show_default=False,
         ),
     ] = None,
+    function: Annotated[
+        str | None,
+        typer.Option(
+            metavar="encode|decode",
+            help="One half of an encoder-decoder alone, for systems before iOS18. (default: both in one package)",
+            show_default=False,
+        ),
+    ] = None,
     logits: Annotated[
         str, typer.Option(metavar="all|last", help="Scores of every token, or of the last only.")
     ] = options.LOGITS,
@@ -181,6 +189,7 @@ def build(
         cache=cache,
         context_length=None if context_length is None else options.parse_length(context_length, "context_length"),
         prefill_length=prefill_length,
+        function=function,
         logits=logits,
         pooling=pooling,
         normalize=normalize,
@@ -204,12 +213,27 @@ def build(
     _note(f"Built {target_path} in {seconds:.1f} s: {found.bytes / 1e6:,.1f} MB; {counted}")
 
 
+Units = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|cpu_only|cpu_and_gpu|cpu_and_ne",
+        help="What Core ML may run on (macOS; default: all).",
+        show_default=False,
+    ),
+]
+
+
 @app.command()
 def validate(
     package: Package,
     source: Source,
     revision: Revision = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(metavar="PACKAGE", help="That of encode, where PACKAGE has decode only.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random token ids.")] = 0,
+    compute_units: Units = None,
     as_json: Json = False,
 ) -> None:
     """Compare a package with its checkpoint in PyTorch.
@@ -224,7 +248,8 @@ def validate(
     import milbuild
 
     with _status("comparing with transformers"):
-        report = milbuild.validate(package, source, revision=revision, seed=seed)
+        model = milbuild.Model(package, compute_units=_units(compute_units))
+        report = milbuild.validate(model, source, revision=revision, seed=seed, encoder=encoder)
     _print(report.as_dict() if as_json else report)
     if not report.passed:
         raise typer.Exit(1)
@@ -344,6 +369,14 @@ def profile(
         found.plot(plot)
         _note(f"Wrote {plot}")
     _print(found.as_dict() if as_json else found)
+
+
+def _units(name: str | None) -> str:
+    """The compute units that were asked for. Raises `Error` where nothing would run on them."""
+    if name is not None and sys.platform != "darwin":
+        hint = "Leave it out: milbuild's runtime predicts here, on the CPU."
+        raise Error("--compute-units is for Core ML, which runs on macOS only", hint)
+    return name or "all"
 
 
 def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:
