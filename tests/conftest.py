@@ -55,12 +55,10 @@ def _checkpoint(model_type: str, task: str, flags: str) -> Path:
     config = transformers.AutoConfig.for_model(model_type, **fields)
     torch.manual_seed(0)
     model = getattr(transformers, TASKS[task].auto).from_config(config)
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            # By its many products, a convolution's values would grow beyond float16 from layer to layer.
-            scale = 0.3 if parameter.ndim < 4 else 0.5 * parameter[0].numel() ** -0.5
-            scale *= TABLE[model_type].perturbed.get(name.split(".")[-2:][0], 1.0)
-            parameter.add_(scale * torch.randn_like(parameter))
+        for parameter in model.parameters():
+            parameter.add_(_deviation(parameter, id(parameter) in tables) * torch.randn_like(parameter))
         for name, buffer in model.named_buffers():
             if name.endswith("running_mean"):
                 buffer.add_(0.3 * torch.randn_like(buffer))
@@ -69,6 +67,18 @@ def _checkpoint(model_type: str, task: str, flags: str) -> Path:
     folder = Path(_folder().name) / f"{model_type}-{task}-{len(list(Path(_folder().name).iterdir()))}"
     model.save_pretrained(folder)
     return folder
+
+
+def _deviation(parameter: torch.Tensor, table: bool) -> float:
+    """By their many products, values would grow from layer to layer: those of convolutions beyond float16; those of an
+    encoder's layers beyond the states they are added to, until they make all tokens alike. A score of states that hardly
+    differ has a range as small as float16's noise on them, in transformers' own half precision too."""
+    if parameter.ndim == 4:
+        return float(0.5 * parameter[0].numel() ** -0.5)
+    if parameter.ndim == 2 and not table:
+        # By the smaller side: a Conv1D is stored the other way round, and a head of few scores gets wide weights.
+        return float(0.5 * min(parameter.shape) ** -0.5)
+    return 0.3
 
 
 @functools.cache

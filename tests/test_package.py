@@ -3,21 +3,28 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import coremltools as ct
 import numpy as np
 import pytest
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Function, Program, types
+from safetensors.numpy import load_file, save_file
 
 import milbuild
 from milbuild import runtime
 from milbuild.options import Plan
 from milbuild.package import passes, writer
 from milbuild.package.reader import Package
+from milbuild.validation import reference as hf
 from milbuild.weights import Unread
-from tests.conftest import checkpoint, difference, tokens
+from tests.conftest import checkpoint, difference, reference, tokens
 
 # coremltools leaves its temporary folders to the garbage collector, which Python reports.
 THEIR_TEMPORARY_FOLDERS = pytest.mark.filterwarnings(
@@ -141,8 +148,6 @@ def test_lengths_survive_in_the_metadata(length: str) -> None:
 
 
 def test_license_and_author_of_the_checkpoint(tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(checkpoint(), tmp_path / "model")
     (tmp_path / "model" / "README.md").write_text("---\nlanguage: en\nlicense: mit\n---\n# A model\n")
     assert milbuild.build(tmp_path / "model", sequence_length=4).license == "mit"
@@ -272,14 +277,100 @@ def test_placeholders_of_weights_are_never_read(monkeypatch: pytest.MonkeyPatch)
     for case in CASES.values():
         milbuild.build(checkpoint(), **case)
     assert not asked
-    import coremltools.converters.mil.mil as mil
-    from coremltools.converters.mil import Builder as mb
-
     from milbuild.weights import Tensor
 
     placeholder = Unread.of(Tensor("w", "w", np.ones((4, 4), np.float32)), np.dtype(np.float16))
-    with pytest.raises(AssertionError, match="not read"), mil.Function({}, opset_version=ct.target.iOS18):
+    with pytest.raises(AssertionError, match="not read"), Function({}, opset_version=ct.target.iOS18):
         mb.add(x=mb.const(val=placeholder), y=np.float16(1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"outputs": {"pooler_output": None}}, {"pooling": "mean"}, {"pooling": "cls", "normalize": True}],
+    ids=str,
+)
+def test_a_pooler_that_nobody_reads_is_left_out(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its weights (24 x 24 and a bias of 24, in float32); what remains gives what it gave."""
+    inputs = {"input_ids": tokens(1, 11)}
+
+    def built() -> tuple[Counter[str], int, dict[str, np.ndarray]]:
+        arguments = {"sequence_length": 11, "attention_mask": False, "precision": "float32"}
+        model = milbuild.build(checkpoint("bert", "feature-extraction"), **arguments, **options)
+        types = Counter(op.type for op in Package(model.package_path).function().operations)
+        return types, model.weight_bytes, model.predict(inputs)
+
+    lean, size, values = built()
+    monkeypatch.setattr(passes, "PASSES", (passes.drop_implicit_biases,))
+    whole, size_before, values_before = built()
+    del whole["const"], lean["const"]
+    assert whole - lean == {"linear": 1, "tanh": 1, "slice_by_index": 1}
+    assert size_before - size >= (24 * 24 + 24) * 4
+    assert values.keys() == values_before.keys()
+    for name, value in values.items():
+        assert np.array_equal(value, values_before[name])
+    if "outputs" in options:
+        expected = hf.forward(reference(checkpoint("bert", "feature-extraction"), "feature-extraction"), inputs)
+        assert difference(values["last_hidden_state"], expected["last_hidden_state"]) <= 1e-5
+
+
+def test_what_is_not_read_is_accounted_for_and_not_looked_at(tmp_path: Path) -> None:
+    """The tensors of a pooler that is left out are the checkpoint's own, whatever they hold; others are not."""
+    tensors = load_file(checkpoint("bert", "feature-extraction") / "model.safetensors")
+    tensors["pooler.dense.weight"] = np.full_like(tensors["pooler.dense.weight"], np.nan)
+
+    def build(outputs: dict[str, None] | None) -> None:
+        shutil.copy(checkpoint("bert", "feature-extraction") / "config.json", tmp_path)
+        save_file(tensors, tmp_path / "model.safetensors")
+        milbuild.build(tmp_path, task="feature-extraction", outputs=outputs).save(tmp_path / "x")
+
+    with pytest.raises(milbuild.Error, match=r"pooler\.dense\.weight: 576 of 576 values are NaN"):
+        build(None)
+    build({"pooler_output": None})
+    tensors["pooler.dense.scale"] = tensors["pooler.dense.bias"]
+    with pytest.raises(milbuild.Error, match=r"does not use: pooler\.dense\.scale"):
+        build({"pooler_output": None})
+
+
+def test_keys_and_values_alone() -> None:
+    """Without its scores a growing cache needs nothing of the last layer but its keys and values."""
+    folder, empty = checkpoint(), {"input_ids": tokens(1, 5), "attention_mask": np.int32([[0] + [1] * 5])}
+    arguments = {"cache": "io", "context_length": (1, 29), "sequence_length": 5, "precision": "float32"}
+    model, whole = (milbuild.build(folder, outputs=outputs, **arguments) for outputs in ({"logits": None}, None))
+    past = {f.name: np.zeros((1, 4, 1, 6), np.float32) for f in model.interface.input if "past" in f.name}
+    values, expected = (each.predict(empty | past) for each in (model, whole))
+    assert values.keys() == expected.keys() - {"logits"}
+    assert all(np.array_equal(value, expected[name]) for name, value in values.items())
+    names = {op.name for op in Package(model.package_path).function().operations}
+    assert "transformer_h_2_attn_c_attn" in names
+    assert not {
+        name for name in names if re.match("transformer_h_2_(attn_attention|mlp)|transformer_ln_f|lm_head", name)
+    }
+    assert whole.weight_bytes - model.weight_bytes >= (24 * 24 + 2 * 24 * 52) * 4
+
+
+def test_states_are_written_whoever_reads_them() -> None:
+    inputs = {"x": mb.placeholder((2, 16), types.fp16), "s": mb.state_tensor_placeholder((2, 16), types.fp16)}
+    with Function(inputs, opset_version=ct.target.iOS18) as function:
+        x, s = function.inputs["x"], function.inputs["s"]
+        held = mb.read_state(input=s, name="held")
+        sum_ = mb.add(x=held, y=x, name="sum")
+        after = mb.coreml_update_state(state=s, value=sum_, name="after")
+        mb.relu(x=mb.add(x=after, y=x, name="unread"), name="unread_too")
+        function.set_outputs([mb.tanh(x=x, name="y")])
+    program = Program()
+    program.add_function("main", function)
+    passes.run(program)
+    assert [op.name for op in function.operations if op.op_type != "const"] == ["held", "sum", "after", "y"]
+
+
+@pytest.mark.parametrize("prefill", [None, 4])
+def test_every_state_of_a_cache_is_written(prefill: int | None) -> None:
+    """Also the rings of layers with a window, whose last value a call of several tokens does not read."""
+    model = milbuild.build(checkpoint("gemma3_text"), cache="state", prefill_length=prefill)
+    package = Package(model.package_path)
+    for name in package.function_names:
+        written = [op for op in package.function(name).operations if op.type == "write_state"]
+        assert len(written) == 2 * 4
 
 
 @pytest.mark.parametrize("skipped", passes.PASSES, ids=lambda apply: apply.__name__)

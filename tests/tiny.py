@@ -13,8 +13,7 @@ from typing import Any
 class Tiny:
     """`config`: what differs from the class's defaults; `flags`: variations, each tested in both precisions;
     `operations`: the most that are not constants, without a cache, in float16 for iOS 18; `landmarks`: modules that must be
-    among those compared, `*` for every layer; `kind`: what it takes; `size`: (height, width) of pictures, in the tests;
-    `perturbed`: how much more or less than others the weights of a module are changed, by its last name."""
+    among those compared, `*` for every layer; `kind`: what it takes; `size`: (height, width) of pictures, in the tests."""
 
     model_type: str
     config: dict[str, Any]
@@ -23,7 +22,6 @@ class Tiny:
     landmarks: tuple[str, ...] = ()
     kind: str = "text"
     size: tuple[int, int] = (0, 0)
-    perturbed: dict[str, float] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -614,10 +612,6 @@ T5 = Tiny(
         )
     ),
     kind="answers",
-    # Scores have no scale: it is in what the queries are initialized with (T5's section 3.1.1, modeling_t5's _init_weights).
-    # Without it attention would be all or nothing, and the least rounding decide.
-    # A gated product of large values loses more bits than it should show (transformers' own half gives 55.7 dB there).
-    perturbed={"q": 10**-0.5, "wi_1": 0.5},
 )
 
 BART = Tiny(

@@ -6,7 +6,7 @@ coremltools' own pipeline is never run: it casts, guards gathers, reorders state
 
 from collections.abc import Callable
 
-from coremltools.converters.mil.mil import Function, Program
+from coremltools.converters.mil.mil import Function, Operation, Program
 
 from milbuild.weights import Unread
 
@@ -25,18 +25,24 @@ def drop_implicit_biases(function: Function) -> None:
         operation.bias = None
 
 
-def drop_unused_constants(function: Function) -> None:
-    """Takes away constants that no operation reads: what other passes and the builder's defaults leave behind."""
-    outputs = set(function.outputs)
-    unused = [
-        op
-        for op in function.operations
-        if op.op_type == "const" and not op.outputs[0].child_ops and op.outputs[0] not in outputs
-    ]
-    function.remove_ops(unused)
+def drop_unread_operations(function: Function) -> None:
+    """Takes away operations whose values nobody reads, with what only they read: the pooler of a sentence embedding, what
+    made an output that was left out, constants that other passes and the builder's defaults leave behind.
+
+    Their weights are not written then. A state is written for the next call, whoever reads it in this one.
+    """
+    unread: set[Operation] = set()
+    for operation in reversed(list(function.operations)):
+        read = any(
+            value.consuming_blocks or any(reader not in unread for reader in value.child_ops)
+            for value in operation.outputs
+        )
+        if not read and operation.op_type != "coreml_update_state":
+            unread.add(operation)
+    function.remove_ops(list(unread))
 
 
-PASSES: tuple[Callable[[Function], None], ...] = (drop_implicit_biases, drop_unused_constants)
+PASSES: tuple[Callable[[Function], None], ...] = (drop_implicit_biases, drop_unread_operations)
 
 
 def run(program: Program) -> None:
