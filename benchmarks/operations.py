@@ -24,7 +24,7 @@ TOKENS = 64
 class Case(NamedTuple):
     """`auto`: transformers' class, `task`: ours; `inputs`: their names in `forward` and shapes, one or several, ids being those
     whose names end so; `options` of our build; `given`: what the tracer gets made for it, since what transformers 5 makes of
-    masks and positions by itself does not convert with coremltools 9."""
+    masks and positions by itself does not convert with coremltools 9. `half`: the encoder or the decoder alone."""
 
     model_type: str
     config: dict[str, Any]
@@ -33,6 +33,7 @@ class Case(NamedTuple):
     inputs: dict[str, tuple[int, ...]]
     options: dict[str, Any]
     given: tuple[str, ...] = ()
+    half: str = ""
 
 
 class Row(NamedTuple):
@@ -47,6 +48,18 @@ _TOKENS = {"input_ids": (1, TOKENS)}
 _PICTURE = {"pixel_values": (1, 3, 224, 224)}
 _TEXT = {"hidden_size": 96, "intermediate_size": 64, "num_hidden_layers": 12, "num_attention_heads": 12}
 _LENGTH = {"sequence_length": TOKENS, "attention_mask": False}
+_WHISPER = {
+    "d_model": 96,
+    "encoder_attention_heads": 8,
+    "decoder_attention_heads": 8,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "pad_token_id": 1,
+    "eos_token_id": 1,
+    "bos_token_id": 1,
+    "decoder_start_token_id": 1,
+    "begin_suppress_tokens": None,
+}
 CASES = {
     "gpt2": Case(
         "gpt2",
@@ -101,6 +114,25 @@ CASES = {
         {"input_values": (1, 16000)},
         {"sequence_length": 16000, "attention_mask": False, "postprocess": False},
     ),
+    "t5-small's decoder": Case(
+        "t5",
+        {"d_model": 96, "d_kv": 64, "d_ff": 64, "num_layers": 6, "num_heads": 8, "vocab_size": 99},
+        "AutoModelForSeq2SeqLM",
+        "text2text-generation",
+        {"decoder_input_ids": (1, TOKENS), "encoder_outputs": (1, TOKENS, 96)},
+        _LENGTH | {"context_length": TOKENS},
+        ("decoder mask",),
+        half="decoder",
+    ),
+    "whisper-base's encoder": Case(
+        "whisper",
+        _WHISPER | {"encoder_layers": 6, "decoder_layers": 6, "vocab_size": 99},
+        "AutoModelForSpeechSeq2Seq",
+        "speech-seq2seq",
+        {"input_features": (1, 80, 3000)},
+        {"postprocess": False},
+        half="encoder",
+    ),
 }
 
 
@@ -136,7 +168,7 @@ def counts(case: Case, folder: Path) -> Row:
     model.save_pretrained(folder / "checkpoint")
     package = folder / "ours.mlpackage"
     milbuild.build(folder / "checkpoint", task=case.task, **case.options).save(package)
-    ours, other = operations(package), traced(case, model, folder / "traced.mlpackage")
+    ours, other = operations(package, case.half), traced(case, model, folder / "traced.mlpackage")
     if other is not None:
         return Row(ours, other, False)
     with mended():
@@ -177,7 +209,9 @@ def traced(case: Case, model: Any, package: Path) -> int | None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.model = model
+            self.model = model.get_encoder() if case.half == "encoder" else model
+            if "decoder mask" in case.given:
+                self.register_buffer("decoder_attention_mask", torch.full((1, 1, TOKENS, TOKENS), -1e4).triu(1))
             if "mask" in case.given:
                 self.register_buffer("attention_mask", torch.full((1, 1, TOKENS, TOKENS), -1e4).triu(1))
             if "no mask" in case.given:
@@ -188,8 +222,10 @@ def traced(case: Case, model: Any, package: Path) -> int | None:
                 self.register_buffer("position_ids", torch.arange(TOKENS)[None])
 
         def forward(self, *inputs: Any) -> Any:
-            cache = {"use_cache": False} if "mask" in case.given else {}
+            cache = {"use_cache": False} if {"mask", "decoder mask"} & set(case.given) else {}
             named = dict(zip(case.inputs, inputs, strict=True))
+            if "encoder_outputs" in named:
+                named["encoder_outputs"] = (named["encoder_outputs"],)
             return self.model(**named, **dict(self.named_buffers(recurse=False)), **cache)[0]
 
     example = [
@@ -217,12 +253,19 @@ def traced(case: Case, model: Any, package: Path) -> int | None:
     return operations(package)
 
 
-def operations(package: Path) -> int:
-    """Those that are not constants, of all functions."""
+def operations(package: Path, half: str = "") -> int:
+    """Those that are not constants, of all functions; of one half of an encoder-decoder its own. The keys and values that our
+    `encode` makes of the encoder's states are the decoder's: tracing has them there."""
     from milbuild.package.reader import Package
 
     read = Package(package)
-    return sum(op.type != "const" for name in read.function_names for op in read.function(name).operations)
+    found = {
+        name: [op.name for op in read.function(name).operations if op.type != "const"] for name in read.function_names
+    }
+    if not half or "encode" not in found:
+        return sum(map(len, found.values()))
+    cross = [name for name in found["encode"] if "decoder_cross_" in name or name.startswith("cross_")]
+    return len(found["encode"]) - len(cross) if half == "encoder" else len(found["decode"]) + len(cross)
 
 
 def table(rows: dict[str, Row]) -> str:

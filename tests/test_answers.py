@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, reject, settings
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
 
 import milbuild
 from milbuild import architectures, logits
@@ -388,3 +391,37 @@ def test_validate(model_type: str, precision: str, tmp_path: Path) -> None:
         report = milbuild.validate(model, checkpoint(model_type, task))
         assert report.passed, report
         assert report.drift is not None
+
+
+# Drawn, not picked: any of a family's variations together, and lengths. What transformers itself refuses is no configuration.
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_given(st.data())
+def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
+    model_type, task = data.draw(st.sampled_from([*TASK_PAIRS, *TASKS.items()]))
+    rows = ANSWERS[model_type].flags
+    names = data.draw(st.lists(st.sampled_from(sorted(rows)), min_size=1, max_size=4, unique=True))
+    flags: dict[str, Any] = {}
+    for name in names:
+        flags |= rows[name]
+    count, answer = data.draw(st.integers(2, 20)), data.draw(st.integers(1, 20))
+    own = task in (TASKS[model_type], "feature-extraction")
+    inputs = given(model_type, 2, count, padded=data.draw(st.booleans()), answer=answer if own else 0, seed=count)
+    try:
+        folder = checkpoint(model_type, task, **flags)
+        expected = hf.forward(reference(folder, task), inputs)
+    except (ValueError, RuntimeError, AssertionError, milbuild.Error):
+        reject()
+    options = sizes(model_type, count) | {"batch_size": 2, "precision": "float32", "postprocess": False}
+    model = milbuild.build(folder, task=task, **options, **({"context_length": answer} if own else {}))
+    if task == TASKS[model_type]:
+        decoded = {"decoder_input_ids": inputs.pop("decoder_input_ids")}
+        read = model.function("encode").predict(inputs)
+        decoded |= {name: value for name, value in read.items() if name.startswith("cross")}
+        if "attention_mask" in inputs:
+            decoded["encoder_attention_mask"] = inputs["attention_mask"]
+        found = model.function("decode").predict(decoded)
+    else:
+        found = model.predict(inputs)
+    for name, value in found.items():
+        if np.ptp(expected[name]) > 0.05:
+            assert difference(value, expected[name]) <= 1e-5, name

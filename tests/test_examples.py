@@ -77,6 +77,24 @@ def test_similarity(run: Run, tmp_path: Path) -> None:
     assert all(float(line[:4]) == pytest.approx(float(expected[line[6:]]), abs=0.006) for line in lines)
 
 
+def test_phonemes(run: Run, tmp_path: Path) -> None:
+    """As transformers generates; a real one is in test_real."""
+    chars = "____" + "".join(chr(ord("a") + number) for number in range(26)) + "'-" + "".join(map(chr, range(65, 90)))
+    folder = shutil.copytree(checkpoint("bart", "text2text-generation"), tmp_path / "bart")
+    config = json.loads((folder / "config.json").read_text()) | {"grapheme_chars": chars, "phoneme_chars": chars[::-1]}
+    config |= {"bos_token_id": 1, "decoder_start_token_id": 5}
+    (folder / "config.json").write_text(json.dumps(config))
+    milbuild.build(folder, sequence_length=16, cache="io", precision="float32").save(tmp_path / "bart.mlpackage")
+    truth = reference(checkpoint("bart", "text2text-generation"), "text2text-generation")
+    expected = []
+    for word in ("spell", "word's"):
+        ids = torch.tensor([[1, *map(chars.index, word), 2]])
+        rules = {"decoder_start_token_id": 5, "forced_eos_token_id": 2, "do_sample": False}
+        found = truth.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=29, **rules)[0, 1:].tolist()
+        expected.append(f"{word} {''.join(chars[::-1][token] for token in found if token > 3)}")
+    assert run("phonemes", tmp_path / "bart.mlpackage", folder, "spell", "word's") == "\n".join(expected)
+
+
 def test_fill_mask(run: Run, tmp_path: Path) -> None:
     package, folder = text_encoder("fill-mask", tmp_path / "bert")
     text = "The [MASK] was written by Ada, in [MASK]."

@@ -3,23 +3,29 @@
 A fault that passes would mean that the tests do not look at what it breaks.
 """
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import coremltools as ct
 import numpy as np
 import pytest
+import torch
 from coremltools.converters.mil import Builder as mb
+from safetensors.torch import load_file, save_file
 
 import milbuild
 from milbuild import caches, heads
-from milbuild.architectures import gpt2
+from milbuild.architectures import bart, gpt2, t5, whisper
 from milbuild.generation import Session
-from milbuild.layers import activation, linear, normalization
+from milbuild.layers import activation, linear, normalization, relative
 from milbuild.package import passes
 from milbuild.validation import reference as hf
 from milbuild.weights.tensor import Tensor
 from tests.conftest import checkpoint, difference, reference, tokens
+from tests.test_answers import TASKS, play, sizes
+from tests.test_answers import given as encoder_inputs
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -200,6 +206,79 @@ def test_a_fault_in_a_cache_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch)
     assert error() <= limit
     break_it(monkeypatch)
     assert error() > limit
+
+
+def _buckets_of_the_other_side(original: Any) -> Any:
+    return lambda self, distance: original(self, -distance)
+
+
+def _layers_in_reverse(original: Any) -> Any:
+    def wrong(keys: Any, values: Any, layers: int, mask: Any) -> Any:
+        cross = original(keys, values, layers, mask)
+        return cross._replace(keys=cross.keys[::-1])
+
+    return wrong
+
+
+def _encoder_padding_is_seen(original: Any) -> Any:
+    return lambda mask, w: None if w.path.endswith("cross") else original(mask, w)
+
+
+# Model type, and what is broken: in the halves of an encoder-decoder, or between them.
+HALVES: dict[str, tuple[str, Patch]] = {
+    "t5: distances of the other side": ("t5", _replace(relative.Distances, "bucket", _buckets_of_the_other_side)),
+    "t5: the encoder's buckets as the decoder's": (
+        "t5",
+        _replace(t5.T5, "bias", lambda original: lambda self, w, both_ways: original(self, w, False)),
+    ),
+    "t5: scores are scaled": (
+        "t5",
+        _replace(t5, "attention", lambda original: lambda q, k, v, m, scale, w: original(q, k, v, m, 10**-0.5, w)),
+    ),
+    "t5: padding of the encoder is seen": ("t5", _replace(t5, "padding_mask", _encoder_padding_is_seen)),
+    "t5: cross-attention of other layers": ("t5", _replace(caches.Cross, "of", _layers_in_reverse)),
+    "bart: padding of the encoder is seen": ("bart", _replace(bart, "padding_mask", _encoder_padding_is_seen)),
+    "bart: cross-attention of other layers": ("bart", _replace(caches.Cross, "of", _layers_in_reverse)),
+    "bart: positions from the table's first row": ("bart", _replace(caches, "count", _positions_from_one)),
+    "bart: epsilon": ("bart", _replace(bart, "layer_norm", _other_epsilon)),
+    "bart: no bias of the scores": (
+        "bart",
+        _replace(heads, "tied_linear", lambda original: lambda x, w, weight, bias=None: original(x, w, weight)),
+    ),
+    "whisper: tanh GELU in the stem": (
+        "whisper",
+        _replace(whisper, "activation", lambda original: lambda x, name, w: original(x, "gelu_new", w)),
+    ),
+    "whisper: no norm at the end": (
+        "whisper",
+        _replace(whisper.Whisper, "end", lambda original: lambda self, x, w: (original(self, x, w), x)[1]),
+    ),
+    "whisper: cross-attention of other layers": ("whisper", _replace(caches.Cross, "of", _layers_in_reverse)),
+}
+
+
+@pytest.mark.parametrize("fault", HALVES)
+def test_a_fault_between_encoder_and_decoder_is_seen(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_type, break_it = HALVES[fault]
+    folder = checkpoint(model_type, TASKS[model_type])
+    if fault == "bart: no bias of the scores":
+        folder = shutil.copytree(folder, tmp_path / "bart")
+        # a buffer, which is zero at the beginning and not perturbed
+        tensors = load_file(folder / "model.safetensors")
+        tensors["final_logits_bias"] = torch.linspace(-1, 1, 61)[None]
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    inputs = encoder_inputs(model_type, 1, 7, answer=7)
+    expected = hf.forward(reference(folder, TASKS[model_type]), inputs)["logits"]
+
+    def error() -> float:
+        model = milbuild.build(folder, context_length=7, precision="float32", **sizes(model_type))
+        return difference(play(model, inputs, [7]), expected)
+
+    assert error() <= 1e-5
+    break_it(monkeypatch)
+    assert error() > 1e-5
 
 
 @pytest.mark.parametrize(

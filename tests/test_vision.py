@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import milbuild
@@ -17,7 +19,7 @@ from milbuild import Error, architectures
 from milbuild.options import TARGETS
 from milbuild.validation import reference as hf
 from milbuild.validation.compare import picture
-from tests.conftest import check_landmarks, checkpoint, reference
+from tests.conftest import check_landmarks, checkpoint, difference, reference
 from tests.test_parity import compare, operations
 from tests.tiny import PICTURES
 
@@ -244,3 +246,30 @@ def test_both_spellings_of_the_hub(model_type: str, task: str, tmp_path: Path) -
     inputs = pictures(old)
     one, two = old.predict(inputs), new.predict(inputs)
     assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+# Drawn, not picked: any of a family's variations together. What transformers itself refuses is no configuration.
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
+    model_type, task = data.draw(st.sampled_from(TASKS))
+    tiny = PICTURES[model_type]
+    names = data.draw(st.lists(st.sampled_from(sorted(tiny.flags)), min_size=1, max_size=4, unique=True))
+    flags: dict[str, Any] = {}
+    for name in names:
+        flags |= tiny.flags[name]
+    size = flags.get("image_size", tiny.size)
+    try:
+        folder = checkpoint(model_type, task, **flags)
+        truth = reference(folder, task)
+    except (ValueError, RuntimeError, AssertionError, Error):
+        reject()
+    try:
+        model = milbuild.build(folder, task=task, image_size=size, batch_size=2, precision="float32", postprocess=False)
+    except Error:
+        reject()  # masked-im of oblongs; test_flags has what it says
+    inputs = pictures(model, len(names))
+    expected = hf.forward(truth, inputs)
+    for name, value in model.predict(inputs).items():
+        if np.ptp(expected[name]) > 0.05:
+            assert difference(value, expected[name]) <= 1e-5, name

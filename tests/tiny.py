@@ -614,6 +614,14 @@ T5 = Tiny(
     kind="answers",
 )
 
+_BART_LAYERS = (
+    *(
+        f"model.{half}.layers.*{part}"
+        for half in ("encoder", "decoder")
+        for part in ("", ".self_attn", ".self_attn_layer_norm", ".fc1", ".fc2", ".final_layer_norm")
+    ),
+    *("model.decoder.layers.*.encoder_attn", "model.decoder.layers.*.encoder_attn_layer_norm"),
+)
 BART = Tiny(
     "bart",
     _ANSWERS
@@ -637,18 +645,7 @@ BART = Tiny(
         "untied": {"tie_word_embeddings": False},
         "one layer of the decoder": {"decoder_layers": 1},
     },
-    landmarks=tuple(
-        f"model.{part}"
-        for part in (
-            *("encoder.layers.*", "decoder.layers.*", "encoder.layernorm_embedding", "decoder.layernorm_embedding"),
-            *(
-                f"{half}.layers.*.{x}"
-                for half in ("encoder", "decoder")
-                for x in ("self_attn", "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm")
-            ),
-            *("decoder.layers.*.encoder_attn", "decoder.layers.*.encoder_attn_layer_norm"),
-        )
-    ),
+    landmarks=(*_BART_LAYERS, "model.encoder.layernorm_embedding", "model.decoder.layernorm_embedding"),
     kind="answers",
 )
 
@@ -678,18 +675,9 @@ WHISPER = Tiny(
         "scaled embedding": {"scale_embedding": True},
         "weighted layers": {"use_weighted_layer_sum": True},
     },
-    landmarks=tuple(
-        f"model.{part}"
-        for part in (
-            *("encoder.conv1", "encoder.conv2", "encoder.layers.*", "decoder.layers.*"),
-            *("encoder.layer_norm", "decoder.layer_norm"),
-            *(
-                f"{half}.layers.*.{x}"
-                for half in ("encoder", "decoder")
-                for x in ("self_attn", "self_attn_layer_norm", "fc1", "fc2", "final_layer_norm")
-            ),
-            *("decoder.layers.*.encoder_attn", "decoder.layers.*.encoder_attn_layer_norm"),
-        )
+    landmarks=(
+        *_BART_LAYERS,
+        *("model.encoder.conv1", "model.encoder.conv2", "model.encoder.layer_norm", "model.decoder.layer_norm"),
     ),
     kind="speech",
 )
