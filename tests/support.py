@@ -22,8 +22,8 @@ decoder both functions, as one package and as two, and greedy answers as transfo
 configurations that change the graph, each proved in both precisions, and drawn together at random.
 That is for iOS 18. For every other target, from iOS 15 to iOS 26, the same is seen in both precisions of every text model with
 every task (without a cache or padding, at a fixed, a listed and a ranged length), of one task of each picture model, of
-wav2vec 2.0 with two tasks, and in float32 of T5, BART and Whisper as two packages. Fields of a configuration that no graph
-honours are refused by name.
+wav2vec 2.0 with two tasks, and of T5, BART and Whisper as two packages. Fields of a configuration that no graph honours are
+refused by name.
 
 Caches: `io` keys and values as inputs and outputs, `state` Core ML states (iOS 18).
 """

@@ -145,12 +145,13 @@ def test_every_cache_equals_the_full_forward(model_type: str, length: str, name:
             check(play(model, inputs, chunks), expected, options, precision)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("target", ["iOS15", "iOS16", "iOS17", "iOS18", "iOS26"])
 @pytest.mark.parametrize("cache", ["none", "io", "state"])
 @pytest.mark.parametrize("model_type", ANSWERS)
-def test_two_packages(model_type: str, cache: str, target: str) -> None:
+def test_two_packages(model_type: str, cache: str, target: str, precision: str) -> None:
     folder = checkpoint(model_type, TASKS[model_type])
-    options = {"context_length": 13, "cache": cache, "target": target, "precision": "float32"} | sizes(model_type)
+    options = {"context_length": 13, "cache": cache, "target": target, "precision": precision} | sizes(model_type)
     if target in ("iOS15", "iOS16", "iOS17"):
         with pytest.raises(milbuild.Error, match="needs iOS18"):
             milbuild.build(folder, **options)
@@ -160,7 +161,7 @@ def test_two_packages(model_type: str, cache: str, target: str) -> None:
     assert "state" not in [feature.type.WhichOneof("Type") for feature in encode.interface.input]
     inputs = given(model_type, 1, 9, answer=13)
     expected = hf.forward(reference(folder, TASKS[model_type]), inputs)["logits"]
-    check(play(decode, inputs, [5] + [1] * 8, encode), expected, options, "float32")
+    check(play(decode, inputs, [5] + [1] * 8, encode), expected, options, precision)
 
 
 def test_packages_that_do_not_belong_together() -> None:
