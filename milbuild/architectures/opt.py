@@ -15,7 +15,7 @@ from coremltools.converters.mil.mil import Var
 from milbuild.caches import Cache
 from milbuild.heads import last_token, span, states, tied
 from milbuild.layers.activation import activation
-from milbuild.layers.attention import Positions, attention, causal_mask, merge_heads, split_heads
+from milbuild.layers.attention import Positions, attention, causal_mask, counted_positions, merge_heads, split_heads
 from milbuild.layers.linear import add, embedding, joined_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
@@ -59,8 +59,7 @@ class OPT:
         """Rows of the table: padding has the one before the first."""
         mask, before = self.cache.attention_mask, self.cache.query_positions
         if mask is not None:
-            counted = mb.mul(x=mb.cumsum(x=mask, axis=1, name=f"{w.name}_counted"), y=mask, name=f"{w.name}_filled")
-            return mb.add(x=counted, y=np.int32(FIRST - 1), name=f"{w.name}_positions")
+            return counted_positions(mask, FIRST, w)
         if isinstance(before, np.ndarray):
             return before + FIRST
         return mb.add(x=before, y=np.int32(FIRST), name=f"{w.name}_positions")

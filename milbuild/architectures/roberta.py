@@ -12,6 +12,7 @@ from coremltools.converters.mil.mil import Var
 from milbuild.architectures.bert import Bert
 from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
 from milbuild.layers.activation import activation
+from milbuild.layers.attention import counted_positions
 from milbuild.layers.linear import first_token, linear
 from milbuild.weights import Cursor
 
@@ -26,18 +27,10 @@ class Roberta(Bert):
         return int(config.max_position_embeddings - config.pad_token_id - 1)
 
     def positions(self, input_ids: Var, w: Cursor) -> Var:
-        """pad_token_id for padding; behind it, the tokens so far that are none."""
-        pad, before = np.int32(self.config.pad_token_id), self.cache.query_positions
-        real = mb.cast(x=mb.not_equal(x=input_ids, y=pad, name=f"{w.name}_real"), dtype="int32", name=f"{w.name}_ones")
-        counted = mb.cumsum(x=real, axis=1, name=f"{w.name}_counted")
-        if isinstance(before, Var):
-            begin, size = [0] * before.rank, [-1] * (before.rank - 1) + [1]
-            counted = mb.add(
-                x=counted,
-                y=mb.slice_by_size(x=before, begin=begin, size=size, name=f"{w.name}_before"),
-                name=f"{w.name}_places",
-            )
-        return mb.add(x=mb.mul(x=counted, y=real, name=f"{w.name}_filled"), y=pad, name=f"{w.name}_positions")
+        pad = self.config.pad_token_id
+        other = mb.not_equal(x=input_ids, y=np.int32(pad), name=f"{w.name}_real")
+        real = mb.cast(x=other, dtype="int32", name=f"{w.name}_ones")
+        return counted_positions(real, pad + 1, w, self.cache.query_positions)
 
     def classified(self, hidden: Var) -> Var:
         """(B, T, D) -> (B, D): the classifier's own first half."""

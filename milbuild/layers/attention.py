@@ -89,6 +89,18 @@ def padding_mask(attention_mask: Var | None, w: Cursor) -> Var | None:
     return _hidden(mb.expand_dims(x=mask, axes=[1, 2], name=f"{name}_keys"), name, w)
 
 
+def counted_positions(real: Var, first: int, w: Cursor, before: Positions | None = None) -> Var:
+    """int32 (B, T), 1 for a token and 0 for padding -> (B, T): the tokens count from `first`, padding stands one before it.
+    `before` are the positions of the call in its sequence, of which the first says how many tokens there were already."""
+    x = mb.cumsum(x=real, axis=1, name=f"{w.name}_counted")
+    if isinstance(before, Var):
+        begin, size = [0] * before.rank, [-1] * (before.rank - 1) + [1]
+        start = mb.slice_by_size(x=before, begin=begin, size=size, name=f"{w.name}_before")
+        x = mb.add(x=x, y=start, name=f"{w.name}_places")
+    x = mb.mul(x=x, y=real, name=f"{w.name}_filled")
+    return mb.add(x=x, y=np.int32(first - 1), name=f"{w.name}_positions")
+
+
 def _hidden(visible: Var, name: str, w: Cursor) -> Var:
     """1 and 0 -> 0 and HIDDEN."""
     return mb.mul(x=mb.sub(x=visible, y=w.dtype.type(1), name=f"{name}_hidden"), y=w.dtype.type(-HIDDEN), name=name)
