@@ -9,7 +9,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.layers.attention import HIDDEN, Positions, causal_mask
 from milbuild.layers.linear import constant
-from milbuild.weights import Computed, Cursor
+from milbuild.weights import Computed, Cursor, Joined
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,17 @@ def relative_bias(query: Positions, key: Positions, w: Cursor, heads: int, dista
         apart = key[None, :].astype(np.int64) - query[:, None]
         hidden = np.where(apart > 0, HIDDEN, 0) if not distances.both_ways else np.zeros(apart.shape)
 
-        def known(values: np.ndarray) -> np.ndarray:
-            return np.where(hidden < 0, HIDDEN, values[distances.bucket(apart)].transpose(2, 0, 1))[None]
+        place = distances.bucket(apart)
+
+        def of_head(i: int) -> Computed:
+            def known(values: np.ndarray) -> np.ndarray:
+                return np.where(hidden < 0, HIDDEN, values[:, i][place])[None]
+
+            return Computed(f"{recipe} {span}, head {i}", known, (1, *apart.shape), table)
 
         span = f"{query[0]} to {query[-1]} at {key[0]} to {key[-1]}"
-        return constant(Computed(f"{recipe} {span}", known, (1, heads, *apart.shape), table), w, "bias")
+        # Head by head, so that no more than one of them is ever in memory.
+        return constant(Joined(*map(of_head, range(heads))).reshaped(1, heads, *apart.shape), w, "bias")
 
     # One row for each distance that has a bias of its own; those beyond share the outermost.
     reach = np.arange(-distances.longest, distances.longest + 1)

@@ -119,6 +119,12 @@ class Joined(Computed):
         for part in self._parts:
             yield from part.pieces(dtype)
 
+    def reshaped(self, *shape: int) -> Tensor:
+        other = Joined(*self._parts)
+        other._shape, other.key = shape, f"{self.key} as {shape}"
+        other._compute = lambda *arrays: np.concatenate(arrays).reshape(shape)
+        return other
+
 
 def zeros(*shape: int) -> Tensor:
     """Where the checkpoint has nothing and a joined tensor needs something."""
