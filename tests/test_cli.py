@@ -213,6 +213,7 @@ def test_build_takes_every_option(command: CommandLine, folder: Path, tmp_path: 
         "cache": "none",
         "context_length": None,
         "prefill_length": None,
+        "function": None,
         "logits": "all",
         "pooling": None,
         "normalize": False,
@@ -319,8 +320,8 @@ def test_reader_that_goes_away(folder: Path) -> None:
 def test_build_has_the_options_of_python() -> None:
     python = inspect.signature(milbuild.build).parameters
     line = {parameter.name: parameter for parameter in COMMANDS["build"].params}
-    # `milbuild.gpt2.build` sets the model_type; --raw is postprocess=False.
-    assert python.keys() - line.keys() == {"model_type", "postprocess"}
+    # `milbuild.gpt2.build` sets the model_type; --raw is postprocess=False; a package on the disk has no compute units.
+    assert python.keys() - line.keys() == {"model_type", "postprocess", "compute_units"}
     assert line.keys() - python.keys() == {"output", "force", "as_json", "raw", "help"} & line.keys()
     assert python["postprocess"].default is not line["raw"].default
     for name in python.keys() & line.keys() - {"source"}:
