@@ -997,7 +997,7 @@ def test_use_damaged_package(name: str, whole: Path, tmp_path: Path) -> None:
 
 def test_generate_command_on_what_is_no_package(command: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "p.mlpackage").mkdir()
-    arguments = ("generate", "p.mlpackage", "--tokenizer", "c", "--prompt", "hello")
+    arguments = ("generate", "p.mlpackage", "c", "hello")
     refused(command, tmp_path, *arguments, words=("p.mlpackage has no manifest",), hint="Manifest.json")
 
 
@@ -1174,7 +1174,7 @@ def spoken(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_generate_command(spoken: Path, command: CommandLine) -> None:
     """It writes; and a prompt or a request beyond the context is refused before anything is written."""
-    arguments = ("generate", "p.mlpackage", "--tokenizer", "c", "--prompt")
+    arguments = ("generate", "p.mlpackage", "c")
     result = command(*arguments, "w1 w2 w3", "--max-new-tokens", "2", "--json", cwd=spoken)
     assert result.code == 0, result.err
     assert len(json.loads(result.out)["tokens"]) == 2
@@ -1183,7 +1183,7 @@ def test_generate_command(spoken: Path, command: CommandLine) -> None:
 
 
 def test_generate_without_a_tokenizer(whole: Path, command: CommandLine) -> None:
-    arguments = ("generate", "p.mlpackage", "--tokenizer", "c", "--prompt", "w1")
+    arguments = ("generate", "p.mlpackage", "c", "w1")
     refused(command, whole, *arguments, words=("c has no tokenizer",))
 
 
@@ -1234,7 +1234,7 @@ def test_commands_without_torch(spoken: Path, command: CommandLine, tmp_path: Pa
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="on macOS Core ML itself predicts")
 def test_generate_command_without_torch(spoken: Path, command: CommandLine) -> None:
-    arguments = ("generate", "p.mlpackage", "--tokenizer", "c", "--prompt", "w1 w2 w3")
+    arguments = ("generate", "p.mlpackage", "c", "w1 w2 w3")
     result = command(*arguments, cwd=spoken, hide=("torch",))
     assert_refused(result, "PyTorch", hint=EXTRA)
 
