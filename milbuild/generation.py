@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ class Session:
         """Lets the encoder read what is behind its inputs, by transformers' names without padding; what came before is
         forgotten. Token ids and their mask are padded to the package's length. Returns its outputs."""
         self.reset()
-        data = dict(inputs)
+        data = {name: np.repeat(value, self.plan.batch_size // len(value), axis=0) for name, value in inputs.items()}
         ids = data.get("input_ids")
         if ids is not None:
             count = ids.shape[1]
@@ -288,8 +289,8 @@ def generate_tokens(
     rules: Callable[[np.ndarray, Sequence[int]], np.ndarray] | None = None,
 ) -> Iterator[int]:
     """New tokens one by one, until one of `stop` (which is not given out) or `most` of them; `rules` change the scores of
-    the token behind a sequence."""
-    scores, sequence = session.feed(prompt)[-1], list(prompt)
+    the token behind a sequence. The session may have been fed the beginning of the prompt already."""
+    scores, sequence = session.feed(prompt[session.length :])[-1], list(prompt)
     for number in range(most):
         token = sampling.choose(scores if rules is None else rules(scores, sequence))
         if token in stop:
@@ -308,7 +309,8 @@ class TextStream:
 
     Args:
         package: a package's path or a `Model` built for text-generation or text2text-generation.
-        tokenizer: where the checkpoint's tokenizer is (folder or hub id), or a tokenizer of transformers.
+        tokenizer: where the checkpoint's tokenizer is (folder or hub id), or a tokenizer of transformers; None for the
+            checkpoint that the package was built from.
         prompt: the text to go on with or to answer.
         encoder: the package of `encode`, where `package` has `decode` only.
         max_new_tokens: by default 100, or what the context leaves.
@@ -331,13 +333,14 @@ class TextStream:
         seed: int | None = None,
     ) -> None:
         self.sampling = Sampling(temperature, top_k, top_p, seed)
-        model = _opened(package)
-        self.session = Session(model, None if encoder is None else _opened(encoder))
+        model = opened(package)
+        self.session = Session(model, None if encoder is None else opened(encoder))
         task = self.session.plan.task
         if task not in ("text-generation", "text2text-generation"):
-            raise Error(f"the package is for {task}, not for text-generation")
+            hint = "It takes a sound: --audio, milbuild.transcribe." if task == "speech-seq2seq" else None
+            raise Error(f"the package is for {task}, not for text-generation", hint)
         self.generation = logits.of_package(model.user_defined_metadata)
-        self.tokenizer = _tokenizer(tokenizer)
+        self.tokenizer = read_tokenizer(checkpoint_of(model, tokenizer))
         self.stop = logits.ends(self.generation) or logits.ends({"eos_token_id": self.tokenizer.eos_token_id})
         self.prompt = [int(token) for token in self.tokenizer.encode(prompt)]
         if not self.prompt:
@@ -431,11 +434,24 @@ def answer_start(generation: Mapping[str, Any]) -> int:
     return int(start)
 
 
-def _opened(package: str | os.PathLike[str] | Model) -> Model:
+def opened(package: str | os.PathLike[str] | Model) -> Model:
     return package if isinstance(package, Model) else Model(package)
 
 
-def _tokenizer(source: Any) -> Any:
+def checkpoint_of(model: Model, given: Any) -> Any:
+    """What was given as the tokenizer, or the checkpoint that the package says it was built from. Raises `Error`."""
+    if given is not None:
+        return given
+    source = model.user_defined_metadata.get("milbuild.source", "")
+    if not Path(source).is_dir() and "/" not in source:
+        hint = "Give it: --tokenizer FOLDER, or a hub id."
+        raise Error(
+            f"the package was built from {source or 'a checkpoint that it does not name'}, which is not here", hint
+        )
+    return source
+
+
+def read_tokenizer(source: Any) -> Any:
     """The tokenizer of a checkpoint, or one that is given."""
     if not isinstance(source, str | os.PathLike):
         return source

@@ -16,13 +16,17 @@ FIELDS = (
     # of Whisper
     *("forced_decoder_ids", "is_multilingual", "lang_to_id", "task_to_id", "no_timestamps_token_id"),
     *("max_initial_timestamp_index", "prev_sot_token_id", "return_timestamps"),
+    *("language", "task"),
 )
+# Those that say how long a transcript of a window is at most.
+LENGTHS = ("max_length", "max_new_tokens")
 METADATA_KEY = "milbuild.generation"
 
 
 def kept(generation: Mapping[str, Any]) -> str:
     """What of a generation_config.json goes into a package's metadata, as JSON."""
-    return json.dumps({name: generation[name] for name in FIELDS if generation.get(name) is not None}, sort_keys=True)
+    names = (*FIELDS, *LENGTHS)
+    return json.dumps({name: generation[name] for name in names if generation.get(name) is not None}, sort_keys=True)
 
 
 def of_package(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -65,6 +69,45 @@ class Rules:
         begin = self.begin if self.begin > 1 or first is None else self.begin + 1
         if count == begin:
             scores[list(g.get("begin_suppress_tokens") or [])] = -np.inf
+        return scores
+
+
+class Timestamps:
+    """Whisper's rules for when something is said, behind those of `Rules`: timestamps come in pairs, but before the end of the
+    text, and never go back; one comes first, and comes wherever it is likelier that there is one than any other token.
+
+    The sequence begins with `begin` tokens; `latest` is the last timestamp, which stands for the end of the window.
+    Reference: WhisperTimeStampLogitsProcessor.
+    """
+
+    def __init__(self, generation: Mapping[str, Any], begin: int, latest: int) -> None:
+        self.begin, self.latest = begin, latest
+        self.marker = int(generation["no_timestamps_token_id"])
+        self.first = self.marker + 1
+        (self.stop, *_) = (*ends(generation), generation.get("bos_token_id"))
+        self.initial = generation.get("max_initial_timestamp_index")
+
+    def __call__(self, scores: np.ndarray, sequence: Sequence[int]) -> np.ndarray:
+        """Scores (vocabulary,) of the token behind `sequence`, those that may not follow as minus infinity."""
+        first, new = self.first, sequence[self.begin :]
+        scores = scores.copy()
+        scores[self.marker] = -np.inf
+        scores[first + self.latest + 1 :] = -np.inf
+        last = bool(new) and new[-1] >= first
+        before = len(new) < 2 or new[-2] >= first
+        if last:
+            scores[slice(first, None) if before else slice(self.stop)] = -np.inf
+        times = [token for token in new if token >= first]
+        if times:
+            # The second of a pair may be the same; what is said behind it takes time.
+            scores[first : times[-1] + (0 if last and not before else 1)] = -np.inf
+        if not new:
+            scores[:first] = -np.inf
+            if self.initial is not None:
+                scores[first + self.initial + 1 :] = -np.inf
+        likeliest, highest = scores[first:].max(), scores[:first].max()
+        if likeliest > -np.inf and likeliest + np.log(np.exp(scores[first:] - likeliest).sum()) > highest:
+            scores[:first] = -np.inf
         return scores
 
 

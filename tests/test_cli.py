@@ -113,8 +113,8 @@ def test_python_m(folder: Path) -> None:
         (("--nonsense",), "--nonsense"),
         (("list", "--colour"), "--colour"),
         (("inspect",), "PACKAGE"),
-        (("generate", "p.mlpackage", "--tokenizer", "c"), "--prompt"),
         (("generate", "p.mlpackage", "--tokenizer", "c", "--prompt", "x", "--temperature", "hot"), "'--temperature'"),
+        (("generate", "p.mlpackage", "--audio"), "--audio"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -338,12 +338,14 @@ def test_validate_has_the_options_of_python() -> None:
 
 def test_generate_has_the_options_of_python() -> None:
     from milbuild.generation import TextStream
+    from milbuild.speech import Transcript
 
-    python = inspect.signature(TextStream).parameters
     line = {parameter.name: parameter for parameter in COMMANDS["generate"].params}
-    assert python.keys() <= line.keys()
-    for name in python.keys() - {"package", "tokenizer", "prompt"}:
-        assert line[name].default == python[name].default, name
+    for stream in (TextStream, Transcript):
+        python = inspect.signature(stream).parameters
+        assert python.keys() <= line.keys()
+        for name in python.keys() - {"package", "tokenizer", "prompt", "audio"}:
+            assert line[name].default == python[name].default, name
 
 
 def test_every_option_has_one_spelling() -> None:

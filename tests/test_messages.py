@@ -1174,12 +1174,18 @@ def spoken(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_generate_command(spoken: Path, command: CommandLine) -> None:
     """It writes; and a prompt or a request beyond the context is refused before anything is written."""
-    arguments = ("generate", "p.mlpackage", "--tokenizer", "c", "--prompt")
+    arguments = ("generate", "p.mlpackage", "--prompt")  # with the tokenizer of the checkpoint it was built from
     result = command(*arguments, "w1 w2 w3", "--max-new-tokens", "2", "--json", cwd=spoken)
     assert result.code == 0, result.err
     assert len(json.loads(result.out)["tokens"]) == 2
     words = ("the prompt has 9 tokens, the context 8",)
     refused(command, spoken, *arguments, "w1 " * 9, words=words, hint="Shorten the prompt")
+
+
+def test_generate_away_from_the_checkpoint(spoken: Path, command: CommandLine, tmp_path: Path) -> None:
+    shutil.copytree(spoken / "p.mlpackage", tmp_path / "p.mlpackage")
+    arguments = ("generate", "p.mlpackage", "--prompt", "w1")
+    refused(command, tmp_path, *arguments, words=("was built from c, which is not here",), hint="--tokenizer")
 
 
 def test_generate_without_a_tokenizer(whole: Path, command: CommandLine) -> None:

@@ -1,0 +1,326 @@
+"""Speech as text, as transformers' Whisper decodes it: window by window, each as far as its timestamps reach.
+
+Greedy, at one temperature: what transformers does besides when it is asked to (other temperatures where a text repeats itself
+or is unlikely, windows without speech skipped, earlier text before the next, beams) is not done here.
+Reference: transformers/models/whisper/generation_whisper.py.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from milbuild import logits, sound
+from milbuild.errors import Error
+from milbuild.generation import (
+    Sampling,
+    Session,
+    answer_start,
+    checkpoint_of,
+    generate_tokens,
+    opened,
+    read_tokenizer,
+)
+from milbuild.model import Model
+from milbuild.options import AUDIO
+from milbuild.weights.checkpoint import locate
+
+# Samples of a frame of the spectrogram, frames of a state of the encoder, which is what a timestamp counts in: transformers'
+# own constants, whatever a checkpoint's feature extractor says.
+HOP, STRIDE = 160, 2
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What is said from `start` to `end`, in seconds; `tokens` with the timestamps among them."""
+
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+
+
+class Transcript:
+    """What is said in a sound, segment by segment; counts and times what it does.
+
+    A sound that is longer than the package's window is heard window by window, the next one from where the last segment of
+    the one before ended. A shorter one has silence behind it. What the checkpoint's generation_config.json asks for is done,
+    but for beams, other temperatures, skipped windows and earlier text in front of the next.
+
+    A package of input_features (`postprocess=False`, `--raw`) gets them from transformers' WhisperFeatureExtractor, which
+    hears the whole sound at once, as transformers does. One of plain samples hears each window by itself: what counts as
+    silence depends on the loudest in it, and no window hears what lies before and behind.
+
+    Args:
+        package: a package's path or a `Model` built for speech-seq2seq.
+        tokenizer: where the checkpoint's tokenizer (and feature extractor) is, folder or hub id, or a tokenizer or
+            processor of transformers; None for the checkpoint that the package was built from.
+        audio: a sound file's path, or samples (n,) from -1 to 1, 16,000 a second.
+        encoder: the package of `encode`, where `package` has `decode` only.
+        language: of the sound: en, english; what the model hears by default.
+        translate: to English.
+        timestamps: whether the model says when each segment begins and ends. It does in any case where the sound is longer
+            than the window; where it does not, there is one segment.
+        max_new_tokens: of a window; by default what generation_config.json says, or what the context leaves.
+    """
+
+    def __init__(
+        self,
+        package: str | os.PathLike[str] | Model,
+        tokenizer: Any,
+        audio: str | os.PathLike[str] | np.ndarray,
+        *,
+        encoder: str | os.PathLike[str] | Model | None = None,
+        language: str | None = None,
+        translate: bool = False,
+        timestamps: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        model = opened(package)
+        tokenizer = checkpoint_of(model, tokenizer)
+        self.session = Session(model, None if encoder is None else opened(encoder))
+        if self.session.plan.task != "speech-seq2seq":
+            raise Error(f"the package is for {self.session.plan.task}, not for speech-seq2seq", "It takes no sound.")
+        length = self.session.encoder_plan.sequence_length
+        assert isinstance(length, int)
+        self.window = length // HOP  # in frames
+        self.audio = _samples(audio)
+        self.frames = max(self.window, len(self.audio) // HOP)
+        self.generation = logits.of_package(model.user_defined_metadata)
+        self.marker = self.generation.get("no_timestamps_token_id")
+        self.timed = timestamps or bool(self.generation.get("return_timestamps")) or self.frames > self.window
+        if self.timed and self.marker is None:
+            longer = self.frames > self.window
+            what = (
+                f"the sound is longer than the window of {length / sound.RATE:g} seconds"
+                if longer
+                else "timestamps is set"
+            )
+            hint = "Cut the sound, or hear one window without timestamps." if longer else None
+            raise Error(f"{what}, and generation_config.json has no no_timestamps_token_id: no timestamps", hint)
+        self.task = "translate" if translate else self.generation.get("task")
+        self.language = self._language_token(language, translate)
+        self.features = None if self.session.encoder_plan.postprocess else self._features(tokenizer)
+        self.tokenizer = read_tokenizer(tokenizer)
+        self.stop = logits.ends(self.generation) or logits.ends({"eos_token_id": self.tokenizer.eos_token_id})
+        # A language that is heard first takes as much room as any.
+        begin, context = len(self._beginning(0)), self.session.context
+        left = context - begin
+        if left < 1:
+            raise Error(
+                f"the decoder begins with {begin} tokens, and its context has {context}", "Build with a longer context."
+            )
+        if max_new_tokens is not None and not 1 <= max_new_tokens <= left:
+            room = f"behind {begin} tokens the context of {context} leaves 1 to {left}"
+            raise Error(f"max_new_tokens is {max_new_tokens}; {room}")
+        most = max_new_tokens or self.generation.get("max_new_tokens") or self.generation.get("max_length") or left
+        self.most = min(most, left)
+        self.rules = logits.Rules(self.generation, begin, begin + self.most)
+        self.times = logits.Timestamps(self.generation, begin, self.window // STRIDE) if self.timed else None
+        for each in self.session.models.values():
+            each.load()  # what cannot run says so before anything is written
+        self.start: list[int] = []
+        self.tokens: list[int] = []
+        self.seconds = self.decoding = 0.0
+
+    def __iter__(self) -> Iterator[Segment]:
+        self.start, self.tokens, self.seconds, self.decoding = [], [], 0.0, 0.0
+        seek = 0
+        while seek < self.frames:
+            begun = time.perf_counter()
+            self.session.read(self._heard(seek))
+            read = time.perf_counter()
+            # The first window's language is that of all.
+            self.start = self.start or self._beginning(None)
+            tokens = list(generate_tokens(self.session, self.start, self.most, self.stop, Sampling(), self._allowed))
+            self.tokens += tokens
+            segments, used = self._segments(tokens, seek, min(self.window, self.frames - seek))
+            done = time.perf_counter()
+            self.seconds, self.decoding = self.seconds + done - begun, self.decoding + done - read
+            yield from segments
+            seek += used
+
+    def speed(self) -> dict[str, Any]:
+        """Seconds of sound in a second, tokens in a second of the decoder."""
+        duration = len(self.audio) / sound.RATE
+        return {
+            "sound_seconds": duration,
+            "sound_seconds_per_second": duration / self.seconds if self.seconds else 0.0,
+            "tokens_per_second": len(self.tokens) / self.decoding if self.decoding else 0.0,
+            "calls": dict(self.session.calls),
+        }
+
+    def _allowed(self, scores: np.ndarray, sequence: Sequence[int]) -> np.ndarray:
+        scores = self.rules(scores, sequence)
+        return scores if self.times is None else self.times(scores, sequence)
+
+    def heard_language(self) -> str | None:
+        """The language of the sound that was heard or given, by its name in generation_config.json without its marks."""
+        known = {token: name for name, token in (self.generation.get("lang_to_id") or {}).items()}
+        found = next((known[token] for token in self.start if token in known), None)
+        return None if found is None else found.strip("<|>")
+
+    def _beginning(self, heard: int | None) -> list[int]:
+        """What the decoder begins with; `heard` stands for a language that is neither given nor written down, else the model
+        says it, of the window that it has read."""
+        generation = self.generation
+        start: list[int | None] = [answer_start(generation)]
+        # transformers: forced ids are of old, and count where neither task nor language is set.
+        forced = [] if self.task or self.language is not None else generation.get("forced_decoder_ids") or []
+        if forced and forced[0][0] == 1:
+            for place, token in forced:
+                if place != len(start):
+                    raise Error(
+                        f"forced_decoder_ids in generation_config.json leaves out place {len(start)}",
+                        "The decoder's beginning has no gaps.",
+                    )
+                start.append(token)
+        language = self.language
+        if language is None and generation.get("lang_to_id") and (len(start) == 1 or start[1] is None):
+            language = self._hear_language() if heard is None else heard
+        if language is not None:
+            start[1:2] = [language]
+        tasks = generation.get("task_to_id") or {}
+        if self.task:
+            if self.task not in tasks:
+                raise Error(
+                    f"the task is {self.task}; task_to_id in generation_config.json knows {', '.join(tasks) or 'none'}"
+                )
+            start.append(tasks[self.task])
+        elif self.language is not None and tasks and not set(tasks.values()) & set(start):
+            start.append(tasks["transcribe"])
+        if self.timed:
+            start = start[:-1] if start[-1] == self.marker else start
+        elif self.marker is not None and start[-1] != self.marker:
+            start.append(self.marker)
+        return [token for token in start if token is not None]
+
+    def _hear_language(self) -> int:
+        """The token of the likeliest language, from one step of the decoder."""
+        scores = self.session.feed([answer_start(self.generation)])[-1]
+        known = sorted(self.generation["lang_to_id"].values())
+        return int(known[int(scores[known].argmax())])
+
+    def _language_token(self, language: str | None, translate: bool) -> int | None:
+        if (language or translate) and self.generation.get("is_multilingual") is False:
+            raise Error("the checkpoint is for English only: it has no language and no translation to choose")
+        language = language or self.generation.get("language")
+        if language is None:
+            return None
+        known = self.generation.get("lang_to_id")
+        if not known:
+            raise Error(f"language is {language!r}, and generation_config.json has no lang_to_id")
+        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+        name = language.lower()
+        for spelled in (name, f"<|{TO_LANGUAGE_CODE.get(name, name)}|>"):
+            if spelled in known:
+                return int(known[spelled])
+        codes = ", ".join(sorted(each.strip("<|>") for each in known))
+        raise Error(f"language is {language!r}; the checkpoint knows {codes}")
+
+    def _heard(self, seek: int) -> dict[str, np.ndarray]:
+        """The encoder's input: a window from frame `seek` on."""
+        if self.features is None:
+            size = self.window * HOP
+            part = self.audio[seek * HOP : seek * HOP + size]
+            return {AUDIO: np.pad(part, (0, size - len(part)))[None]}
+        # transformers fills what lies behind the sound with 0, which is not silence.
+        part = self.features[:, seek : seek + self.window]
+        return {"input_features": np.pad(part, ((0, 0), (0, self.window - part.shape[1])))[None]}
+
+    def _features(self, source: Any) -> np.ndarray:
+        """The spectrogram (mels, frames) of the whole sound, at least of one window."""
+        extractor = _extractor(source)
+        size = self.window * HOP
+        audio = np.pad(self.audio, (0, max(0, size - len(self.audio))))
+        try:
+            made = extractor(audio, truncation=False, padding="longest", sampling_rate=sound.RATE, return_tensors="np")
+        except ValueError as error:
+            raise Error(f"the feature extractor refuses the sound: {error}") from error
+        features: np.ndarray = made["input_features"][0].astype(np.float32)
+        shape = self.session.models["encode"].interface.input[0].type.multiArrayType.shape
+        if features.shape != (shape[1], self.frames) or shape[2] != self.window:
+            raise Error(
+                f"the feature extractor makes {features.shape[0]} bands and {features.shape[1]} frames of {len(audio)} samples; "
+                f"the package takes {shape[1]} bands, and {shape[2]} frames of {size}",
+                "Give the checkpoint that the package was built from.",
+            )
+        return features
+
+    def _segments(self, tokens: list[int], seek: int, count: int) -> tuple[list[Segment], int]:
+        """Those of the tokens of a window of `count` frames from `seek` on, and how many frames they cover."""
+        first = np.inf if self.marker is None else self.marker + 1
+        cut, used = segments(tokens, first, count)
+        offset, unit = seek * HOP / sound.RATE, STRIDE * HOP / sound.RATE
+        found = []
+        for start, end, part in cut:
+            text = self.tokenizer.decode([token for token in part if token < first], skip_special_tokens=True)
+            found.append(Segment(offset + start * unit, offset + end * unit, str(text), part))
+        return found, used
+
+
+def segments(tokens: list[int], first: float, count: int) -> tuple[list[tuple[float, float, list[int]]], int]:
+    """(start, end, tokens) of each segment of a window of `count` frames, in timestamps, and how many frames they cover.
+
+    Tokens from `first` on are timestamps.
+    """
+    is_time = [token >= first for token in tokens]
+    # Two timestamps in a row: the end of a segment and the beginning of the next one.
+    cuts = [at for at in range(1, len(tokens)) if is_time[at - 1] and is_time[at]]
+    if not cuts:
+        times = [token - first for token in tokens if token >= first]
+        end = times[-1] if times and times[-1] > 0 else count // STRIDE
+        return [(0, end, tokens)], count
+    # One at the very end: nothing is said behind it. Else the window cut a segment off, which the next one hears whole.
+    ended = is_time[-2:] == [False, True]
+    cuts = [*cuts, len(tokens)] if ended else [*cuts[:-1], cuts[-1] + 1]
+    found = []
+    for at, cut in zip([0, *cuts], cuts, strict=False):
+        part = tokens[at:cut]
+        last = part[-1] if ended or cut != cuts[-1] else part[-2]
+        found.append((part[0] - first, last - first, part))
+    used = int(tokens[cuts[-1] - 2] - first) * STRIDE
+    # Where transformers would hear the same window again and again, it has been heard.
+    return found, count if ended or used <= 0 else used
+
+
+def transcribe(
+    package: str | os.PathLike[str] | Model, tokenizer: Any, audio: str | os.PathLike[str] | np.ndarray, **options: Any
+) -> str:
+    """The text of a sound; the options are those of `milbuild.speech.Transcript`, which says when each part of it is said."""
+    return "".join(segment.text for segment in Transcript(package, tokenizer, audio, **options)).strip()
+
+
+def _samples(audio: Any) -> np.ndarray:
+    if isinstance(audio, str | os.PathLike):
+        return sound.read(audio)
+    samples = np.asarray(audio)
+    if samples.ndim != 1 or not samples.size or not np.issubdtype(samples.dtype, np.floating):
+        what = f"an array of shape {samples.shape} and type {samples.dtype}"
+        raise Error(f"audio is {what}", f"It is a file, or floats (n,) from -1 to 1, {sound.RATE} a second.")
+    if not np.isfinite(samples).all():
+        raise Error("audio has samples that are no numbers")
+    return samples.astype(np.float32)
+
+
+def _extractor(source: Any) -> Any:
+    """The feature extractor of a checkpoint, or of a processor that is given."""
+    if not isinstance(source, str | os.PathLike):
+        if not hasattr(source, "feature_extractor"):
+            hint = "Give the checkpoint, or a processor of transformers."
+            raise Error("the package takes input_features, and a tokenizer makes none", hint)
+        return source.feature_extractor
+    from transformers import WhisperFeatureExtractor
+
+    name, folder, _ = locate(source)
+    try:
+        return WhisperFeatureExtractor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise Error(
+            f"{name} has no feature extractor that transformers can read, and the package takes input_features",
+            "Add the checkpoint's preprocessor_config.json.",
+        ) from error
