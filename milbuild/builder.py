@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import coremltools as ct
@@ -12,9 +13,9 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, types
 
 import milbuild
-from milbuild import architectures, caches, heads
+from milbuild import architectures, caches, heads, whisperkit
 from milbuild import logits as logits_
-from milbuild.caches import Cache, InputOutputCache
+from milbuild.caches import Cross, InputOutputCache
 from milbuild.errors import Error
 from milbuild.heads import Outputs
 from milbuild.inputs import Inputs
@@ -23,6 +24,7 @@ from milbuild.model import Model, units_of
 from milbuild.options import (
     BATCH_SIZE,
     CROSS,
+    FUNCTIONS,
     LOGITS,
     METADATA_KEY,
     PRECISION,
@@ -36,6 +38,7 @@ from milbuild.outputs import LABEL, TEXTS, meanings, postprocessed, preview, sen
 from milbuild.package.writer import Description, Dimension, Feature, lower
 from milbuild.tasks import GENERATION
 from milbuild.weights import Checkpoint, Cursor
+from milbuild.whisperkit import OfLayers, WhisperKitInputs
 
 # Values of a function's outputs with their descriptions, by name
 Produced = dict[str, tuple[Var, Feature]]
@@ -92,7 +95,8 @@ def build(
             A range makes the past of "io" grow. With an encoder and a decoder the tokens of the answer, cached or not.
         prefill_length: adds a function `prefill` that takes so many tokens at once and shares every weight with `main`.
         function: an encoder and a decoder that answer token by token are two functions of one package, `encode` and
-            `decode`. "encode" or "decode" builds one of them alone (as `main`), for systems before iOS 18.
+            `decode`. "encode" or "decode" builds one of them alone (as `main`), for systems before iOS 18. WhisperKit has a
+            package for each, and one more for "mel", the spectrogram.
         logits: "all", or "last" for the scores of the last token only, which saves the head's product for the others.
         pooling: "mean" (of the tokens that are no padding) or "cls" (the first): feature-extraction gives one
             `sentence_embedding` (batch, width) instead of hidden states.
@@ -103,7 +107,8 @@ def build(
         outputs: what becomes of an output, by its name without it (or transformers' own): a new name, None to leave it
             out, or `milbuild.Output(name, text, softmax)`.
         interface: names and shapes of a consumer: "milbuild", "hf" (transformers' and exporters' names),
-            "swift-transformers". By default "hf" with cache="io", else "milbuild".
+            "swift-transformers", "whisperkit" (of Whisper, with a `function`). By default "hf" with cache="io", else
+            "milbuild".
         precision: "float16" or "float32", of weights and arithmetic.
         target: the oldest system the package runs on, "iOS15" to "iOS18" or "iOS26".
         compute_units: what Core ML may run the returned model on: a `coremltools.ComputeUnit`, or its name: "cpu_only",
@@ -154,15 +159,16 @@ def build(
     )
     program, descriptions, graphs = Program(), {}, []
     for name in plan.functions():
-        graphs.append(_Graph(plan, name, checkpoint, config, family))
+        graphs.append(GRAPHS.get(plan.interface, _Graph)(plan, name, checkpoint, config, family))
         with _fresh_names():
             function, descriptions[name] = graphs[-1].function()
         program.add_function(name, function)
-    if plan.function is not None:
-        # The other half, for the tensors that it reads: every one of the checkpoint is accounted for.
-        other = replace(plan, function="decode" if plan.function == "encode" else "encode", prefill_length=None)
-        with _fresh_names():
-            _Graph(other, "main", checkpoint, config, family).function()
+    for half in FUNCTIONS:
+        # The other halves, for the tensors that they read: every one of the checkpoint is accounted for.
+        if plan.function is not None and half != plan.function:
+            other = replace(plan, function=half, prefill_length=None)
+            with _fresh_names():
+                GRAPHS.get(plan.interface, _Graph)(other, "main", checkpoint, config, family).function()
     _check_names(plan, graphs)
     program.default_function_name = next(iter(descriptions))
     program.export_as_multifunction = len(descriptions) > 1
@@ -229,9 +235,11 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
 class _Graph:
     """One function of the package: its inputs and states, the cache over them, the family, the head, its outputs."""
 
+    declares: type[Inputs] = Inputs
+
     def __init__(self, plan: Plan, name: str, checkpoint: Checkpoint, config: Config, family: type[Any]) -> None:
         self.plan, self.config, self.family, self.checkpoint = plan, config, family, checkpoint
-        self.inputs = Inputs(plan, config, family, checkpoint, name)
+        self.inputs = self.declares(plan, config, family, checkpoint, name)
         self.weights = Cursor(checkpoint, np.dtype(plan.precision), family.prefix) / family.prefix
         self.produced: Produced = {}
 
@@ -289,13 +297,13 @@ class _Graph:
             results = {"sentence_embedding": vector}
         if not plan.raw:
             results = postprocessed(plan.task, results, self.config, plan.image_size)
-        return self._named(results) | self._present(model.cache)
+        return self._named(results) | self._present(model)
 
     def _decoded(self, inputs: dict[str, Var], given: dict[str, Any]) -> tuple[Any, Var]:
         """The decoder and its hidden states, behind the encoder in the same function or in one of its own."""
         declared = self.inputs
         if declared.halves == ("decoder",):
-            cross = declared.cross(inputs)
+            cross = self._cross(inputs, given)
         else:
             reader = self.family(self.config, self.weights, declared.encoder_cache(inputs, given))
             decoder_input_ids = given.pop("decoder_input_ids", None)
@@ -309,6 +317,10 @@ class _Graph:
             given["decoder_input_ids"] = decoder_input_ids
         model = self.family(self.config, self.weights, declared.cache(inputs, given))
         return model, model.hidden_states(given["decoder_input_ids"], cross)
+
+    def _cross(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cross:
+        """What the encoder read, of a decoder in a function of its own."""
+        return self.inputs.cross(inputs)
 
     # Outputs
 
@@ -362,8 +374,9 @@ class _Graph:
         )
         return (None if None in dimensions else tuple(d for d in dimensions if d is not None)), f"({spelled})"
 
-    def _present(self, cache: Cache) -> Produced:
+    def _present(self, model: Any) -> Produced:
         """Keys and values for the caller to keep."""
+        cache = model.cache
         if not isinstance(cache, InputOutputCache):
             return {}
         what = "Past and new" if cache.whole else "New"
@@ -376,6 +389,44 @@ class _Graph:
                 text = f"{what} {kind}s of layer {layer}. Shape {spelled}."
                 present[name] = (var, Feature(name, self.inputs.io_dtype, shape, text))
         return present
+
+
+class _WhisperKit(_Graph):
+    """One of WhisperKit's packages."""
+
+    declares = WhisperKitInputs
+    inputs: WhisperKitInputs
+
+    def _read(self, inputs: dict[str, Var], given: dict[str, Any]) -> Outputs:
+        names = self.inputs.names
+        if self.plan.function == "mel":
+            return {names.input_features: whisperkit.spread(given["input_features"], "input_features", turned=False)}
+        model = self.family(self.config, self.weights, self.inputs.encoder_cache(inputs, given))
+        name = names.encoder_last_hidden_state
+        return {name: whisperkit.spread(model.encode(**given), name, turned=True)}
+
+    def _cross(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cross:
+        """The encoder's states come in as they are, so their keys and values are worked out in every call: by each layer when
+        it comes to them, since those of all together are 246 MB in a large-v3."""
+        reader = self.family(self.config, self.weights, self.inputs.encoder_cache(inputs, given))
+        states, layers = self.inputs.encoder_states(inputs), caches.shape(self.config)[0]
+
+        @cache
+        def made(layer: int) -> tuple[Var, Var]:
+            keys, values = reader.cross(states, layer)
+            return keys, values
+
+        return Cross(OfLayers(lambda i: made(i)[0], layers), OfLayers(lambda i: made(i)[1], layers), None)
+
+    def _present(self, model: Any) -> Produced:
+        new = zip(("key", "value"), whisperkit.updates(model.cache), strict=True)
+        results = {self.inputs.names.present.format(kind=kind): value for kind, value in new}
+        if chosen := whisperkit.alignment_heads(self.checkpoint, self.config):
+            results[whisperkit.LOOKS] = whisperkit.looks(chosen, model.looks)
+        return self._named(results)
+
+
+GRAPHS: dict[str, type[_Graph]] = {"whisperkit": _WhisperKit}
 
 
 def _check_names(plan: Plan, graphs: list[_Graph]) -> None:

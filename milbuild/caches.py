@@ -7,6 +7,7 @@ values of the graph, `update(layer, k, v)`, and `attention_mask`. A slot that ho
 Shapes: B batch, T tokens in this call, S key slots, L layers, H key/value heads, E width of a head.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
 from milbuild.layers.attention import Positions
+from milbuild.layers.linear import like
 
 NOWHERE = 2**30  # an int32 that no sequence reaches
 
@@ -39,16 +41,18 @@ class Cross(NamedTuple):
     """Keys and values of what an encoder read, for each layer of the decoder (B, H, S, E), and the mask of its tokens
     (B, S): what cross-attention looks at. They are worked out once for an input and travel as (B, L * H, S, E)."""
 
-    keys: list[Var]
-    values: list[Var]
+    keys: Sequence[Var]
+    values: Sequence[Var]
     attention_mask: Var | None
 
     @classmethod
     def of(cls, keys: Var, values: Var, layers: int, attention_mask: Var | None) -> "Cross":
-        def each(x: Var, name: str) -> list[Var]:
-            return [x] if layers == 1 else list(mb.split(x=x, num_splits=layers, axis=1, name=f"cross_{name}"))
+        return cls(_parts(keys, layers, "cross_keys"), _parts(values, layers, "cross_values"), attention_mask)
 
-        return cls(each(keys, "keys"), each(values, "values"), attention_mask)
+
+def _parts(x: Var, layers: int, name: str) -> list[Var]:
+    """(B, L * H, S, E) -> each layer's (B, H, S, E)."""
+    return [x] if layers == 1 else list(mb.split(x=x, num_splits=layers, axis=1, name=name))
 
 
 def shape(config: Any) -> tuple[int, int, int]:
@@ -145,6 +149,45 @@ class InputOutputCache:
         whole_v = mb.concat(values=[past_v, v], axis=2, name=f"layer_{layer}_values")
         self.present.append((whole_k, whole_v) if self.whole else (k, v))
         return whole_k, whole_v
+
+
+class SlotCache:
+    """Keys and values come in as inputs, all slots and all layers (1, L * H, S, E), and those of the call's one token stand in
+    the slot that `slot` (1, S) is 1 for, 0 elsewhere. They go out alone, for the caller to store.
+
+    What is seen is for the caller to say too: `hidden` (1, S) is negative where a slot is not. The position counts for the
+    token's place only.
+    """
+
+    attention_mask = None
+
+    def __init__(self, past: tuple[Var, Var], layers: int, slot: Var, hidden: Var, position: Var, longest: int) -> None:
+        self.query_positions: Positions = position
+        self.longest = longest
+        self.present: list[tuple[Var, Var]] = []
+        away = mb.cast(x=mb.less(x=hidden, y=like(hidden, 0), name="slots_hidden"), dtype="int32", name="slots_away")
+        self._keys = mb.mul(x=away, y=np.int32(NOWHERE), name="key_positions")
+        self._slot = mb.expand_dims(x=slot, axes=[1, 3], name="slot_new")
+        kept = mb.sub(x=like(slot, 1), y=self._slot, name="slots_kept")
+        self._past = [
+            _parts(mb.mul(x=x, y=kept, name=f"past_{kind}s_kept"), layers, f"past_{kind}s")
+            for kind, x in zip(("key", "value"), past, strict=True)
+        ]
+
+    def key_positions(self, window: int | None = None) -> Positions:
+        return self._keys
+
+    def update(self, layer: int, k: Var, v: Var) -> tuple[Var, Var]:
+        self.present.append((k, v))
+        key, value = (
+            mb.add(
+                x=past[layer],
+                y=mb.mul(x=new, y=self._slot, name=f"layer_{layer}_new_{kind}s"),
+                name=f"layer_{layer}_{kind}s",
+            )
+            for kind, new, past in zip(("key", "value"), (k, v), self._past, strict=True)
+        )
+        return key, value
 
 
 class StateCache:

@@ -158,7 +158,7 @@ class Inputs:
     def _declare_decoder_input_ids(self) -> None:
         length = self.tokens.length
         text = f"Token ids of the answer, {spell_length(length)} a call, below {self.config.vocab_size}."
-        self._declare_tokens("decoder_input_ids", text, self.tokens)
+        self._declare_tokens(self.names.decoder_input_ids, text, self.tokens)
 
     def _declare_token_type_ids(self) -> None:
         if self.plan.token_type_ids:

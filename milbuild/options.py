@@ -6,7 +6,7 @@ together is refused here, before anything is built. Imports nothing heavy.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from milbuild import architectures, tasks
@@ -48,9 +48,11 @@ Length = int | tuple[int, int] | list[int]
 
 @dataclass(frozen=True)
 class Interface:
-    """A consumer's names for what every family has, and the caches it knows.
+    """A consumer's names for what every family has, and the caches it knows, first the one it is built with by default.
 
     `ranged`: the consumer prefills and decodes through one function of ranged length, and `position` is its causal mask.
+    `packages`: it wants a package for each function, under such a name, and is for `tasks` only; their sequences end at
+    `context` tokens.
     """
 
     caches: tuple[str, ...]
@@ -62,6 +64,12 @@ class Interface:
     past: str = ""
     present: str = ""
     ranged: bool = False
+    decoder_input_ids: str = "decoder_input_ids"
+    input_features: str = "input_features"
+    encoder_last_hidden_state: str = "encoder_last_hidden_state"
+    packages: Mapping[str, str] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    context: int | None = None
 
 
 INTERFACES = {
@@ -71,6 +79,19 @@ INTERFACES = {
     # huggingface/swift-transformers, Sources/Models/LanguageModel.swift
     "swift-transformers": Interface(
         ("none", "state"), "inputIds", "attentionMask", "causalMask", "keyCache", "valueCache", ranged=True
+    ),
+    # argmaxinc/WhisperKit, Sources/WhisperKit/Core; what has no name elsewhere, and all shapes, stand in whisperkit.py
+    "whisperkit": Interface(
+        ("io",),
+        position="cache_length",
+        past="{kind}_cache",
+        present="{kind}_cache_updates",
+        decoder_input_ids="input_ids",
+        input_features="melspectrogram_features",
+        encoder_last_hidden_state="encoder_output_embeds",
+        packages={"mel": "MelSpectrogram", "encode": "AudioEncoder", "decode": "TextDecoder"},
+        tasks=("speech-seq2seq",),
+        context=224,  # Constants.maxTokenContext of Core/Models.swift
     ),
 }
 
@@ -166,7 +187,12 @@ class Plan:
         options["task"] = task.name
         options["inputs"] = _renamed_inputs(options["inputs"])
         options["outputs"] = _changed_outputs(options["outputs"])
-        cache = options["cache"] or ("io" if with_past else "none")
+        if options["interface"] is not None:
+            _one_of("interface", options["interface"], INTERFACES)
+        names = INTERFACES[options["interface"] or "milbuild"]
+        if names.tasks and task.name not in names.tasks:
+            raise Error(f"the interface {options['interface']} is for {', '.join(names.tasks)}, not {task.name}")
+        cache = options["cache"] or ("io" if with_past else names.caches[0])
         _one_of("cache", cache, tasks.ALL_CACHES)
         if with_past and cache == "none":
             raise Error(
@@ -182,8 +208,13 @@ class Plan:
         for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
             _one_of(option, options[option], known)
         options["interface"] = options["interface"] or {"io": "hf"}.get(cache, "milbuild")
-        _one_of("interface", options["interface"], INTERFACES)
         names = INTERFACES[options["interface"]]
+        if names.packages and options["function"] is None:
+            wanted = ", ".join(f"{function} ({package}.mlpackage)" for function, package in names.packages.items())
+            raise Error(
+                f"{options['interface']} takes a package for each function, and function is none",
+                f"Build one for each of {wanted}.",
+            )
         if cache not in names.caches:
             having = [other for other, entry in INTERFACES.items() if cache in entry.caches]
             raise Error(
@@ -269,8 +300,11 @@ class Plan:
 
     def _check_halves(self) -> None:
         """What holds for an encoder and a decoder as functions of their own."""
+        packages = INTERFACES[self.interface].packages
+        if packages:
+            self._check_packages()
         if self.function is not None:
-            _one_of("function", self.function, FUNCTIONS)
+            _one_of("function", self.function, packages or FUNCTIONS)
             if not self.apart:
                 raise Error(f"function chooses between encode and decode, which {self.task} does not have")
             if self.function == "encode" and self.prefill_length is not None:
@@ -284,6 +318,21 @@ class Plan:
         if self.cross_in_state and isinstance(self.sequence_length, tuple | list):
             hint = "Give one number, which shorter texts are padded to."
             raise Error(f"a state has one size, and sequence_length is {spell_length(self.sequence_length)}", hint)
+
+    def _check_packages(self) -> None:
+        """What holds where a consumer wants a package for each function, with names, types and shapes of its own."""
+        self._needs("iOS16", f"{self.interface}, which takes and gives float16,")
+        if not self.postprocess:
+            raise Error(f"{self.interface} fixes what goes in and what comes out: it has no raw tensors")
+        if self.batch_size > 1:
+            raise Error(f"{self.interface} hears one sound at a time, and batch_size is {self.batch_size}")
+        if self.prefill_length is not None:
+            raise Error(f"{self.interface} decodes token by token; it has no prefill_length")
+        if not isinstance(self.context_length, int):
+            assert self.context_length is not None
+            raise Error(
+                f"{self.interface} has a cache of one size, and context_length is {spell_length(self.context_length)}"
+            )
 
     @property
     def apart(self) -> bool:
@@ -313,7 +362,7 @@ class Plan:
         A package of one function calls it `main`, as every system knows it.
         """
         source = 1 if self.sequence_length is None else self.sequence_length
-        if self.function == "encode":
+        if self.function in ("mel", "encode"):
             return {"main": source}
         found = {"encode": source} if self.apart and self.function is None else {}
         found[self.decoder] = self.call
@@ -518,7 +567,8 @@ def _check_answer(options: dict[str, Any], family: Any, kind: str, source: int |
             raise Error(f"context_length counts the tokens of an answer, and {task} gives none")
         return
     if context is None:
-        context = (answer or ANSWER) if cached else min(128, answer or 128)
+        most = answer or ANSWER
+        context = min(most, INTERFACES[options["interface"]].context or most) if cached else min(128, answer or 128)
     options["context_length"] = context = parse_length(context, "context_length")
     if cached and (isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io")):
         hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
@@ -563,7 +613,7 @@ def _check_window(options: dict[str, Any], config: Any, family: Any, processor: 
     options["sequence_length"] = length
     if options["attention_mask"]:
         raise Error(f"{config.model_type} hears silence where a sound has ended; it has no attention_mask")
-    if not options["postprocess"]:
+    if not options["postprocess"] or (options["function"] != "mel" and INTERFACES[options["interface"]].packages):
         return
     if not processor:
         hint = "Add the checkpoint's preprocessor_config.json, or build with plain input_features (postprocess=False, --raw)."

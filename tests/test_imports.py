@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1] / "milbuild"
 ROWS = [
     {"cli", "__main__"},
     {"builder", "validation", "generation", "speech"},
+    {"whisperkit"},
     {"inputs"},
     {"model", "options", "architectures", "tasks"},
     {"inspection", "runtime", "heads", "caches", "outputs"},

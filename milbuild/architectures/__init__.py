@@ -115,9 +115,10 @@ def takes(family: type[Any]) -> tuple[str, ...]:
 
 
 def halves(family: type[Any], task: str, function: str) -> tuple[str, ...]:
-    """Which of "encoder" and "decoder" a function of the package runs; none of a family that is one whole."""
+    """Which of "encoder" and "decoder" a function of the package runs, `mel` what the first does before its network; none of
+    a family that is one whole."""
     if not hasattr(family, "encode"):
         return ()
-    if function == "encode" or task in family.encoder_tasks:
+    if function in ("mel", "encode") or task in family.encoder_tasks:
         return ("encoder",)
     return ("encoder", "decoder") if function == "main" else ("decoder",)

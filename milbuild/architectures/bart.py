@@ -63,6 +63,7 @@ class Bart:
         self.config, self.weights, self.cache = config, weights, cache
         self.width = config.d_model
         self.states: list[Var] = []
+        self.looks: list[tuple[Var, Var]] = []
 
     @staticmethod
     def longest(config: Any) -> tuple[int | None, int | None]:
@@ -89,10 +90,14 @@ class Bart:
         self.states.append(self.end(x, w))
         return self.states[-1]
 
-    def cross(self, hidden: Var) -> tuple[Var, Var]:
-        """The encoder's states (B, S, D) -> keys and values of all layers of the decoder, (B, layers * H, S, E) each."""
+    def cross(self, hidden: Var, layer: int | None = None) -> tuple[Var, Var]:
+        """The encoder's states (B, S, D) -> keys and values of all layers of the decoder, or of one, (B, layers * H, S, E)
+        each."""
         heads, w = self.config.decoder_attention_heads, self.weights / "decoder"
         layers = [w / f"layers.{i}.encoder_attn" for i in range(self.config.decoder_layers)]
+        if layer is not None:
+            w = layers[layer]
+            layers = [w]
         keys, values = (
             joined_heads(hidden, [(each / name, self.width) for each in layers], heads, w / title, bias)
             for name, title, bias in (("k_proj", "cross_keys", self.key_bias), ("v_proj", "cross_values", True))
@@ -146,8 +151,10 @@ class Bart:
         return linear(merge_heads(y, w), w / "out_proj", self.width)
 
     def cross_attention(self, x: Var, w: Cursor, k: Var, v: Var, seen: Var | None) -> Var:
+        """`looks` are each layer's queries and keys, for whoever asks where it looked."""
         heads = self.config.decoder_attention_heads
         (q,) = split_heads(linear(x, w / "q_proj", self.width), heads, w)
+        self.looks.append((q, k))
         y = attention(q, k, v, seen, (self.width // heads) ** -0.5, w)
         return linear(merge_heads(y, w), w / "out_proj", self.width)
 

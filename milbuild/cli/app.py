@@ -114,8 +114,9 @@ def build(
     function: Annotated[
         str | None,
         typer.Option(
-            metavar="encode|decode",
-            help="One half of an encoder-decoder alone, for systems before iOS18. (default: both in one package)",
+            metavar="encode|decode|mel",
+            help="One half of an encoder-decoder alone, for systems before iOS18; mel with whisperkit. "
+            "(default: both in one package)",
             show_default=False,
         ),
     ] = None,
@@ -149,7 +150,8 @@ def build(
         str | None,
         typer.Option(
             metavar="|".join(options.INTERFACES),
-            help="Names and shapes of a consumer. (default: hf with io, else milbuild)",
+            help="Names and shapes of a consumer; whisperkit takes a package for each --function. "
+            "(default: hf with io, else milbuild)",
             show_default=False,
         ),
     ] = None,

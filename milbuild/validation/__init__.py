@@ -26,7 +26,8 @@ def validate(
 
     What the package was built for is in its metadata. Without a cache: the shortest, the middle and the longest call,
     a padded batch where the package takes one. With a cache: a sequence in prefill and decode calls against one forward
-    pass over the whole; with an encoder, what it gives and an answer fed to the decoder. Pictures and sounds go through the
+    pass over the whole; with an encoder, what it gives and an answer fed to the decoder. Each of WhisperKit's packages is
+    compared by itself, behind what transformers gives. Pictures and sounds go through the
     checkpoint's own processor where the package takes them as they are.
 
     Args:

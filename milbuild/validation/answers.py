@@ -21,10 +21,10 @@ def whole_calls(
 ) -> Iterator[tuple[str, Inputs, Any]]:
     """(name, transformers' inputs, what the package gets for input_features) of packages that answer in one call."""
     rows = CALLS * plan.batch_size
-    for name, inputs, sound in _read(plan, truth, extractor, random, rows):
+    for name, inputs, sound in reading(plan, truth, extractor, random, rows):
         if plan.context_length is not None:
             length = max(_lengths(plan.context_length))
-            inputs = inputs | {"decoder_input_ids": _ids(truth, (rows, length), random)}
+            inputs = inputs | {"decoder_input_ids": random_ids(truth, (rows, length), random)}
         yield f"{rows} x {name}", inputs, sound
 
 
@@ -33,8 +33,8 @@ def sequences(
 ) -> Iterator[tuple[str, Inputs, Any, list[int]]]:
     """(name, transformers' inputs, the package's sound, how many tokens each feed takes) of packages with `decode`."""
     tokens = min(max(_lengths(plan.context_length or ANSWER)), LONGEST)
-    for name, inputs, sound in _read(plan, truth, extractor, random, plan.batch_size):
-        ids = _ids(truth, (plan.batch_size, tokens), random)
+    for name, inputs, sound in reading(plan, truth, extractor, random, plan.batch_size):
+        ids = random_ids(truth, (plan.batch_size, tokens), random)
         ways = {f"answer of {tokens}": [tokens]}
         if plan.cache != "none":
             ways[f"answer of {tokens} one by one"] = [1] * tokens
@@ -56,7 +56,7 @@ def play(session: Session, inputs: Inputs, sound: Any, chunks: list[int]) -> dic
     return outputs | {"logits": np.concatenate(rows)[None]}
 
 
-def _read(
+def reading(
     plan: Plan, truth: Any, extractor: Any, random: np.random.Generator, rows: int
 ) -> Iterator[tuple[str, Inputs, np.ndarray | None]]:
     """What the encoder reads: texts of the longest, the shortest and a padded length, or sounds."""
@@ -65,7 +65,7 @@ def _read(
         yield from _sounds(plan, truth, extractor, random, rows)
         return
     for count in sorted({min(_lengths(plan.sequence_length)), max(_lengths(plan.sequence_length))}):
-        ids = _ids(truth, (rows, count), random)
+        ids = random_ids(truth, (rows, count), random)
         if isinstance(end := truth.config.eos_token_id, int):
             # One end in each text, where those that classify look.
             ids[ids == end] = (end + 1) % truth.config.vocab_size
@@ -102,5 +102,5 @@ def _lengths(length: Length) -> list[int]:
     return [length] if isinstance(length, int) else list(length)
 
 
-def _ids(truth: Any, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+def random_ids(truth: Any, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
     return random.integers(0, truth.config.vocab_size, shape, np.int32)

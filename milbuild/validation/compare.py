@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from milbuild import architectures, runtime
+from milbuild.errors import Error
 from milbuild.generation import Session
 from milbuild.model import Model
 from milbuild.options import AUDIO, IMAGE, INTERFACES, KINDS, Plan
 from milbuild.outputs import CLASS_LABELS
-from milbuild.validation import answers, reference
+from milbuild.validation import answers, reference, whisperkit
 from milbuild.validation.report import Drift, Report, Row
+from milbuild.weights import Checkpoint
+from milbuild.whisperkit import alignment_heads
 
 SQUARE = 16  # pixels, of what a random picture is made of
 PICTURES = 4  # calls with other pictures each
@@ -40,11 +43,21 @@ def compare(
     report.backends = backends
     extractor = None
     if _takes(truth.config)[0] == "input_features":
-        extractor = reference.feature_extractor(source, revision) if plan.postprocess else None
+        heard = plan.postprocess and (plan.function == "mel" or not INTERFACES[plan.interface].packages)
+        extractor = reference.feature_extractor(source, revision) if heard else None
         assert isinstance(plan.sequence_length, int)
         hop = 160 if extractor is None else extractor.hop_length
         reference.shorten(truth, plan.sequence_length // hop // 2)
-    if plan.apart:
+    if INTERFACES[plan.interface].packages:
+        if encoder is not None:
+            raise Error(f"a package of {plan.interface} is compared by itself", "Leave the encoder's out.")
+        chosen = alignment_heads(Checkpoint.open(source, revision), truth.config)
+        for each in whisperkit.cases(plan, truth, extractor, random, chosen):
+            for backend in backends:
+                for name, value in each.play(_engine(model, backend, model.function_name)).items():
+                    report.rows.append(Row.of(each.name, backend, name, each.expected[name], value))
+        report.drift = _drift(path, truth, plan, each.first())
+    elif plan.apart:
         for name, inputs, sound, chunks in answers.sequences(plan, truth, extractor, random):
             expected = reference.forward(truth, inputs)
             expected["logits"] = expected["logits"][:1]
@@ -290,7 +303,7 @@ def _typical(plan: Plan, truth: Any, random: np.random.Generator) -> _Case:
     return _Case("", inputs)
 
 
-def _drift(path: str, truth: Any, plan: Plan, case: _Case) -> Drift | None:
+def _drift(path: str, truth: Any, plan: Plan, case: _Case | whisperkit.Case) -> Drift | None:
     """Every landmark of one call, in float32 (is the graph right?) and as declared (what does precision cost?)."""
     with reference.modules(truth) as expected:
         reference.forward(truth, case.inputs)

@@ -55,6 +55,14 @@ def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value.float().numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 
+def cross_attentions(model: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """Of each layer of a decoder the shares of what the encoder read that its heads look at, (B, H, T, S)."""
+    tensors = {name: _tensor(value) for name, value in inputs.items()}
+    with torch.no_grad():
+        outputs = model(**tensors, use_cache=False, output_attentions=True)
+    return [shares.float().numpy() for shares in outputs.cross_attentions]
+
+
 def pooled(states: np.ndarray, mask: np.ndarray, pooling: str, normalize: bool) -> dict[str, np.ndarray]:
     """What sentence-transformers makes of hidden states (B, T, D)."""
     x, weights = torch.from_numpy(states), torch.from_numpy(mask).float()[..., None]

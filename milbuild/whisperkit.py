@@ -1,0 +1,175 @@
+"""What WhisperKit's three packages take and give: MelSpectrogram, AudioEncoder, TextDecoder.
+
+A sequence stands in the last of four axes, (1, features, 1, places), and the decoder takes one token a call; its names stand in
+options.INTERFACES. Reference: argmaxinc/WhisperKit, Sources/WhisperKit/Core/TextDecoder.swift (what it feeds and keeps, and
+the sizes that it reads off the descriptions), and argmaxinc/whisperkittools, whisperkit/text_decoder.py (what is computed).
+
+Shapes: M mel bands, N frames of the spectrogram, S = N / 2 states of the encoder, D d_model, L layers of the decoder, C slots of
+its cache, H heads, E = D / H.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import Var, types
+
+from milbuild import caches
+from milbuild.caches import SlotCache
+from milbuild.errors import Error
+from milbuild.inputs import Inputs
+from milbuild.layers.linear import like
+from milbuild.layers.spectrogram import log_mel
+from milbuild.options import AUDIO, hop_length, sampling_rate
+from milbuild.weights import Checkpoint, Cursor
+
+SLOT = "kv_cache_update_mask"
+HIDDEN = "decoder_key_padding_mask"
+LOOKS = "alignment_heads_weights"
+
+
+class WhisperKitInputs(Inputs):
+    """Those of one of the three."""
+
+    def _declare_input_features(self) -> None:
+        samples, hop = self.plan.sequence_length, hop_length(self.checkpoint.processor)
+        assert isinstance(samples, int)
+        if self.plan.function == "mel":
+            rate = sampling_rate(self.checkpoint.processor)
+            text = f"Sound, {samples} samples from -1 to 1, {rate} a second; zeros behind."
+            self._declare(AUDIO, self.io_dtype, (samples,), (samples,), text)
+        else:
+            self._declare_spread(
+                self.names.input_features,
+                (self.config.num_mel_bins, samples // hop),
+                "The log-mel spectrogram of a sound, as MelSpectrogram gives it.",
+            )
+
+    def _declare_decoder_input_ids(self) -> None:
+        text = f"A token id, below {self.config.vocab_size}."
+        self._declare(self.names.decoder_input_ids, "int32", (1,), (1,), text)
+
+    def _declare_cross(self) -> None:
+        name, text = self.names.encoder_last_hidden_state, "What AudioEncoder made of the sound."
+        self._declare_spread(name, (self.config.d_model, self.source.size), text)
+
+    def _declare_past(self) -> None:
+        slots = self.plan.context_length
+        assert isinstance(slots, int)
+        layers, heads, width = caches.shape(self.config)
+        self._declare(self.names.position, "int32", (1,), (1,), "Tokens before this one: its place.")
+        for kind in ("key", "value"):
+            text = f"{kind.capitalize()}s of earlier tokens, all layers behind one another."
+            self._declare_spread(self.names.past.format(kind=kind), (layers * heads * width, slots), text)
+        text = "1 for the slot of this token, 0 for the others. The caller stores there what the updates bring."
+        self._declare(SLOT, self.io_dtype, (1, slots), (1, slots), text)
+        text = "0 for a slot that is seen, this token's too; -10000 for the others. Any negative number hides a slot."
+        self._declare(HIDDEN, self.io_dtype, (1, slots), (1, slots), text)
+
+    def _declare_spread(self, name: str, shape: tuple[Any, Any], text: str) -> None:
+        """(1, features, 1, places)."""
+        features, places = shape
+        self._declare(name, self.io_dtype, (1, features, 1, places), (1, features, 1, places), text)
+
+    def given(self, inputs: dict[str, Var]) -> dict[str, Any]:
+        if self.halves == ("decoder",):
+            ids = inputs[self.names.decoder_input_ids]
+            return {"decoder_input_ids": mb.expand_dims(x=ids, axes=[0], name="decoder_input_ids")}
+        if self.plan.function == "mel":
+            w = Cursor(self.checkpoint, np.dtype(self.plan.precision), "") / "input_features"
+            x = inputs[AUDIO]
+            x = x if x.dtype == types.fp32 else mb.cast(x=x, dtype="fp32", name=f"{AUDIO}_float32")
+            sound = mb.expand_dims(x=x, axes=[0], name=f"{AUDIO}_rows")
+            return {"input_features": log_mel(sound, self.checkpoint.processor, w)}
+        return {"input_features": mb.squeeze(x=inputs[self.names.input_features], axes=[2], name="input_features")}
+
+    def encoder_states(self, inputs: dict[str, Var]) -> Var:
+        """(1, D, 1, S) -> (1, S, D)."""
+        name = self.names.encoder_last_hidden_state
+        x = mb.squeeze(x=inputs[name], axes=[2], name=f"{name}_features")
+        return mb.transpose(x=x, perm=[0, 2, 1], name=f"{name}_states")
+
+    def cache(self, inputs: dict[str, Var], given: dict[str, Any]) -> SlotCache:
+        layers, heads, width = caches.shape(self.config)
+        assert isinstance(self.plan.context_length, int)
+
+        def past(kind: str) -> Var:
+            """(1, L * D, 1, C) -> (1, L * H, C, E)."""
+            x, shape = inputs[self.names.past.format(kind=kind)], [1, layers * heads, width, -1]
+            x = mb.reshape(x=x, shape=shape, name=f"past_{kind}s_heads")
+            return mb.transpose(x=x, perm=[0, 1, 3, 2], name=f"past_{kind}s_slots")
+
+        position = inputs[self.names.position]
+        pair = past("key"), past("value")
+        return SlotCache(pair, layers, inputs[SLOT], inputs[HIDDEN], position, self.plan.context_length)
+
+
+class OfLayers(Sequence[Var]):
+    """A value of each layer, whose operations are written when it is first asked for."""
+
+    def __init__(self, make: Callable[[int], Var], layers: int) -> None:
+        self.make, self.layers = make, layers
+
+    def __getitem__(self, layer: Any) -> Any:
+        if layer >= self.layers:
+            raise IndexError(layer)
+        return self.make(layer)
+
+    def __len__(self) -> int:
+        return self.layers
+
+
+def spread(x: Var, name: str, turned: bool) -> Var:
+    """(1, features, places), or with `turned` (1, places, features) -> (1, features, 1, places)."""
+    x = mb.transpose(x=x, perm=[0, 2, 1], name=f"{name}_features") if turned else x
+    return mb.expand_dims(x=x, axes=[2], name=f"{name}_spread")
+
+
+def updates(cache: SlotCache) -> tuple[Var, Var]:
+    """The call's keys and values of all layers, (1, L * D, 1, 1) each."""
+    found = []
+    for kind, new in zip(("key", "value"), zip(*cache.present, strict=True), strict=True):
+        x = new[0] if len(new) == 1 else mb.concat(values=list(new), axis=1, name=f"new_{kind}s")
+        found.append(mb.reshape(x=x, shape=[1, -1, 1, 1], name=f"new_{kind}s_spread"))
+    return found[0], found[1]
+
+
+def alignment_heads(checkpoint: Checkpoint, config: Any) -> list[tuple[int, int]]:
+    """(layer, head) of those whose attention to the sound tells when a word is said, by generation_config.json; none where it
+    names none. Raises `Error` for heads that the decoder does not have."""
+    named = checkpoint.generation.get("alignment_heads") or []
+    layers, heads, _ = caches.shape(config)
+    for pair in named if isinstance(named, list) else [named]:
+        whole = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
+        if not whole or not (0 <= pair[0] < layers and 0 <= pair[1] < heads):
+            raise Error(
+                f"generation_config.json has {pair!r} in alignment_heads",
+                f"They are pairs of a layer and a head, and the decoder has {layers} layers of {heads} heads.",
+            )
+    return [(layer, head) for layer, head in named]
+
+
+def looks(chosen: list[tuple[int, int]], pairs: list[tuple[Var, Var]]) -> Var:
+    """Shares (1, S) of the sound that these heads look at, on average, from each layer's queries (1, H, 1, E) and keys
+    (1, H, S, E) of cross-attention.
+
+    Computed beside the attention itself, whose operation in iOS 18 keeps its shares to itself.
+    """
+
+    def each(x: Var, head: int, name: str) -> Var:
+        size = [1, 1, *x.shape[2:]]
+        return mb.slice_by_size(x=x, begin=[0, head, 0, 0], size=size, name=name)
+
+    queries, keys = (
+        [each(pairs[layer][side], head, f"{LOOKS}_{kind}_{layer}_{head}") for layer, head in chosen]
+        for side, kind in enumerate(("query", "key"))
+    )
+    q, k = (
+        parts[0] if len(parts) == 1 else mb.concat(values=parts, axis=1, name=f"{LOOKS}_{kind}")
+        for parts, kind in ((queries, "queries"), (keys, "keys"))
+    )
+    q = mb.mul(x=q, y=like(q, q.shape[-1] ** -0.5), name=f"{LOOKS}_scaled")
+    scores = mb.matmul(x=q, y=k, transpose_y=True, name=f"{LOOKS}_scores")
+    shares = mb.softmax(x=scores, axis=-1, name=f"{LOOKS}_shares")
+    return mb.reduce_mean(x=shares, axes=[1, 2], keep_dims=False, name=f"{LOOKS}_mean")
