@@ -407,7 +407,12 @@ def generate(package: str | os.PathLike[str] | Model, tokenizer: Any, prompt: st
 
 
 def _plan(model: Model) -> Plan:
-    return Plan.of(os.path.basename(model.package_path), model.user_defined_metadata)
+    """What a package was built by. Raises `Error` for one whose consumer alone plays it."""
+    plan = Plan.of(os.path.basename(model.package_path), model.user_defined_metadata)
+    if INTERFACES[plan.interface].packages:
+        hint = "Build with the interface milbuild to try a checkpoint; validate compares these packages."
+        raise Error(f"the package is for {plan.interface}, which plays it itself", hint)
+    return plan
 
 
 def _longest(length: Any) -> int:

@@ -21,6 +21,7 @@ import milbuild
 from milbuild import caches, runtime, whisperkit
 from milbuild.architectures.whisper import Whisper
 from milbuild.cli.app import app
+from milbuild.generation import Session
 from milbuild.options import INTERFACES
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
@@ -316,6 +317,16 @@ def test_validate_with_names_of_ones_own() -> None:
     model = build("decode", outputs={"value_cache_updates": None})
     with pytest.raises(milbuild.Error, match="built without the output value_cache_updates"):
         milbuild.validate(model, spoken())
+
+
+def test_what_generates_refuses_them() -> None:
+    """WhisperKit does that; neither half fits another interface's."""
+    plain = milbuild.build(checkpoint("whisper", TASK), function="decode", sequence_length=WINDOW, postprocess=False)
+    for function in INTERFACES["whisperkit"].packages:
+        with pytest.raises(milbuild.Error, match="is for whisperkit, which plays it itself"):
+            Session(build(function))
+        with pytest.raises(milbuild.Error, match="is for whisperkit, which plays it itself"):
+            Session(plain, build(function))
 
 
 def test_a_shorter_window_and_cache() -> None:
