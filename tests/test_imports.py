@@ -17,7 +17,7 @@ ROWS = [
     {"builder", "validation", "generation"},
     {"inputs"},
     {"model", "options", "architectures", "tasks"},
-    {"logits", "inspection", "runtime", "heads", "caches", "outputs"},
+    {"logits", "linting", "inspection", "runtime", "heads", "caches", "outputs"},
     {"layers", "package"},
     {"weights"},
     {"errors"},
@@ -26,6 +26,7 @@ ONLY = {
     "runtime": {"runtime", "package.reader", "package.storage", "errors"},
     "architectures": {"architectures", "layers", "heads", "caches", "weights", "errors"},
     "weights": {"weights", "errors"},
+    "linting": {"linting", "package", "errors"},
     "layers": {"layers", "weights", "errors"},
     "package": {"package", "weights", "errors"},
     "errors": set(),
@@ -127,8 +128,10 @@ def test_families_are_modules() -> None:
 def test_functions_stay_functions_whatever_is_imported() -> None:
     code = """
 import milbuild, milbuild.builder, milbuild.generation, milbuild.validation, milbuild.model
-from milbuild import build, validate, generate, Model, Error
-assert all(callable(thing) for thing in (milbuild.build, milbuild.validate, milbuild.generate, milbuild.Model))
+import milbuild.linting
+from milbuild import build, validate, generate, lint, Model, Error
+functions = (milbuild.build, milbuild.validate, milbuild.generate, milbuild.lint, milbuild.Model)
+assert all(callable(thing) for thing in functions)
 """
     _run(code)
 
