@@ -60,6 +60,10 @@ EXPLAINED_UNITS = {
     "ane-last-axis": "The tests' models are 24 wide, with 7 labels.",
     "ane-output-rows": "The tests' vocabulary has 61 tokens; one of 50,257 is no multiple of 32 either. Read by strides.",
     "ane-convolution": "Strides and kernels are the checkpoint's.",
+    "ane-range": "A range of lengths is what was asked for; a list, or a fixed length, runs there.",
+    "ane-listed-norm": "The plain layout has 3 axes; with one fixed length its norms are run.",
+    "float32-island": "A label's probabilities are float32, which Core ML asks for; the length of a vector is worked out in "
+    "float32, since squares of some dozens overflow float16.",
 }
 
 

@@ -2,6 +2,7 @@
 them; our own builds."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,9 +22,11 @@ from tests import rules
 from tests.assembler import Assembled, B, F, H, I, Word
 from tests.broken import CommandLine
 from tests.conftest import checkpoint
+from tests.tiny import TABLE
 
 CASES: dict[str, Callable[[bool], Assembled]] = {}
 half = np.float16
+WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 
 
 def case(name: str) -> Callable[[Callable[[bool], Assembled]], None]:
@@ -827,7 +830,7 @@ def test_size(name: str, tmp_path: Path) -> None:
     """The file has a hole: it takes no room on the disk."""
     for size in (SIZES[name] + 1, SIZES[name]):
         path = through(plain()).save(tmp_path / f"{size:.0f}.mlpackage")
-        with (path / "Data/com.apple.CoreML/weights/weight.bin").open("r+b") as file:
+        with (path / WEIGHTS).open("r+b") as file:
             file.truncate(int(size))
         assert (name in found(path, "ane")) == (size > SIZES[name])
 
@@ -995,6 +998,65 @@ def test_our_own_builds(model_type: str, task: str, cache: str, tmp_path: Path) 
     assert likely <= {*rules.EXPLAINED, *rules.EXPLAINED_UNITS}
 
 
+# What is explained -> a build to which it is said.
+STATE = {"cache": "state", "context_length": 16}
+LISTED = {"sequence_length": [7, 9], "logits": "last"}
+SAID: dict[str, tuple[str, str, dict[str, Any]]] = {
+    **dict.fromkeys(
+        ("state-updates", "ane-fused-attention", "ane-linear", "ane-rank", "ane-state-number", "ane-state-width"),
+        ("gpt2", "text-generation", STATE),
+    ),
+    **dict.fromkeys(("ane-integers", "ane-table-gather"), ("llama", "text-generation", STATE)),
+    **dict.fromkeys(("growing-cache", "ane-last-axis"), ("gpt2", "text-generation", {"cache": "io", "context_length": (1, 9)})),
+    **dict.fromkeys(("ane-output-rows", "ane-range"), ("gpt2", "text-generation", {"sequence_length": (1, 9)})),
+    **dict.fromkeys(("ane-operation", "ane-listed-norm"), ("gpt2", "text-generation", LISTED)),
+    **dict.fromkeys(
+        ("ane-gather", "float32-island"), ("gpt2", "text-classification", {"sequence_length": 9, "attention_mask": True})
+    ),
+    "ane-layout": ("segformer", "semantic-segmentation", TABLE["segformer"].options),
+    "ane-convolution": ("hubert", "feature-extraction", TABLE["hubert"].options),
+    "gpu-state-number": ("bart", "text2text-generation", {"cache": "state"}),
+}  # fmt: skip
+
+
+def test_what_is_explained_is_said(tmp_path: Path) -> None:
+    """An explanation of what no build is told any more would be one too many."""
+    assert set(SAID) == {*rules.EXPLAINED, *rules.EXPLAINED_UNITS}
+    said: dict[str, set[str]] = {}
+    for name, (model_type, task, options) in SAID.items():
+        key = f"{model_type} {task} {options}"
+        if key not in said:
+            path = tmp_path / f"{len(said)}.mlpackage"
+            milbuild.build(checkpoint(model_type, task), task=task, **options).save(path)
+            said[key] = found(path, "all")
+        assert name in said[key], key
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and this is about what it leaves behind
+def test_a_model_that_coremltools_traced(tmp_path: Path) -> None:
+    """Another's package without a fault: no errors, and what its passes leave behind is said."""
+    import coremltools as ct
+    import torch
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = torch.nn.Embedding(4096, 64), torch.nn.Linear(64, 32)
+            self.norm = torch.nn.LayerNorm(64)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.table(ids))
+            x = torch.nn.functional.scaled_dot_product_attention(x, x, x)
+            return torch.softmax(self.head(x), -1)
+
+    traced = torch.jit.trace(Net().eval(), torch.zeros(1, 8, dtype=torch.int32))
+    inputs = [ct.TensorType(name="ids", shape=(1, 8), dtype=np.int32)]
+    ct.convert(traced, inputs=inputs, minimum_deployment_target=ct.target.iOS18).save(str(tmp_path / "p.mlpackage"))
+    report = lint(tmp_path / "p.mlpackage", "all")
+    assert report.passed, report.findings
+    assert {"guarded-gather", "ane-fused-attention"} <= {finding.rule.id for finding in report.findings}
+
+
 def test_a_build_for_swift_transformers(tmp_path: Path) -> None:
     model = milbuild.build(checkpoint(), cache="state", interface="swift-transformers", context_length=16)
     model.save(tmp_path / "p.mlpackage")
@@ -1023,6 +1085,14 @@ def test_a_program_that_is_not_saved() -> None:
 
 
 # Reading
+
+
+@pytest.mark.parametrize("file", ["Manifest.json", "Data/com.apple.CoreML/model.mlmodel", WEIGHTS])
+def test_a_damaged_package(file: str, tmp_path: Path) -> None:
+    path = CASES["weights-twice"](True).save(tmp_path / "p.mlpackage")
+    os.truncate(path / file, (path / file).stat().st_size // 2)
+    with pytest.raises(milbuild.Error, match=r"p\.mlpackage"):
+        lint(path)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, ml_dtypes.bfloat16])

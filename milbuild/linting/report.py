@@ -94,7 +94,7 @@ class Report:
             )
             likely = f"likely, on the {rule.where}; " if rule.units else ""
             about = [*_spelled(found), f"fix: {rule.fix}", f"{likely}confidence {rule.confidence}; {rule.source}"]
-            lines += [Padding(Text(line), (0, 0, 0, 4)) for line in about]
+            lines += [Padding(Text(line), (0, 0, 0, 4), expand=False) for line in about]
         return Group(*lines, self._counts())
 
     def _counts(self) -> Any:
