@@ -21,13 +21,14 @@ from milbuild.errors import Error
 if TYPE_CHECKING:
     from milbuild.builder import build
     from milbuild.generation import generate
+    from milbuild.linting import lint
     from milbuild.model import Model
     from milbuild.options import Output
     from milbuild.speech import transcribe
     from milbuild.validation import validate
 
 __version__ = "0.1.0"
-__all__ = ["Error", "Model", "Output", "__version__", "build", "generate", "transcribe", "validate"]
+__all__ = ["Error", "Model", "Output", "__version__", "build", "generate", "lint", "transcribe", "validate"]
 
 # The public names that are not loaded until somebody asks for them. No module bears the name of a function: importing it
 # would put the module in the function's place.
@@ -37,6 +38,7 @@ _LAZY = {
     "build": "milbuild.builder",
     "generate": "milbuild.generation",
     "transcribe": "milbuild.speech",
+    "lint": "milbuild.linting",
     "validate": "milbuild.validation",
 }
 

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands() -> None:
-    assert set(COMMANDS) == {"build", "validate", "generate", "inspect", "profile", "list", "demo"}
+    assert set(COMMANDS) == {"build", "validate", "generate", "inspect", "lint", "profile", "list", "demo"}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -113,6 +113,7 @@ def test_python_m(folder: Path) -> None:
         (("--nonsense",), "--nonsense"),
         (("list", "--colour"), "--colour"),
         (("inspect",), "PACKAGE"),
+        (("lint",), "PACKAGE"),
         (("generate", "p.mlpackage", "--tokenizer", "c", "--prompt", "x", "--temperature", "hot"), "'--temperature'"),
         (("generate", "p.mlpackage", "--audio"), "--audio"),
     ],

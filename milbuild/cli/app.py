@@ -354,6 +354,37 @@ def inspect(package: Package, as_json: Json = False) -> None:
 
 
 @app.command()
+def lint(
+    package: Package,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cpu|gpu|ane|all",
+            help="Ask the rules of a unit too; ane is the Neural Engine. (default: those of every unit)",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold a package against what is known of Core ML and its units.
+
+    Any ML Program, whoever made it. What is said of one unit is likely, not certain: nobody publishes what the Neural
+    Engine runs. docs/lint.md has the rules.
+
+    Exit code 0: no errors. 1: errors. 2: could not be read.
+    """
+    from milbuild.cli import imports
+
+    imports.prepare()
+    from milbuild.linting import lint as check
+
+    report = check(package, unit)
+    _print(report.as_dict() if as_json else report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def profile(
     package: Package,
     function: Annotated[

@@ -1,13 +1,13 @@
 """Any saved package, checked before it is believed: its description, its functions, its values mapped from disk.
 
-Nothing is ever written into a package that is read. The runtime and inspect stand on this.
+Nothing is ever written into a package that is read. The runtime, inspect and lint stand on this.
 """
 
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Operation:
-    """`inputs` are names of values or, for constants bound in place, arrays. `attributes` are those of the file but `name`."""
+    """`inputs` are names of values or, for constants bound in place, arrays. `attributes` are those of the file but `name`.
+
+    Who reads a function with a `read` of their own finds what that makes of a constant where an array would stand.
+    """
 
     type: str
     name: str
@@ -64,9 +67,11 @@ class Function(Block):
 class Package:
     """A package of type ML Program: `spec` (the Model protobuf), `functions`, `weights` (weight.bin, mapped)."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, spec: Any = None) -> None:
+        """`spec` is for a program that was lowered and not saved: `path` is then its name, and it has no files."""
         self.path = Path(path)
-        self.spec = read_spec(self.path)
+        self.saved = spec is None
+        self.spec = read_spec(self.path) if spec is None else spec
         kind = self.spec.WhichOneof("Type")
         if kind != "mlProgram":
             raise Error(
@@ -93,8 +98,11 @@ class Package:
         named = [description for description in self.spec.description.functions if description.name == function]
         return named[0] if named else self.spec.description
 
-    def function(self, name: str | None = None) -> Function:
-        """A function by its name, the default one without. Raises `Error` for one that the package has not."""
+    def function(self, name: str | None = None, read: Callable[[Any], Any] | None = None) -> Function:
+        """A function by its name, the default one without. Raises `Error` for one that the package has not.
+
+        `read` makes of a constant's protobuf what stands for it in the operations; without it, that is its content.
+        """
         name = name or self.default_function
         if name not in self.spec.mlProgram.functions:
             raise Error(f"{self.path.name} has no function {name}; it has {', '.join(self.function_names)}")
@@ -104,7 +112,9 @@ class Package:
         if block is None:
             raise Error(f"{self.path.name}: function {name} has no block for its opset {function.opset}", DAMAGED)
         inputs = tuple(_value(entry) for entry in function.inputs)
-        return Function(inputs, tuple(block.outputs), tuple(self._operations(block)), name, function.opset)
+        return Function(
+            inputs, tuple(block.outputs), tuple(self._operations(block, read or self.array)), name, function.opset
+        )
 
     def array(self, value: Any) -> Any:
         """The content of a Value protobuf: an array (mapped from disk where it stands in a file), or a list of such."""
@@ -123,23 +133,25 @@ class Package:
             return self._blob(value.blobFileValue, dtype, whole)
         return _immediate(value.immediateValue.tensor, dtype, whole, self.path.name)
 
-    def _operations(self, block: Any) -> Iterator[Operation]:
+    def _operations(self, block: Any, read: Callable[[Any], Any]) -> Iterator[Operation]:
         for entry in block.operations:
-            attributes = {key: self.array(value) for key, value in entry.attributes.items()}
+            attributes = {key: (read if key == "val" else self.array)(value) for key, value in entry.attributes.items()}
             named = attributes.pop("name", None)
             outputs = tuple(_value(output) for output in entry.outputs)
             # An operation need not bear a name; its first value always does.
             name = str(named.item()) if isinstance(named, np.ndarray) and named.size == 1 else ""
             inputs = {
                 key: [
-                    binding.name if binding.WhichOneof("binding") == "name" else self.array(binding.value)
+                    binding.name if binding.WhichOneof("binding") == "name" else read(binding.value)
                     for binding in argument.arguments
                 ]
                 for key, argument in entry.inputs.items()
             }
             blocks = tuple(
                 Block(
-                    tuple(_value(value) for value in inner.inputs), tuple(inner.outputs), tuple(self._operations(inner))
+                    tuple(_value(value) for value in inner.inputs),
+                    tuple(inner.outputs),
+                    tuple(self._operations(inner, read)),
                 )
                 for inner in entry.blocks
             )
@@ -209,12 +221,19 @@ def _model_path(path: Path) -> Path:
     return path / "Data" / inside
 
 
+def type_of(value: Any) -> tuple[str, tuple[int | None, ...] | None]:
+    """The element type and shape of a Value protobuf, whose content is not looked at."""
+    entry = _value(value)
+    return entry.dtype, entry.shape
+
+
 def _value(entry: Any) -> Value:
     kind = entry.type.WhichOneof("type")
     inner = entry.type.stateType.wrappedType if kind == "stateType" else entry.type
+    name = getattr(entry, "name", "")  # a constant's protobuf has a type, and no name
     if inner.WhichOneof("type") == "tensorType":
-        return Value(entry.name, *_tensor_type(inner), is_state=kind == "stateType")
-    return Value(entry.name, str(inner.WhichOneof("type")).removesuffix("Type").upper(), None)
+        return Value(name, *_tensor_type(inner), is_state=kind == "stateType")
+    return Value(name, str(inner.WhichOneof("type")).removesuffix("Type").upper(), None)
 
 
 def _tensor_type(entry: Any) -> tuple[str, tuple[int | None, ...] | None]:

@@ -1,0 +1,124 @@
+"""What lint found: for people a table with the verdict first, for machines a dictionary."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from milbuild.linting.rules import ERROR, SEVERITIES, UNITS, WARNING, Finding
+
+SHOWN = 3  # findings of a rule that are written out; the rest is counted
+
+
+@dataclass(frozen=True)
+class FunctionCount:
+    """`elsewhere`: operations that are likely not to run on the Neural Engine; `switches`: how often a run changes over."""
+
+    operations: int
+    elsewhere: int
+    switches: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """`findings` are those of the rules that count for `unit` (every unit, without one); `rules` is how many were asked."""
+
+    name: str
+    target: str
+    unit: str | None
+    rules: int
+    findings: tuple[Finding, ...]
+    functions: dict[str, FunctionCount]
+    weights: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether there are no errors."""
+        return not self.count(ERROR)
+
+    def count(self, severity: str) -> int:
+        return sum(finding.rule.severity == severity for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        counts = [(self.count(severity), severity) for severity in SEVERITIES]
+        said = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count)
+        return said or "nothing found"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "package": self.name,
+            "target": self.target,
+            "unit": self.unit,
+            "passed": self.passed,
+            "rules": self.rules,
+            **{f"{severity}s": self.count(severity) for severity in SEVERITIES},
+            "findings": [
+                {
+                    "rule": finding.rule.id,
+                    "severity": finding.rule.severity,
+                    "sentence": finding.rule.sentence,
+                    "what": finding.what,
+                    "function": finding.place.function,
+                    "operation": finding.place.operation,
+                    "type": finding.place.type,
+                    "landmark": finding.place.landmark,
+                    "fix": finding.rule.fix,
+                    "source": finding.rule.source,
+                    "confidence": finding.rule.confidence,
+                    "units": list(finding.rule.units),
+                    "targets": finding.rule.targets,
+                }
+                for finding in self.findings
+            ],
+            "functions": {name: vars(counted) for name, counted in self.functions.items()},
+            "weight_bytes": self.weights,
+        }
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.padding import Padding
+        from rich.text import Text
+
+        color = "red" if not self.passed else "yellow" if self.count(WARNING) else "green"
+        meant = "every unit" if self.unit is None else "all units" if self.unit == "all" else f"the {UNITS[self.unit]}"
+        verdict = f"{self.verdict} by {self.rules} rules for {meant} ({self.target})"
+        lines: list[Any] = [Text.assemble((f"{self.name}: ", "bold"), (verdict, f"bold {color}"))]
+        groups: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            groups.setdefault(finding.rule.id, []).append(finding)
+        for found in groups.values():
+            rule = found[0].rule
+            tint = {"error": "red", "warning": "yellow"}.get(rule.severity, "cyan")
+            lines.append(
+                Text.assemble("\n", (rule.severity, f"bold {tint}"), " ", (rule.id, "bold"), f"  {rule.sentence}")
+            )
+            likely = f"likely, on the {rule.where}; " if rule.units else ""
+            about = [*_spelled(found), f"fix: {rule.fix}", f"{likely}confidence {rule.confidence}; {rule.source}"]
+            lines += [Padding(Text(line), (0, 0, 0, 4), expand=False) for line in about]
+        return Group(*lines, self._counts())
+
+    def _counts(self) -> Any:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold", title="\nestimates")
+        for column in ("function", "operations", "likely off the Neural Engine", "switches at least"):
+            table.add_column(column, justify="left" if column == "function" else "right")
+        for name, counted in self.functions.items():
+            table.add_row(name, *(f"{number:,}" for number in vars(counted).values()))
+        return table
+
+
+def _spelled(found: list[Finding]) -> list[str]:
+    """What was found, once for all layers: by function, landmark and the words that are the same."""
+    counted = Counter((f.place.function, f.place.landmark or f.place.operation, f.place.type) for f in found)
+    first: dict[Any, Finding] = {}
+    for finding in found:
+        first.setdefault((finding.place.function, finding.place.landmark, finding.place.type), finding)
+    lines = []
+    for key, count in list(counted.items())[:SHOWN]:
+        function, landmark, kind = key
+        where = " ".join(part for part in (function, landmark if kind else "", f"({kind})" if kind else "") if part)
+        times = f" ({count} times)" if count > 1 else ""
+        lines.append(f"{where}: {first[key].what}{times}" if where else first[key].what)
+    left = sum(list(counted.values())[SHOWN:])
+    return lines + ([f"and {left} more (--json lists them)"] if left else [])
