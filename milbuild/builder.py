@@ -296,7 +296,8 @@ class _Graph:
             vector = sentence_embedding(states, mask, plan.pooling, plan.normalize)
             results = {"sentence_embedding": vector}
         if not plan.raw:
-            results = postprocessed(plan.task, results, self.config, plan.image_size)
+            mask = named.get(declared.names.attention_mask)
+            results = postprocessed(plan.task, results, self.config, plan.image_size, mask)
         return self._named(results) | self._present(model)
 
     def _decoded(self, inputs: dict[str, Var], given: dict[str, Any]) -> tuple[Any, Var]:

@@ -13,6 +13,7 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, mil_list, types
 
+from milbuild.layers.attention import HIDDEN
 from milbuild.layers.image import resized
 from milbuild.layers.linear import like
 
@@ -98,13 +99,21 @@ def preview(task: str, config: Any) -> dict[str, str]:
     return {f"{key}.type": "imageSegmenter", f"{key}.params": parameters}
 
 
-def postprocessed(task: str, outputs: Outputs, config: Any, size: tuple[int, int] | None = None) -> Outputs:
+def postprocessed(
+    task: str,
+    outputs: Outputs,
+    config: Any,
+    size: tuple[int, int] | None = None,
+    attention_mask: Var | None = None,
+) -> Outputs:
     """What a package gives instead of the model's own `outputs`; they themselves for tasks that nothing is done to.
 
-    `size` is the picture's, (height, width).
+    `size` is the picture's, (height, width). No answer begins or ends in what `attention_mask` (B, T) hides.
     """
     if size is not None and task in OF_PICTURES:
         return OF_PICTURES[task](outputs, size)
+    if task == "question-answering":
+        return _answer(outputs, attention_mask)
     return POSTPROCESSES[task](outputs, config) if task in POSTPROCESSES else outputs
 
 
@@ -160,6 +169,19 @@ def _each(*pairs: tuple[str, str]) -> Callable[[Outputs, Any], Outputs]:
         }
 
     return compute
+
+
+def _answer(outputs: Outputs, attention_mask: Var | None) -> Outputs:
+    """Probabilities over the tokens that are no padding, as the pipeline for answers has them; which of these are the
+    question's, only the tokenizer knows."""
+    scores = {name.replace("logits", "scores"): var for name, var in outputs.items()}
+    if attention_mask is not None:
+        start = next(iter(scores.values()))
+        seen = mb.cast(x=attention_mask, dtype="fp16" if start.dtype == types.fp16 else "fp32", name="answers_seen")
+        away = mb.sub(x=seen, y=like(start, 1.0), name="answers_hidden")
+        away = mb.mul(x=away, y=like(start, -HIDDEN), name="answers_away")
+        scores = {name: mb.add(x=var, y=away, name=f"{name}_seen") for name, var in scores.items()}
+    return {name: softmax(var, name) for name, var in scores.items()}
 
 
 def _segmentation(outputs: Outputs, size: tuple[int, int]) -> Outputs:
@@ -230,5 +252,4 @@ POSTPROCESSES: dict[str, Callable[[Outputs, Any], Outputs]] = {
     "fill-mask": _each(("logits", "token_scores")),
     "multiple-choice": _each(("logits", PROBABILITIES)),
     "next-sentence-prediction": _each(("logits", PROBABILITIES)),
-    "question-answering": _each(("start_logits", "start_scores"), ("end_logits", "end_scores")),
 }

@@ -100,6 +100,24 @@ def test_what_pipelines_make_of_scores(task: str, names: list[str]) -> None:
         assert outputs["classLabel"] == f"LABEL_{scores[0].argmax()}"
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("model_type", ["bert", "bart"])
+def test_no_answer_is_in_the_padding(model_type: str, precision: str) -> None:
+    folder = checkpoint(model_type, "question-answering")
+    model = milbuild.build(
+        folder, task="question-answering", sequence_length=11, precision=precision, token_type_ids=False
+    )
+    ids, mask = tokens(1, 11), np.ones((1, 11), np.int32)
+    ids[:, 7:], mask[:, 7:] = 5, 0
+    truth = hf.forward(reference(folder, "question-answering"), {"input_ids": ids, "attention_mask": mask})
+    outputs = model.predict({"input_ids": ids, "attention_mask": mask})
+    for end in ("start", "end"):
+        shares = np.exp(truth[f"{end}_logits"][:, :7])
+        found = outputs[f"{end}_scores"]
+        assert difference(found[:, :7], shares / shares.sum()) <= (1e-5 if precision == "float32" else 1e-2)
+        assert not found[:, 7:].any()
+
+
 @pytest.mark.parametrize("problem", ["multi_label_classification", "regression", "single_label_classification"])
 def test_the_problem_type_chooses_the_function(problem: str) -> None:
     folder = checkpoint("bert", "text-classification", problem_type=problem)

@@ -84,10 +84,11 @@ def compare(
             if plan.logits == "last":
                 expected["logits"] = expected["logits"][:, -1:]
             if plan.pooling is not None:
-                mask = case.inputs.get("attention_mask", np.ones_like(case.inputs["input_ids"]))
-                expected = reference.pooled(expected["last_hidden_state"], mask, plan.pooling, plan.normalize)
+                shown = case.inputs.get("attention_mask", np.ones_like(case.inputs["input_ids"]))
+                expected = reference.pooled(expected["last_hidden_state"], shown, plan.pooling, plan.normalize)
             if not plan.raw:
-                expected = reference.postprocessed(plan.task, expected, truth.config, plan.image_size)
+                mask = case.inputs.get("attention_mask")
+                expected = reference.postprocessed(plan.task, expected, truth.config, plan.image_size, mask)
             for backend in backends:
                 calls = [_outputs(model, plan, backend, inputs) for inputs in case.calls(plan)]
                 for name in calls[0]:

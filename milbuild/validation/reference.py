@@ -128,11 +128,16 @@ def shorten(model: Any, positions: int) -> None:
 
 
 def postprocessed(
-    task: str, outputs: dict[str, np.ndarray], config: Any, size: tuple[int, int] | None = None
+    task: str,
+    outputs: dict[str, np.ndarray],
+    config: Any,
+    size: tuple[int, int] | None = None,
+    attention_mask: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """What transformers' pipeline makes of the outputs of `forward`, by the names of a package that was built with it.
 
-    `size` is the picture's, (height, width). In the place of each pixel's label stand the scores of all of them.
+    `size` is the picture's, (height, width); `attention_mask` that of a text, which hides where no answer can be. In the place
+    of each pixel's label stand the scores of all of them.
     """
     found = {name: torch.from_numpy(value) for name, value in outputs.items()}
     if task == "semantic-segmentation":
@@ -153,6 +158,10 @@ def postprocessed(
         found["probabilities"] = logits.sigmoid() if several else logits.softmax(-1)
     if task == "audio-frame-classification":
         found["frame_scores"] = found.pop("logits").sigmoid()
+    if task == "question-answering" and attention_mask is not None:
+        hidden = torch.from_numpy(attention_mask) == 0
+        for name in ("start_logits", "end_logits"):
+            found[name] = found[name].masked_fill(hidden, -1e4)
     for name, renamed in {
         "token-classification": {"logits": "token_scores"},
         "fill-mask": {"logits": "token_scores"},
