@@ -315,6 +315,15 @@ class Plan:
                 "a package with two functions (encode, decode)",
                 "Or build two packages: function encode, function decode.",
             )
+        if isinstance(self.sequence_length, list):
+            if isinstance(self.context_length, list):
+                # Core ML pairs the lists of several inputs by their places: any other combination fails (core-ml-facts F3).
+                hint = "List one of them, and give the other as a number."
+                raise Error(
+                    "sequence_length and context_length are both lists, of which Core ML takes pairs only", hint
+                )
+            if self.apart and self.function != "encode":
+                self._needs("iOS18", "more than one input with listed lengths")
         if self.cross_in_state and isinstance(self.sequence_length, tuple | list):
             hint = "Give one number, which shorter texts are padded to."
             raise Error(f"a state has one size, and sequence_length is {spell_length(self.sequence_length)}", hint)
