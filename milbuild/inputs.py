@@ -276,14 +276,14 @@ class Inputs:
     def _declare_past(self) -> None:
         context, names = self.plan.context_length, self.names
         layers, heads, width = caches.shape(self.config)
-        shortest, longest = self.tokens.ends
+        (shortest, longest), marker = self.tokens.ends, self._slots_mask()
         if isinstance(context, int):
             past: Any = context - longest
             described: Dimension = past
             slots: Any = context
             slots_described: Dimension = context
             text = (
-                f"{past} slots for keys and values of earlier tokens; attention_mask says which are filled. "
+                f"{past} slots for keys and values of earlier tokens; {marker} says which are filled. "
                 "The caller stores what `present` brings."
             )
         else:
@@ -291,9 +291,9 @@ class Inputs:
             past, slots = get_new_symbol(), get_new_symbol()
             described = (1, max(1, context[1] - shortest))
             slots_described = (1 + shortest, max(context[1], 1 + longest))
-            text = "Keys and values of earlier tokens. The first call passes one slot of zeros with attention_mask 0."
+            text = f"Keys and values of earlier tokens. The first call passes one slot of zeros with {marker} 0."
         mask = "For the slots of the past, then the tokens of the call: 1 where there is one, 0 for empty slots and padding."
-        self._declare(self._slots_mask(), "int32", (1, slots), (1, slots_described), mask)
+        self._declare(marker, "int32", (1, slots), (1, slots_described), mask)
         for layer in range(layers):
             for kind in ("key", "value"):
                 name = names.past.format(layer=layer, kind=kind)
