@@ -12,7 +12,7 @@ import numpy as np
 from milbuild import logits
 from milbuild.errors import Error
 from milbuild.model import Model
-from milbuild.options import CROSS, INTERFACES, Plan
+from milbuild.options import CROSS, INTERFACES, Plan, longest
 from milbuild.tasks import GENERATION
 from milbuild.weights.checkpoint import locate
 
@@ -84,9 +84,9 @@ class Session:
             count = ids.shape[1]
             length = self.plan.sequence_length
             assert length is not None
-            if count > _longest(length):
+            if count > longest(length):
                 hint = "Shorten it, or build with a longer sequence_length."
-                raise Error(f"the text has {count} tokens, and the encoder takes {_longest(length)}", hint)
+                raise Error(f"the text has {count} tokens, and the encoder takes {longest(length)}", hint)
             room = _room(length, count) - count
             if room and not self.plan.attention_mask:
                 raise Error(f"the package takes {count + room} tokens and marks no padding, and the text has {count}")
@@ -128,9 +128,9 @@ class Session:
 
     def _context(self) -> int:
         if self.plan.cache == "none":
-            return _longest(self.plan.call)
+            return longest(self.plan.call)
         assert self.plan.context_length is not None
-        return _longest(self.plan.context_length)
+        return longest(self.plan.context_length)
 
     def _next(self, rest: int) -> tuple[str, int, int]:
         """(function, the tokens it is called with, how many of them are real) for the next call."""
@@ -413,10 +413,6 @@ def _plan(model: Model) -> Plan:
         hint = "Build with the interface milbuild to try a checkpoint; validate compares these packages."
         raise Error(f"the package is for {plan.interface}, which plays it itself", hint)
     return plan
-
-
-def _longest(length: Any) -> int:
-    return length if isinstance(length, int) else int(max(length))
 
 
 def _room(length: Any, count: int) -> int:

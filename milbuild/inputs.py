@@ -75,9 +75,12 @@ class Inputs:
             assert plan.sequence_length is not None
             self.source = self.tokens if self.halves == ("encoder",) else Axis.of(plan.sequence_length)
             if self.halves == ("encoder", "decoder"):
-                own = plan.context_length is not None
-                self.tokens = Axis.of(plan.context_length) if own else self.source  # type: ignore[arg-type]
-                self.takes = (*self.takes, *(("decoder_input_ids",) if own else ()))
+                # Without a length of its own the decoder reads the text that the encoder reads.
+                if plan.context_length is None:
+                    self.tokens = self.source
+                else:
+                    self.tokens = Axis.of(plan.context_length)
+                    self.takes = (*self.takes, "decoder_input_ids")
         if "input_features" in architectures.takes(family):
             # What the encoder makes of the sound is what the decoder looks at.
             assert isinstance(plan.sequence_length, int)

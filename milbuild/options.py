@@ -549,12 +549,11 @@ def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
     if length is None:
         length = (1, highest) if whole else min(128, limit) if options["cache"] == "none" else 1
     options["sequence_length"] = length = parse_length(length, "sequence_length")
-    longest = length if isinstance(length, int) else max(length)
-    if longest > highest:
+    if longest(length) > highest:
         known = (
             f"the checkpoint's context ends at {limit} tokens" if highest == limit else f"context_length is {highest}"
         )
-        raise Error(f"sequence_length goes to {longest}, {known}")
+        raise Error(f"sequence_length goes to {longest(length)}, {known}")
     prefill = options["prefill_length"]
     if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= highest):
         raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
@@ -568,8 +567,8 @@ def _check_answer(options: dict[str, Any], family: Any, kind: str, source: int |
         length = options["sequence_length"]
         length = min(128, source or 128) if length is None else length
         options["sequence_length"] = length = parse_length(length, "sequence_length")
-        if source is not None and _longest(length) > source:
-            raise Error(f"sequence_length goes to {_longest(length)}, the checkpoint's context ends at {source} tokens")
+        if source is not None and longest(length) > source:
+            raise Error(f"sequence_length goes to {longest(length)}, the checkpoint's context ends at {source} tokens")
     context = options["context_length"]
     if task not in tasks.APART and (task != "feature-extraction" or "feature-extraction" in family.encoder_tasks):
         if context is not None:
@@ -582,14 +581,15 @@ def _check_answer(options: dict[str, Any], family: Any, kind: str, source: int |
     if cached and (isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io")):
         hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
         raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
-    if answer is not None and _longest(context) > answer:
-        raise Error(f"context_length is {_longest(context)}, the checkpoint's answers end at {answer} tokens")
+    if answer is not None and longest(context) > answer:
+        raise Error(f"context_length is {longest(context)}, the checkpoint's answers end at {answer} tokens")
     prefill = options["prefill_length"]
-    if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= _longest(context)):
-        raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {_longest(context)}")
+    if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= longest(context)):
+        raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {longest(context)}")
 
 
-def _longest(length: Length) -> int:
+def longest(length: Length) -> int:
+    """The longest call."""
     return length if isinstance(length, int) else max(length)
 
 

@@ -87,6 +87,7 @@ class Transcript:
         length = self.session.encoder_plan.sequence_length
         assert isinstance(length, int)
         self.window = length // HOP  # in frames
+        self._check_states()
         self.audio = _samples(audio)
         self.frames = max(self.window, len(self.audio) // HOP)
         self.generation = logits.of_package(model.user_defined_metadata)
@@ -203,6 +204,16 @@ class Transcript:
         scores = self.session.feed([answer_start(self.generation)])[-1]
         known = sorted(self.generation["lang_to_id"].values())
         return int(known[int(scores[known].argmax())])
+
+    def _check_states(self) -> None:
+        """Raises `Error` for a package whose frames are of another length: every time would be wrong."""
+        for output in self.session.models["encode"].interface.output:
+            shape = output.type.multiArrayType.shape
+            if output.name == "encoder_last_hidden_state" and len(shape) == 3 and shape[1] * STRIDE != self.window:
+                raise Error(
+                    f"the encoder makes {shape[1]} states of a window of {self.window * HOP} samples",
+                    f"Transcripts are for those of {STRIDE * HOP} samples each (hop_length {HOP}).",
+                )
 
     def _language_token(self, language: str | None, translate: bool) -> int | None:
         if (language or translate) and self.generation.get("is_multilingual") is False:

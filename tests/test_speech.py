@@ -619,3 +619,12 @@ def test_command_answers_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for package in (["t.mlpackage"], ["decode.mlpackage", "--encoder", "encode.mlpackage"]):
         result = generate(*package, "--prompt", "w9 w8 w7", "--max-new-tokens", "6")
         assert result.stdout == f"{text}\n"
+
+
+def test_frames_of_another_length_are_refused(tmp_path: Path) -> None:
+    """Every time in the transcript would be wrong."""
+    folder = shutil.copytree(tiny("whisper", "speech-seq2seq"), tmp_path / "c")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"hop_length": 80}))
+    model = milbuild.build(folder, cache="io", postprocess=False)
+    with pytest.raises(milbuild.Error, match="17 states of a window of 2720 samples"):
+        Transcript(model, folder, np.zeros(2720, np.float32))

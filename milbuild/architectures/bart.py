@@ -10,8 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache, Cross
@@ -22,6 +20,7 @@ from milbuild.layers.attention import (
     causal_mask,
     joined_heads,
     merge_heads,
+    moved_positions,
     padding_mask,
     split_heads,
 )
@@ -122,8 +121,7 @@ class Bart:
         table = tied_weight(own, self.weights.first(*TABLES), config.vocab_size, self.width, config.tie_word_embeddings)
         scale = self.width**0.5 if config.scale_embedding else 1.0
         x = embedding(ids, own, config.vocab_size, self.width, scale, table)
-        rows, at = config.max_position_embeddings + FIRST, self.cache.query_positions
-        at = at + FIRST if isinstance(at, np.ndarray) else mb.add(x=at, y=np.int32(FIRST), name=f"{w.name}_positions")
+        rows, at = config.max_position_embeddings + FIRST, moved_positions(self.cache.query_positions, FIRST, w)
         x = add(x, embedding(at, w / "embed_positions", rows, self.width), w / "placed")
         return self.norm(x, w / "layernorm_embedding")
 

@@ -8,14 +8,20 @@ Shapes: B batch, T tokens in this call, S key slots, D hidden_size, H num_attent
 
 from typing import Any
 
-import numpy as np
-from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache
 from milbuild.heads import last_token, span, states, tied
 from milbuild.layers.activation import activation
-from milbuild.layers.attention import Positions, attention, causal_mask, counted_positions, merge_heads, split_heads
+from milbuild.layers.attention import (
+    Positions,
+    attention,
+    causal_mask,
+    counted_positions,
+    merge_heads,
+    moved_positions,
+    split_heads,
+)
 from milbuild.layers.linear import add, embedding, joined_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
@@ -57,12 +63,10 @@ class OPT:
 
     def positions(self, w: Cursor) -> Positions:
         """Rows of the table: padding has the one before the first."""
-        mask, before = self.cache.attention_mask, self.cache.query_positions
+        mask = self.cache.attention_mask
         if mask is not None:
             return counted_positions(mask, FIRST, w)
-        if isinstance(before, np.ndarray):
-            return before + FIRST
-        return mb.add(x=before, y=np.int32(FIRST), name=f"{w.name}_positions")
+        return moved_positions(self.cache.query_positions, FIRST, w)
 
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, 1e-5, affine=self.config.layer_norm_elementwise_affine)

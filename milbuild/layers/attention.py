@@ -89,6 +89,13 @@ def padding_mask(attention_mask: Var | None, w: Cursor) -> Var | None:
     return _hidden(mb.expand_dims(x=mask, axes=[1, 2], name=f"{name}_keys"), name, w)
 
 
+def moved_positions(positions: Positions, by: int, w: Cursor) -> Positions:
+    """Positions as rows of a table whose first token stands in row `by`."""
+    if isinstance(positions, np.ndarray):
+        return positions + by
+    return mb.add(x=positions, y=np.int32(by), name=f"{w.name}_positions")
+
+
 def counted_positions(real: Var, first: int, w: Cursor, before: Positions | None = None) -> Var:
     """int32 (B, T), 1 for a token and 0 for padding -> (B, T): the tokens count from `first`, padding stands one before it.
     `before` are the positions of the call in its sequence, of which the first says how many tokens there were already."""
