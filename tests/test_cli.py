@@ -332,8 +332,9 @@ def test_build_has_the_options_of_python() -> None:
 def test_validate_has_the_options_of_python() -> None:
     python = inspect.signature(milbuild.validate).parameters
     line = {parameter.name: parameter for parameter in COMMANDS["validate"].params}
-    assert python.keys() <= line.keys()
-    for name in ("revision", "seed"):
+    assert python.keys() - line.keys() == {"progress"}
+    assert line.keys() - python.keys() <= {"plot", "markdown", "as_json", "help"}
+    for name in python.keys() & line.keys() - {"package", "source"}:
         assert line[name].default == python[name].default, name
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import milbuild
 from milbuild import architectures
 from milbuild.validation import reference as hf
-from milbuild.validation.compare import picture
+from milbuild.validation.material import picture
 from tests.conftest import checkpoint, reference
 from tests.test_sound import sound
 from tests.test_vision import with_processor

@@ -229,30 +229,110 @@ Units = Annotated[
 def validate(
     package: Package,
     source: Source,
-    revision: Revision = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What a package is for that milbuild did not build. See `milbuild list`.", show_default=False
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Words for its tokenizer, instead of random token ids.", show_default=False),
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A picture, instead of random ones; repeatable.", show_default=False),
+    ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A sound, instead of random ones: speech.wav", show_default=False),
+    ] = None,
     encoder: Annotated[
         Path | None,
         typer.Option(metavar="PACKAGE", help="That of encode, where PACKAGE has decode only.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the random token ids.")] = 0,
-    compute_units: Units = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest error of an output that passes, over its range. (default: 1e-5 for float32, with a state 2e-3)",
+            show_default=False,
+        ),
+    ] = None,
+    min_psnr: Annotated[
+        float | None,
+        typer.Option(
+            help="Least PSNR of an output that passes, in dB. (default: 55 for float16, 40 on Core ML itself)",
+            show_default=False,
+        ),
+    ] = None,
+    compute_units: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|cpu_only|cpu_and_gpu|cpu_and_ne",
+            help="What Core ML may run on. (macOS; default: each but all)",
+            show_default=False,
+        ),
+    ] = None,
+    revision: Revision = None,
+    seed: Annotated[int, typer.Option(help="Of random token ids, pictures and sounds.")] = 0,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw error and magnitude at each landmark: drift.png, .svg.", show_default=False
+        ),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the result as Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare a package with its checkpoint in PyTorch.
 
-    The reference is transformers' model, in eager float32, on seeded random token ids.
+    The reference is transformers' model, in eager float32. A package that milbuild did not build needs its task:
+
+    \b
+      milbuild validate traced.mlpackage bert-base-uncased --task fill-mask
 
     Exit code 0: passed. 1: compared and failed. 2: could not compare.
     """
+    if as_json and markdown:
+        raise Error("--json and --markdown are two ways to print one result", "Choose one of them.")
+    words = None if text is None else _read(text)
+    _units(compute_units)
     from milbuild.cli import imports
 
     imports.prepare()
     import milbuild
 
-    with _status("comparing with transformers"):
-        model = milbuild.Model(package, compute_units=_units(compute_units))
-        report = milbuild.validate(model, source, revision=revision, seed=seed, encoder=encoder)
-    _print(report.as_dict() if as_json else report)
+    if plot is not None:
+        from milbuild.errors import missing_torch
+
+        try:
+            from milbuild.runtime.profiling import check_plot
+        except ModuleNotFoundError:
+            raise missing_torch("milbuild validate") from None
+        check_plot(plot)
+    with _status("comparing with transformers") as status:
+        report = milbuild.validate(
+            package,
+            source,
+            task=task,
+            text=words,
+            image=image,
+            audio=audio,
+            encoder=encoder,
+            max_error=max_error,
+            min_psnr=min_psnr,
+            compute_units=compute_units,
+            revision=revision,
+            seed=seed,
+            progress=lambda doing: status.update(f"comparing with transformers: {doing} ..."),
+        )
+    if plot is not None:
+        report.plot(plot)
+        _note(f"Wrote {plot}")
+    if markdown:
+        print(report.markdown())
+    else:
+        _print(report.as_dict() if as_json else report)
     if not report.passed:
         raise typer.Exit(1)
 
@@ -444,6 +524,15 @@ def _units(name: str | None) -> str:
         hint = "Leave it out: milbuild's runtime predicts here, on the CPU."
         raise Error("--compute-units is for Core ML, which runs on macOS only", hint)
     return name or "all"
+
+
+def _read(path: Path) -> str:
+    """The words of a file. Raises `Error`."""
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise Error(f"{path} cannot be read: {reason}") from error
 
 
 def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:

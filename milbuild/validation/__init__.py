@@ -2,10 +2,11 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milbuild.errors import missing_torch
+from milbuild.errors import Error, missing_torch
 
 if TYPE_CHECKING:
     from milbuild.model import Model
@@ -18,27 +19,49 @@ def validate(
     package: "str | os.PathLike[str] | Model",
     source: str | os.PathLike[str],
     *,
+    task: str | None = None,
+    text: str | None = None,
+    image: Any = None,
+    audio: Any = None,
+    encoder: "str | os.PathLike[str] | Model | None" = None,
+    max_error: float | None = None,
+    min_psnr: float | None = None,
+    compute_units: Any = None,
     revision: str | None = None,
     seed: int = 0,
-    encoder: "str | os.PathLike[str] | Model | None" = None,
+    progress: Callable[[str], None] | None = None,
 ) -> "Report":
-    """Compares a package with transformers' model of its checkpoint, in eager float32, on seeded random token ids or pictures.
+    """Compares a package with transformers' model of its checkpoint, in eager float32.
 
-    What the package was built for is in its metadata. Without a cache: the shortest, the middle and the longest call,
-    a padded batch where the package takes one. With a cache: a sequence in prefill and decode calls against one forward
-    pass over the whole; with an encoder, what it gives and an answer fed to the decoder. Each of WhisperKit's packages is
-    compared by itself, behind what transformers gives. Pictures and sounds go through the
-    checkpoint's own processor where the package takes them as they are.
+    What the package was built for is in its metadata. Without a cache: the shortest, the middle and the longest call, and
+    calls with padding where the package takes a mask. With a cache: a sequence in prefill and decode calls against one forward
+    pass over the whole; with an encoder, what it gives and an answer fed to the decoder. Packages that write text also choose
+    a few tokens greedily. Each of WhisperKit's packages is compared by itself, behind what transformers gives.
+
+    Each case is played by milbuild's runtime in float32 (is the graph right?) and as the package declares its types (what does
+    the precision cost?), and on macOS by Core ML on each compute unit.
 
     Args:
-        package: a package that milbuild built.
+        package: a package that milbuild built, or with `task` any other that keeps no state: its inputs are told by
+            transformers' names, its outputs by names, then shapes.
         source: the checkpoint it was built from: folder, file, or hub id (`revision`: branch, tag or commit).
-        seed: of the random token ids or pictures.
+        task: what a package is for that milbuild did not build, by the names of `milbuild list`.
+        text: goes through the checkpoint's tokenizer in place of random token ids, repeated where a call takes more.
+        image: a picture's file, a PIL image, or a list of them, for the checkpoint's image processor.
+        audio: a sound's file, or samples (n,) of 16,000 a second, for the checkpoint's feature extractor.
         encoder: the package of `encode`, where `package` has `decode` only.
+        max_error: the largest error of a passing output, over its range in the reference. By default 1e-5 for float32
+            (2e-3 with a state, which holds float16), none for float16.
+        min_psnr: the least PSNR of a passing output in dB. By default 55 for float16, none for float32. On Core ML itself
+            40, unless one of both is given.
+        compute_units: on macOS what Core ML may run on, as for `milbuild.build`; by default cpu_only, cpu_and_gpu and
+            cpu_and_ne, one after the other.
+        seed: of random token ids, pictures or sounds.
+        progress: called with what is being done.
 
     Returns:
-        a `Report`: `passed`, a row of figures per case, backend and output, the landmark that differs most, and texts
-        (`str`, `as_dict`).
+        a `Report`: `passed`, a row of figures per case, backend and output, where the error grows, and texts (`str`,
+        `as_dict`, `markdown`, `plot`).
 
     Raises:
         milbuild.Error: where torch is missing, or package and checkpoint do not belong together.
@@ -47,9 +70,22 @@ def validate(
         import torch  # noqa: F401
     except ModuleNotFoundError:
         raise missing_torch("validate") from None
-    from milbuild.model import Model
+    from milbuild.model import Model, units_of
     from milbuild.validation.compare import compare
+    from milbuild.validation.material import Material
+    from milbuild.validation.report import Bar
 
-    model: Any = package if isinstance(package, Model) else Model(Path(package))
-    other: Any = encoder if encoder is None or isinstance(encoder, Model) else Model(Path(encoder))
-    return compare(model, source, revision, seed, core_ml=sys.platform == "darwin", encoder=other)
+    core_ml = sys.platform == "darwin"
+    if compute_units is not None and not core_ml:
+        hint = "Leave it out: milbuild's runtime predicts here, on the CPU."
+        raise Error("compute_units is for Core ML, which runs on macOS only", hint)
+    return compare(
+        package if isinstance(package, Model) else Model(Path(package)),
+        Material.of(source, revision, seed, text, image, audio),
+        Bar(max_error, min_psnr),
+        task,
+        encoder if encoder is None or isinstance(encoder, Model) else Model(Path(encoder)),
+        core_ml,
+        None if compute_units is None else units_of(compute_units).name.lower(),
+        progress or (lambda text: None),
+    )

@@ -43,7 +43,7 @@ def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "pixel_values" in inputs and tuple(inputs["pixel_values"].shape[2:]) != _size(model.config):
         switches["interpolate_pos_encoding"] = True
     tensors |= {name: value for name, value in switches.items() if name in _parameters(model)}
-    with torch.no_grad():
+    with torch.no_grad(), _fresh(model):
         try:
             outputs = model(**tensors)
         except (IndexError, RuntimeError) as error:
@@ -53,6 +53,26 @@ def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 "Validate a package with the checkpoint it was built from.",
             ) from error
     return {name: value.float().numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+
+@contextlib.contextmanager
+def _fresh(model: Any) -> Iterator[None]:
+    """Takes back what a call leaves in a model: rotary tables of some types change with the longest call so far."""
+    before = []
+    for module in model.modules():
+        # Buffers and hooks stand in dictionaries of the module: their contents count, and of buffers the values.
+        tables = {name: dict(value) for name, value in module.__dict__.items() if isinstance(value, dict)}
+        tables["_buffers"] = {name: None if value is None else value.clone() for name, value in module._buffers.items()}
+        before.append((module, dict(module.__dict__), tables))
+    try:
+        yield
+    finally:
+        for module, attributes, tables in before:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for name, table in tables.items():
+                getattr(module, name).clear()
+                getattr(module, name).update(table)
 
 
 def cross_attentions(model: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -82,8 +102,9 @@ def _size(config: Any) -> tuple[int, int] | None:
     return None if size is None else (size, size) if isinstance(size, int) else tuple(size)
 
 
-def processor(source: str | os.PathLike[str], revision: str | None = None) -> Any:
-    """A checkpoint's own image processor, as a function of a picture that has its size already. Raises `Error`."""
+def processor(source: str | os.PathLike[str], size: tuple[int, int], revision: str | None = None) -> tuple[Any, Any]:
+    """A checkpoint's own image processor as two functions: from a picture of (height, width) to pixel_values (1, 3, H, W), and
+    from any picture to one of that size, as the processor makes it before it counts in floats. Raises `Error`."""
     name, folder, _ = locate(source, revision)
     try:
         with _quiet():
@@ -91,11 +112,29 @@ def processor(source: str | os.PathLike[str], revision: str | None = None) -> An
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise Error(f"transformers has no image processor for {name}: {' '.join(str(error).split())[:300]}") from error
     steps = {step: False for step in ("do_resize", "do_center_crop", "do_pad") if hasattr(found, step)}
+    numbers = {step: False for step in ("do_rescale", "do_normalize") if hasattr(found, step)}
 
     def process(picture: Any) -> np.ndarray:
         return np.asarray(found(picture, return_tensors="np", **steps)["pixel_values"], np.float32)
 
-    return process
+    def fit(picture: Any) -> Any:
+        from PIL import Image
+
+        pixels = np.asarray(found(picture, return_tensors="np", **numbers)["pixel_values"])[0]
+        made = Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(1, 2, 0))
+        return made if made.size == size[::-1] else made.resize(size[::-1], Image.Resampling.BICUBIC)
+
+    return process, fit
+
+
+def tokenizer(source: str | os.PathLike[str], revision: str | None = None) -> Any:
+    """A checkpoint's own tokenizer. Raises `Error`."""
+    name, folder, _ = locate(source, revision)
+    try:
+        with _quiet():
+            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise Error(f"transformers has no tokenizer for {name}: {' '.join(str(error).split())[:300]}") from error
 
 
 def feature_extractor(source: str | os.PathLike[str], revision: str | None = None) -> Any:
@@ -115,6 +154,13 @@ def spectrogram(extractor: Any, sound: np.ndarray) -> np.ndarray:
     rate = extractor.sampling_rate
     features = extractor(list(sound), sampling_rate=rate, padding=False, truncation=False, return_tensors="np")
     return np.asarray(features["input_features"], np.float32)
+
+
+def values(extractor: Any, sound: np.ndarray) -> np.ndarray:
+    """Samples (B, N) -> input_values (B, N), as the feature extractor makes them of whole sounds."""
+    rate = extractor.sampling_rate
+    made = extractor(list(sound), sampling_rate=rate, padding=False, return_tensors="np")
+    return np.asarray(made["input_values"], np.float32)
 
 
 def shorten(model: Any, positions: int) -> None:

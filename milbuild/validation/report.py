@@ -1,113 +1,208 @@
 """What a validation found: figures, a verdict, and texts for people and machines."""
 
 import math
-from dataclasses import dataclass, field
+import os
+from dataclasses import asdict, dataclass, field
 from typing import Any
-
-import numpy as np
 
 from milbuild.errors import Error
 from milbuild.options import Plan
+from milbuild.validation.drift import LARGEST_HALF, Drift
+from milbuild.validation.figures import Row
+from milbuild.validation.greedy import Greedy
+from milbuild.validation.player import CORE_ML, RUNTIME
 
 # What a package must hold, by its precision. float32: rounding of another order of summation. Keys and values in a state
-# are float16 whatever the rest is. float16: Apple's own bar for a compiled model is 40 dB (core-ml-facts Z5); a graph that
-# is right reaches 55 dB on the runtime with room to spare.
-MAX_REL = 1e-5
-MAX_REL_STATE = 2e-3
+# are float16 whatever the rest is. float16: a graph that is right reaches 55 dB on the runtime with room to spare. Apple's
+# own bar for a compiled model is 40 dB (core-ml-facts Z5).
+MAX_ERROR = 1e-5
+MAX_ERROR_STATE = 2e-3
 MIN_PSNR = 55.0
+MIN_PSNR_COMPILED = 40.0
+
+SHOWN = 3  # operations that come near float16's end
+UNPROVED = (
+    "Core ML itself did not run: it needs macOS. What its compiler and the units make of this graph is not proved; "
+    "lint says what is known of it."
+)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One output of one case on one backend. `max_rel` is over the reference's range, `psnr` in dB over it too."""
+class Bar:
+    """What every output must hold: a largest error over the reference's range, a least PSNR in dB, or both; `compiled` is the
+    PSNR on Core ML itself. None: the default of the package's precision, or where others are given, none."""
 
-    case: str
-    backend: str
-    output: str
-    max_abs: float
-    max_rel: float
-    psnr: float
-    agreement: float  # the share of rows whose largest value stands at the same place
+    max_error: float | None = None
+    min_psnr: float | None = None
+    compiled: float | None = None
 
-    @classmethod
-    def of(cls, case: str, backend: str, output: str, expected: np.ndarray, value: np.ndarray) -> "Row":
-        if expected.shape != value.shape:
-            raise Error(
-                f"the package and the checkpoint do not belong together: {output} has the shape {value.shape}, "
-                f"transformers' of other shape {expected.shape}",
-                "Validate a package with the checkpoint it was built from.",
-            )
-        error = np.abs(expected.astype(np.float64) - value)
-        span = float(np.ptp(expected)) or 1.0
-        worst = float(error.max()) if np.isfinite(error).all() else math.inf
-        rms = float(np.sqrt(np.mean(error**2))) if math.isfinite(worst) else math.inf
-        psnr = math.inf if rms == 0 else 20 * math.log10(span / rms) if math.isfinite(rms) else -math.inf
-        same = float((expected.argmax(-1) == value.argmax(-1)).mean())
-        return cls(case, backend, output, worst, worst / span, psnr, same)
+    def filled(self, plan: Plan) -> "Bar":
+        """With defaults where nothing was given. Raises `Error` for what is no bar."""
+        for name, value in (("max_error", self.max_error), ("min_psnr", self.min_psnr)):
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise Error(f"{name} is {value!r}; it is a number above 0")
+        if self.max_error is not None or self.min_psnr is not None:
+            return self
+        if plan.precision == "float16":
+            return Bar(None, MIN_PSNR, MIN_PSNR_COMPILED)
+        return Bar(MAX_ERROR_STATE if plan.cache == "state" else MAX_ERROR, None, MIN_PSNR_COMPILED)
 
+    def holds(self, row: Row) -> bool:
+        if row.backend.startswith(CORE_ML) and self.compiled is not None:
+            return row.psnr >= self.compiled
+        small = self.max_error is None or row.max_rel <= self.max_error
+        return small and (self.min_psnr is None or row.psnr >= self.min_psnr)
 
-@dataclass
-class Drift:
-    """Errors over the range at every landmark, by module path and backend, and the largest magnitude there."""
-
-    errors: dict[str, dict[str, float]] = field(default_factory=dict)
-    largest: dict[str, float] = field(default_factory=dict)
-
-    def worst(self, backend: str) -> tuple[str, float]:
-        return max(((module, errors[backend]) for module, errors in self.errors.items()), key=lambda pair: pair[1])
+    def __str__(self) -> str:
+        said = [] if self.min_psnr is None else [f"PSNR of at least {self.min_psnr:g} dB"]
+        said += [] if self.max_error is None else [f"error of at most {self.max_error:g} of the output's range"]
+        return " and ".join(said)
 
 
 @dataclass
 class Report:
-    """`passed`, and why: `rows`, `drift` (None with a cache), `backends` that ran. Prints as a table."""
+    """`passed`, and why: `rows` and `greedy`, held against `bar`; `drift` (None where no landmark could be told); `backends`
+    that ran. `ours`: milbuild built the package; of a stranger's, `strange` outputs are none of the model's. Prints as a table.
+    """
 
     package: str
     source: str
     plan: Plan
+    ours: bool
+    bar: Bar
+    backends: list[str]
     rows: list[Row] = field(default_factory=list)
+    greedy: list[Greedy] = field(default_factory=list)
     drift: Drift | None = None
-    backends: list[str] = field(default_factory=list)
+    strange: set[str] = field(default_factory=set)
 
     @property
     def passed(self) -> bool:
-        return bool(self.rows) and all(self.holds(row) for row in self.rows)
+        return bool(self.rows) and all(self.bar.holds(row) for row in self.rows)
 
     @property
     def verdict(self) -> str:
         return "passed" if self.passed else "failed"
 
-    def holds(self, row: Row) -> bool:
-        """Whether a row keeps the bar of the package's precision."""
-        if self.plan.precision == "float16" or row.backend == "Core ML":
-            return row.psnr >= MIN_PSNR
-        return row.max_rel <= (MAX_REL_STATE if self.plan.cache == "state" else MAX_REL)
-
     @property
-    def bar(self) -> str:
-        if self.plan.precision == "float16":
-            return f"PSNR of at least {MIN_PSNR:g} dB"
-        return f"error of at most {MAX_REL_STATE if self.plan.cache == 'state' else MAX_REL:g} of the output's range"
+    def unproved(self) -> str | None:
+        """What a backend that did not run leaves open."""
+        return None if any(backend.startswith(CORE_ML) for backend in self.backends) else UNPROVED
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines: the worst of each output, and every row."""
+        """For machines: the worst of each output, and every figure."""
         outputs: dict[str, Any] = {}
         for row in self.rows:
-            worst = outputs.setdefault(row.output, {"max_abs": 0.0, "max_rel": 0.0, "psnr": math.inf})
+            worst = outputs.setdefault(row.output, {"max_abs": 0.0, "max_rel": 0.0, "psnr": math.inf, "cosine": 1.0})
             worst["max_abs"] = max(worst["max_abs"], row.max_abs)
             worst["max_rel"] = max(worst["max_rel"], row.max_rel)
             worst["psnr"] = min(worst["psnr"], row.psnr)
-        return {
+            worst["cosine"] = min(worst["cosine"], row.cosine)
+        found = {
             "verdict": self.verdict,
             "package": self.package,
             "source": self.source,
+            "task": self.plan.task,
             "backends": self.backends,
-            "bar": self.bar,
-            "outputs": {
-                name: {key: _json(value) for key, value in figures.items()} for name, figures in outputs.items()
-            },
-            "cases": [{key: _json(value) for key, value in vars(row).items()} for row in self.rows],
-            "landmarks": {} if self.drift is None else self.drift.errors,
+            "unproved": self.unproved,
+            "bar": str(self.bar),
+            "outputs": outputs,
+            "cases": [asdict(row) | {"holds": self.bar.holds(row)} for row in self.rows],
+            "greedy": [asdict(each) for each in self.greedy],
+            "strange_outputs": sorted(self.strange),
+            "first_jump": {} if self.drift is None else {name: self._jump(name) for name in RUNTIME},
+            "landmarks": [] if self.drift is None else [asdict(each) for each in self.drift.landmarks],
+            "missing": [] if self.drift is None else self.drift.missing,
+            "large": [] if self.drift is None else [asdict(each) for each in self.drift.large],
         }
+        return _plain(found)  # type: ignore[no-any-return]
+
+    def _jump(self, backend: str) -> str | None:
+        found = None if self.drift is None else self.drift.jump(backend)
+        return None if found is None else found[0].module
+
+    def notes(self) -> list[str]:
+        """What stands behind the table, a sentence a line."""
+        lines = _chosen(self.greedy)
+        if left := sum(row.left_out for row in self.rows if row.backend == self.backends[0]):
+            lines.append(
+                f"{left} rows of padding attend to nothing, so no two implementations agree there: they are left out"
+            )
+        if self.strange:
+            lines.append(
+                f"not compared, since the model has no output of that shape: {', '.join(sorted(self.strange))}"
+            )
+        if not self.ours:
+            told = ", ".join(
+                f"{change.name} as {name}" for name, change in self.plan.outputs.items() if change is not None
+            )
+            lines.append(f"milbuild did not build it; outputs are taken by names, then shapes: {told}")
+        lines += self._drifts()
+        return lines + ([] if self.unproved is None else [self.unproved])
+
+    def _drifts(self) -> list[str]:
+        drift = self.drift
+        if drift is None or not drift.landmarks:
+            return ["no operation has a module's name or values: where it drifts cannot be told"]
+        how = "modules, told by their values" if drift.matched else "landmarks"
+        lines = []
+        worst = {backend: drift.worst(backend) for backend in RUNTIME}
+        said = ", ".join(f"{backend} {each.worst[backend]:.1e} at {each.module}" for backend, each in worst.items())
+        lines.append(f"{len(drift.landmarks)} {how}, largest error of the range: {said}")
+        for backend in RUNTIME:
+            if (found := drift.jump(backend)) is not None:
+                landmark, before = found
+                lines.append(
+                    f"the error jumps first at {landmark.module} ({backend}): from {before:.1e} to "
+                    f"{landmark.errors[backend]:.1e} of the range, root mean square; operation {landmark.operation}"
+                )
+        if drift.missing and drift.matched:
+            lines.append(
+                f"from {drift.missing[0]} on no operation has a module's values ({len(drift.missing)} modules)"
+            )
+        elif drift.missing:
+            shown = ", ".join(sorted(drift.missing, key=lambda module: (module.count("."), module))[:SHOWN])
+            lines.append(f"no operation stands for {len(drift.missing)} modules that other layers have: {shown}")
+        largest = drift.largest
+        lines.append(f"largest value {largest.largest:,.4g} at {largest.module}; float16 ends at {LARGEST_HALF:,.0f}")
+        for each in sorted(drift.large, key=lambda each: -each.largest)[:SHOWN]:
+            lines.append(
+                f"warning: {each.operation} ({each.type}, float16) reaches {each.largest:,.0f}: "
+                + ("it overflows" if each.largest > LARGEST_HALF else "less than half of the range is left")
+            )
+        if len(drift.large) > SHOWN:
+            lines.append(f"warning: {len(drift.large) - SHOWN} more operations come as near to float16's end (--json)")
+        return lines
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """(heads, rows): columns that nothing stands in are left out."""
+        shown = [column for column in COLUMNS if any(column.value(row) is not None for row in self.rows)]
+        heads = ["case", "backend", "output", *(column.head for column in shown)]
+        rows = [[row.case, row.backend, row.output, *(column.spell(row) for column in shown)] for row in self.rows]
+        return heads, rows
+
+    def _headline(self) -> str:
+        return f"{self.package} against transformers' {self.plan.task}, eager, float32; {self.bar}"
+
+    def markdown(self) -> str:
+        """The same as a section of Markdown."""
+        heads, rows = self._table()
+        lines = [f"**{self.verdict}**: {self._headline()}", "", _line(heads)]
+        lines.append("|" + "|".join(["---"] * 3 + ["---:"] * (len(heads) - 3)) + "|")
+        for row, cells in zip(self.rows, rows, strict=True):
+            lines.append(_line(cells if self.bar.holds(row) else [f"**{cell}**" if cell else "" for cell in cells]))
+        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes())])
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Writes a picture of error and magnitude at each landmark; the ending of `path` says its format (svg, png, pdf).
+
+        Raises `Error` without matplotlib, for other endings, and where there are no landmarks.
+        """
+        if self.drift is None or not self.drift.landmarks:
+            raise Error("there is nothing to plot: no operation has a module's name or values")
+        from milbuild.validation.plot import draw
+
+        draw(self, path)
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -115,42 +210,18 @@ class Report:
         from rich.text import Text
 
         verdict = Text(f"{self.verdict}: ", "bold green" if self.passed else "bold red")
-        verdict.append(f"{self.package} against transformers, eager, float32; {self.bar}", "default")
+        verdict.append(self._headline(), "default")
+        heads, rows = self._table()
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for name in ("case", "backend", "output"):
-            table.add_column(name)
-        for name in ("max error", "over range", "PSNR dB", "same choice"):
-            table.add_column(name, justify="right")
-        for row in self.rows:
-            style = None if self.holds(row) else "red"
-            psnr = "inf" if math.isinf(row.psnr) else f"{row.psnr:.1f}"
-            table.add_row(
-                row.case,
-                row.backend,
-                row.output,
-                f"{row.max_abs:.2e}",
-                f"{row.max_rel:.2e}",
-                psnr,
-                f"{row.agreement:.1%}",
-                style=style,
-            )
-        lines: list[Any] = [verdict, table]
-        if self.drift is not None:
-            for backend in ("float32", "declared"):
-                module, error = self.drift.worst(backend)
-                lines.append(
-                    Text(
-                        f"{len(self.drift.errors)} landmarks, {backend}: largest error {error:.2e} of the range, at {module}"
-                    )
-                )
-        if "Core ML" not in self.backends:
-            lines.append(
-                Text(
-                    "Core ML itself did not run: it needs macOS. The runtime shows the graph's numbers, not a device's.",
-                    "dim",
-                )
-            )
-        return Group(*lines)
+        for number, head in enumerate(heads):
+            table.add_column(head, justify="left" if number < 3 else "right")
+        for row, cells in zip(self.rows, rows, strict=True):
+            table.add_row(*cells, style=None if self.bar.holds(row) else "red")
+        notes = [
+            Text(note, "yellow" if note.startswith("warning") else "dim" if note == self.unproved else "default")
+            for note in self.notes()
+        ]
+        return Group(verdict, table, *notes)
 
     def __str__(self) -> str:
         import io
@@ -162,5 +233,54 @@ class Report:
         return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
 
 
-def _json(value: Any) -> Any:
+@dataclass(frozen=True)
+class _Column:
+    head: str
+    field: str
+    form: str
+
+    def value(self, row: Row) -> float | None:
+        return getattr(row, self.field)  # type: ignore[no-any-return]
+
+    def spell(self, row: Row) -> str:
+        value = self.value(row)
+        return "" if value is None else self.form.format(value)
+
+
+COLUMNS = (
+    _Column("max error", "max_abs", "{:.2e}"),
+    _Column("of range", "max_rel", "{:.2e}"),
+    _Column("PSNR dB", "psnr", "{:.1f}"),
+    _Column("cosine", "cosine", "{:.6f}"),
+    _Column("top 1", "agreement", "{:.1%}"),
+    _Column("top 5", "top5", "{:.1%}"),
+    _Column("KL", "kl", "{:.1e}"),
+    _Column("IoU", "iou", "{:.4f}"),
+)
+
+
+def _chosen(greedy: list[Greedy]) -> list[str]:
+    """A sentence for each continuation, or one for all backends that wrote what the model would."""
+    lines, same = [], [each.backend for each in greedy if each.same == each.tokens]
+    if same:
+        lines.append(f"{greedy[0].case}: all {greedy[0].tokens} as the model's ({', '.join(same)})")
+    for each in greedy:
+        if each.same < each.tokens:
+            lines.append(
+                f"{each.case} ({each.backend}): {each.same} of {each.tokens} as the model's, then {each.ours} for "
+                f"{each.theirs}, whose logit is {each.margin:.2e} higher"
+            )
+    return lines
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _plain(value: Any) -> Any:
+    """Without infinities, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

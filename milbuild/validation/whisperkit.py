@@ -10,6 +10,9 @@ from milbuild import caches
 from milbuild.errors import Error
 from milbuild.options import AUDIO, INTERFACES, Plan
 from milbuild.validation import answers, reference
+from milbuild.validation.cases import Case
+from milbuild.validation.material import Material
+from milbuild.validation.player import Player
 from milbuild.whisperkit import HIDDEN, LOOKS, SLOT
 
 UNSEEN = -10_000  # what WhisperKit's mask holds for a slot that is not seen
@@ -18,34 +21,22 @@ Arrays = dict[str, np.ndarray]
 
 
 @dataclass
-class Case:
-    """`inputs` are transformers', `data` the package's but for its cache, `expected` by the names of its outputs. `ids` are fed
-    one by one to a decoder with a `cache` of so many features and slots."""
+class _Call:
+    """`data` is the package's but for its cache. `ids` are fed one by one to a decoder with a `cache` of so many features and
+    slots."""
 
-    name: str
     plan: Plan
-    inputs: Arrays
     data: Arrays
-    expected: Arrays
     ids: tuple[int, ...] = ()
     cache: tuple[int, int] = (0, 0)
 
-    def first(self) -> "Case":
-        """Its first call alone."""
-        inputs = self.inputs | {"decoder_input_ids": self.inputs["decoder_input_ids"][:, :1]}
-        return replace(self, inputs=inputs)
-
-    def calls(self, plan: Plan) -> list[Arrays]:
-        """The package's inputs of its first call."""
-        return [plan.to_package(self._step(0, self._empty()) if self.ids else self.data)]
-
-    def play(self, engine: Any) -> Arrays:
+    def play(self, player: Player) -> Arrays:
         """What comes out, of a decoder for all tokens; the cache is kept as WhisperKit keeps it."""
         if not self.ids:
-            return self.plan.from_package(engine.predict(self.plan.to_package(self.data)))
+            return self.plan.from_package(player.predict(self.plan.to_package(self.data)))
         past, rows = self._empty(), []
         for place in range(len(self.ids)):
-            outputs = self.plan.from_package(engine.predict(self.plan.to_package(self._step(place, past))))
+            outputs = self.plan.from_package(player.predict(self.plan.to_package(self._step(place, past))))
             for kind, cache in zip(("key", "value"), past.values(), strict=True):
                 name = self._names.present.format(kind=kind)
                 if name not in outputs:
@@ -75,31 +66,33 @@ class Case:
         }
 
 
-def cases(
-    plan: Plan, truth: Any, extractor: Any, random: np.random.Generator, chosen: list[tuple[int, int]]
-) -> Iterator[Case]:
+def cases(plan: Plan, truth: Any, material: Material, chosen: list[tuple[int, int]]) -> Iterator[Case]:
     """Of the package that was built by `plan`, whose heads that tell a word's time are `chosen`."""
     names, config = INTERFACES[plan.interface], truth.config
     assert isinstance(plan.context_length, int)
     count = min(plan.context_length, answers.LONGEST)
     heard = plan if plan.function == "mel" else replace(plan, postprocess=False)
-    for name, inputs, sound in answers.reading(heard, truth, extractor, random, 1):
+    for name, inputs, sound in answers.reading(heard, truth, material, 1):
         features = inputs["input_features"][:, :, None]
-        inputs = inputs | {"decoder_input_ids": answers.random_ids(truth, (1, count), random)}
+        inputs = inputs | {"decoder_input_ids": answers.random_ids(truth, (1, count), material)}
         if plan.function == "mel":
             assert sound is not None
-            yield Case(name, plan, inputs, {AUDIO: sound[0]}, {names.input_features: features})
+            yield _case(name, inputs, _Call(plan, {AUDIO: sound[0]}), {names.input_features: features})
             continue
         expected = reference.forward(truth, inputs)
         states = expected["encoder_last_hidden_state"].transpose(0, 2, 1)[:, :, None]
         if plan.function == "encode":
-            expected = {names.encoder_last_hidden_state: states}
-            yield Case(name, plan, inputs, {names.input_features: features}, expected)
+            call = _Call(plan, {names.input_features: features})
+            yield _case(name, inputs, call, {names.encoder_last_hidden_state: states})
             continue
         if chosen:
             shares = reference.cross_attentions(truth, inputs)
             expected[LOOKS] = np.mean([shares[layer][0, head] for layer, head in chosen], axis=0)
         layers, heads, width = caches.shape(config)
-        data, ids = {names.encoder_last_hidden_state: states}, tuple(inputs["decoder_input_ids"][0].tolist())
-        name = f"{name}, answer of {count} one by one"
-        yield Case(name, plan, inputs, data, expected, ids, (layers * heads * width, plan.context_length))
+        ids, sizes = tuple(inputs["decoder_input_ids"][0].tolist()), (layers * heads * width, plan.context_length)
+        call = _Call(plan, {names.encoder_last_hidden_state: states}, ids, sizes)
+        yield _case(f"{name}, answer of {count} one by one", inputs, call, expected)
+
+
+def _case(name: str, inputs: Arrays, call: _Call, expected: Arrays) -> Case:
+    return Case(name, inputs, call.play, lambda: expected)

@@ -1,0 +1,142 @@
+"""How far an output lies from transformers': numbers over the range, and what a reader of the output would notice."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from milbuild.errors import Error
+
+BLOCK = 1 << 22  # numbers that are looked at together
+TOP = 5
+BOXES = ("boxes", "pred_boxes")
+SHARES = ("probabilities", "token_scores", "start_scores", "end_scores")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output of one case on one backend.
+
+    `max_abs` is the largest difference, `max_rel` the same over the reference's range, `psnr` the root mean square of the
+    differences in dB below that range, `cosine` the angle between both as they stand. What a reader would notice is None
+    where the output has nothing of the kind: `agreement`, the share of rows whose best class is the same; `top5`, of the five
+    best classes those that are in both; `kl`, the divergence of the package's distribution from the reference's (nats, mean);
+    `iou`, the mean overlap of boxes or of the areas of labels. `left_out` rows (padding) are not compared.
+    """
+
+    case: str
+    backend: str
+    output: str
+    max_abs: float
+    max_rel: float
+    psnr: float
+    cosine: float
+    agreement: float | None = None
+    top5: float | None = None
+    kl: float | None = None
+    iou: float | None = None
+    left_out: int = 0
+
+
+def measure(case: str, backend: str, output: str, expected: np.ndarray, value: np.ndarray, left_out: int = 0) -> Row:
+    """The figures of one output. Raises `Error` where the shapes differ: then package and checkpoint do not belong together."""
+    if expected.shape != value.shape:
+        raise Error(
+            f"the package and the checkpoint do not belong together: {output} has the shape {value.shape}, "
+            f"transformers' of other shape {expected.shape}",
+            "Validate a package with the checkpoint it was built from.",
+        )
+    agreement = top5 = kl = iou = None
+    if output in BOXES:
+        iou = float(_overlaps(output, expected, value).mean()) if expected.size else None
+    elif _chooses(output) and expected.ndim > 1 and expected.shape[-1] > 1:
+        agreement, top5, kl = _choices(expected, value, output.endswith("logits"))
+    return Row(case, backend, output, *distance(expected, value), agreement, top5, kl, iou, left_out)
+
+
+def measure_labels(case: str, backend: str, output: str, scores: np.ndarray, labels: np.ndarray) -> Row:
+    """The same of a label for each pixel (B, ...), against the reference's scores of every label (B, classes, ...).
+
+    What is compared is the reference's score of each chosen label with its best one: two as good as equal may change
+    places by rounding, and their numbers say nothing of how far they lie apart.
+    """
+    if labels.shape != (scores.shape[0], *scores.shape[2:]):
+        return measure(case, backend, output, scores[:, 0], labels)  # which says so
+    chosen = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)[:, 0]
+    best = scores.argmax(axis=1)
+    areas = []
+    for label in np.unique(best):
+        ours, theirs = labels == label, best == label
+        areas.append(float((ours & theirs).sum() / (ours | theirs).sum()))
+    figures = distance(scores.max(axis=1), chosen)
+    return Row(case, backend, output, *figures, agreement=float((best == labels).mean()), iou=float(np.mean(areas)))
+
+
+def distance(expected: np.ndarray, value: np.ndarray) -> tuple[float, float, float, float]:
+    """(largest difference, the same over the range, PSNR in dB over the range, cosine) of two arrays of one shape."""
+    worst, squares, both, ours, theirs = 0.0, 0.0, 0.0, 0.0, 0.0
+    for one, other in _blocks(expected.reshape(-1), value.reshape(-1)):
+        error = np.abs(one - other)
+        worst = max(worst, float(error.max())) if np.isfinite(error).all() else math.inf
+        if math.isinf(worst):
+            return math.inf, math.inf, -math.inf, 0.0
+        squares += float(error @ error)
+        both, ours, theirs = both + float(one @ other), ours + float(other @ other), theirs + float(one @ one)
+    span = float(np.ptp(expected)) or 1.0 if expected.size else 1.0
+    rms = math.sqrt(squares / max(1, expected.size))
+    psnr = math.inf if rms == 0 else 20 * math.log10(span / rms)
+    cosine = both / math.sqrt(ours * theirs) if ours and theirs else float(ours == theirs)
+    return worst, worst / span, psnr, min(1.0, cosine)
+
+
+def _blocks(expected: np.ndarray, value: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Both along their first axis in pieces of float64, which of whole scores of a long text would fill the memory."""
+    width = max(1, expected[:1].size)
+    step = max(1, BLOCK // width)
+    places = range(0, len(expected), step)
+    return ((expected[at : at + step].astype(np.float64), value[at : at + step].astype(np.float64)) for at in places)  # type: ignore[return-value]
+
+
+def _chooses(output: str) -> bool:
+    return output.endswith("logits") or output in SHARES or output == "scores"
+
+
+def _choices(expected: np.ndarray, value: np.ndarray, logits: bool) -> tuple[float, float | None, float]:
+    """(same best class, shared among the five best, KL in nats), means over the rows."""
+    classes = expected.shape[-1]
+    same = shared = divergence = 0.0
+    for one, other in _blocks(expected.reshape(-1, classes), value.reshape(-1, classes)):
+        same += float((one.argmax(-1) == other.argmax(-1)).sum())
+        if classes > TOP:
+            best, found = (np.argpartition(-each, TOP, axis=-1)[:, :TOP] for each in (one, np.nan_to_num(other)))
+            shared += float((best[:, :, None] == found[:, None]).sum()) / TOP
+        ours, theirs = (_logarithms(each, logits) for each in (other, one))
+        divergence += float((np.exp(theirs) * (theirs - ours)).sum())
+    rows = max(1, expected.size // classes)
+    return same / rows, shared / rows if classes > TOP else None, max(0.0, divergence / rows)
+
+
+def _logarithms(rows: np.ndarray, logits: bool) -> np.ndarray:
+    """Logarithms of the shares, of rows of logits or of shares (float16 rounds small ones to 0)."""
+    if not logits:
+        shares = np.maximum(rows, 1e-12)
+        return np.asarray(np.log(shares / shares.sum(-1, keepdims=True)))
+    shifted = rows - rows.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+
+
+def _overlaps(output: str, expected: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Intersection over union of each box (..., 4) with the reference's at the same place."""
+    one, other = (_corners(output, each.astype(np.float64)) for each in (expected, value))
+    low, high = np.maximum(one[..., :2], other[..., :2]), np.minimum(one[..., 2:], other[..., 2:])
+    shared = np.clip(high - low, 0, None).prod(-1)
+    areas = [np.clip(each[..., 2:] - each[..., :2], 0, None).prod(-1) for each in (one, other)]
+    union = areas[0] + areas[1] - shared
+    return np.asarray(np.where(union > 0, shared / np.where(union > 0, union, 1), 1.0))
+
+
+def _corners(output: str, boxes: np.ndarray) -> np.ndarray:
+    if output == "boxes":
+        return boxes
+    center, size = boxes[..., :2], boxes[..., 2:]
+    return np.concatenate([center - size / 2, center + size / 2], axis=-1)

@@ -1,0 +1,148 @@
+"""Packages that milbuild did not build: what they take and give, found in their descriptions and by one prediction."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from milbuild import tasks
+from milbuild.errors import Error
+from milbuild.options import IMAGE, TARGET, Length, Output, Plan
+from milbuild.validation.player import Player
+
+Arrays = dict[str, np.ndarray]
+
+# What can be made for a package, by transformers' names.
+KNOWN = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "bool_masked_pos", "input_values")
+MANY = 512  # the longest call where a range has no end
+CLASSIFIERS = ("text-classification", "image-classification", "audio-classification")
+
+
+def task(package: str, name: str | None) -> str:
+    """The task that a user gave, by any of its names. Raises `Error` without one."""
+    if name is None:
+        raise Error(
+            f"{package} was not built by milbuild, so it does not say what it is for",
+            "Give the task: --task text-classification, task='text-classification'.",
+        )
+    return tasks.resolve(name, tuple(tasks.TASKS), package)[0].name
+
+
+def plan(player: Player, truth: Any, task: str) -> Plan:
+    """What milbuild would have built a package by, but for its outputs.
+
+    Raises `Error` for a package with states or several functions, or with inputs that no model of transformers takes by that
+    name.
+    """
+    name, description = player.package.name, player.model.interface
+    if description.state or len(player.model.get_spec().description.functions) > 1:
+        hint = "validate plays caches and functions of packages that milbuild built."
+        raise Error(f"{name} keeps states or has several functions, and milbuild did not build it", hint)
+    features = _inputs(name, description, truth)
+    main = features.get(truth.main_input_name) or features.get(IMAGE)
+    if main is None:
+        raise Error(f"{name} does not take {truth.main_input_name}; it takes {', '.join(features)}")
+    size = length = None
+    if truth.main_input_name == "pixel_values":
+        image = main.type.imageType
+        size = (image.height, image.width) if IMAGE in features else tuple(main.type.multiArrayType.shape[2:])
+        batch = 1 if IMAGE in features else main.type.multiArrayType.shape[0]
+    else:
+        batch = main.type.multiArrayType.shape[0]
+        limit = getattr(truth.config, "max_position_embeddings", MANY)
+        length = _length(
+            main.type.multiArrayType, MANY if truth.main_input_name == "input_values" else min(limit, MANY)
+        )
+    halves = any(value.dtype == "FLOAT16" for operation in player.operations() for value in operation.outputs)
+    return Plan(
+        task=task,
+        sequence_length=length,
+        image_size=size,
+        batch_size=int(batch),
+        attention_mask="attention_mask" in features,
+        token_type_ids="token_type_ids" in features,
+        num_choices=None,
+        cache="none",
+        context_length=None,
+        prefill_length=None,
+        function=None,
+        logits="all",
+        pooling=None,
+        normalize=False,
+        postprocess=False,
+        inputs={ours: feature.name for ours, feature in features.items()},
+        outputs={},
+        interface="milbuild",
+        precision="float16" if halves else "float32",
+        target=TARGET,
+    )
+
+
+def told_apart(found: Plan, expected: Arrays, outputs: Arrays) -> Plan:
+    """The plan with its `outputs`: those of transformers' names, and others by their shapes, in the model's order. A
+    classifier whose scores add up to one is taken for one with softmax.
+
+    Raises `Error` where none has the shape of one of the model's.
+    """
+    named = {name: name for name in expected if name in outputs and outputs[name].shape == expected[name].shape}
+    softmax = False
+    for name, value in outputs.items():
+        same = [each for each in expected if each not in named and expected[each].shape == value.shape]
+        if name not in named and same:
+            named[same[0]] = name
+    for name, theirs in list(named.items()):
+        value = outputs[theirs]
+        if (
+            name == "logits"
+            and found.task in CLASSIFIERS
+            and value.min() >= 0
+            and np.allclose(value.sum(-1), 1, atol=0.01)
+        ):
+            named["probabilities"], softmax = named.pop(name), True
+    if not named:
+        ours, theirs_ = (
+            ", ".join(f"{name} {value.shape}" for name, value in each.items()) for each in (outputs, expected)
+        )
+        raise Error(
+            f"no output of the package has the shape of one of the model's: {ours}; transformers gives {theirs_}",
+            "Is it the right task, and the right checkpoint?",
+        )
+    return replace(found, outputs={name: Output(theirs) for name, theirs in named.items()}, postprocess=softmax)
+
+
+def _inputs(name: str, description: Any, truth: Any) -> dict[str, Any]:
+    """transformers' name -> the package's input: of the same name in any spelling, or the only one that is left."""
+    features = {feature.name: feature for feature in description.input}
+    found: dict[str, Any] = {}
+    for theirs, feature in list(features.items()):
+        if feature.type.WhichOneof("Type") == "imageType":
+            found[IMAGE] = features.pop(theirs)
+            continue
+        plain = re.sub(r"\W|_", "", theirs).lower()
+        same = [known for known in KNOWN if known.replace("_", "") == plain]
+        if same:
+            found[same[0]] = features.pop(theirs)
+    main = truth.main_input_name
+    if len(features) == 1 and main not in found and IMAGE not in found:
+        found[main] = features.popitem()[1]
+    if features:
+        raise Error(
+            f"{name} takes {', '.join(features)}, which validate knows no values for; known are {', '.join(KNOWN)}",
+            "Give its inputs transformers' names.",
+        )
+    return found
+
+
+def _length(array: Any, most: int) -> Length:
+    """The tokens or samples of a call: the last axis of an input."""
+    flexible = array.WhichOneof("ShapeFlexibility")
+    if flexible == "enumeratedShapes":
+        found = sorted({shape.shape[-1] for shape in array.enumeratedShapes.shapes})
+        return found if len(found) > 1 else int(found[0])
+    if flexible == "shapeRange":
+        size = array.shapeRange.sizeRanges[len(array.shape) - 1]
+        low, high = max(1, size.lowerBound), size.upperBound
+        high = max(low, min(high, most) if high > 0 else most)
+        return (low, high) if low < high else low
+    return int(array.shape[-1])
