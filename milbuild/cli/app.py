@@ -424,11 +424,12 @@ def profile(
             import torch
         except ModuleNotFoundError:
             raise missing_torch("milbuild profile") from None
-        from milbuild.runtime.profiling import check_plot, examples
+        from milbuild.pictures import check_picture
+        from milbuild.runtime.profiling import examples
         from milbuild.runtime.profiling import profile as measure
 
         if plot is not None:
-            check_plot(plot)
+            check_picture(plot)
         if threads is not None:
             torch.set_num_threads(threads)
         found = measure(model, examples(model, shapes), repeat)
