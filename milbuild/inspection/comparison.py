@@ -66,7 +66,11 @@ class Comparison:
         for (where, what), changes in groups.items():
             table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold", header_style="",
                           title=f"{what}{f' of {where}' if where else ''}", caption_style="", caption_justify="left")  # fmt: skip
-            side = "right" if isinstance(next(c.before if c.before is not None else c.after for c in changes), int) else "left"
+            side = (
+                "right"
+                if isinstance(next(c.before if c.before is not None else c.after for c in changes), int)
+                else "left"
+            )
             table.add_column("", overflow="fold")
             table.add_column("before", justify=side, overflow="fold")  # type: ignore[arg-type]
             table.add_column("after", justify=side, overflow="fold")  # type: ignore[arg-type]
@@ -209,7 +213,9 @@ def _programs(a: Subject, b: Subject, told: set[str]) -> Iterator[Change]:
         elif one != two:
             at = next(i for i, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1])
             number = sum((Counter(one) - Counter(two)).values())
-            yield Change(name, "program", f"names or parameters of {number:,} operations; the first", one[at][0], two[at][0])
+            yield Change(
+                name, "program", f"names or parameters of {number:,} operations; the first", one[at][0], two[at][0]
+            )
 
 
 def _spelling(graph: Graph) -> Iterator[tuple[str, str]]:

@@ -169,10 +169,7 @@ class Ledger:
         """Innermost first: ["sparse", "palettized, 4 bits"]."""
         inner = [self.graph.makers.get(entry) for entry in self.graph.entries(maker) if isinstance(entry, str)]
         before = [
-            word
-            for one in inner
-            if one is not None and one.type.startswith(COMPRESSED)
-            for word in self._methods(one)
+            word for one in inner if one is not None and one.type.startswith(COMPRESSED) for word in self._methods(one)
         ]
         own = _METHODS.get(maker.type, lambda *_: maker.type.removeprefix(COMPRESSED))(self, maker)
         return [*dict.fromkeys([*before, own])]
@@ -336,7 +333,9 @@ def _granularity(shape: Shape, blocks: Shape) -> str:
 
 
 def _shifted(ledger: Ledger, maker: Operation) -> str:
-    data = next(name for name in ("quantized_data", "data", "nonzero_data") if name in {**maker.attributes, **maker.inputs})
+    data = next(
+        name for name in ("quantized_data", "data", "nonzero_data") if name in {**maker.attributes, **maker.inputs}
+    )
     dtype, shape = ledger.argument(maker, data)
     if data == "nonzero_data":
         shape = ledger.argument(maker, "data_mask")[1]

@@ -3,6 +3,7 @@
 Everything is laid out in points by the measured width of each text, so that none is cut and no two overlap.
 """
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from milbuild.inspection.costs import Ledger, Unknown, flat
 from milbuild.inspection.outline import Group, Row, outline, rows
-from milbuild.inspection.report import Shape, ledgers, megabytes, scaled
+from milbuild.inspection.report import Shape, landmark, ledgers, megabytes, scaled
 from milbuild.package.reader import Operation, Value
 from milbuild.pictures import check_picture
 
@@ -39,6 +40,10 @@ WORDS = {
 }
 EDGES = {"flow": "#4d5966", "sum": "#c2553f", "state": "#8a62a8", "input": "#2f8f83", "side": "#b4bcc5"}
 INK, FAINT, FRAME = "#1f2933", "#5f6b77", "#d5dbe1"
+NOTES = (
+    "MMACs: million multiply-accumulates of a call. MB: weights read from, in full. Of one layer, where one stands for many.",
+    "Bars are shares of the function, all layers together.",
+)
 LANES = 9  # lines side by side; what would need more is left out, the longest first
 WRAP = 44  # characters of operation types in a line
 LANE, GAP, MARGIN = 9.0, 14.0, 22.0
@@ -64,7 +69,9 @@ class Page:
     width: float = 0.0
     height: float = 0.0
     texts: list[Text] = field(default_factory=list)
-    boxes: list[tuple[float, float, float, float, str, str, float]] = field(default_factory=list)  # x, y, w, h, fill, edge, round
+    boxes: list[tuple[float, float, float, float, str, str, float]] = field(
+        default_factory=list
+    )  # x, y, w, h, fill, edge, round
     lines: list[tuple[list[tuple[float, float]], str, bool]] = field(default_factory=list)  # points, colour, arrow
     dots: list[tuple[float, float, str, float]] = field(default_factory=list)
 
@@ -132,8 +139,7 @@ def _legend(page: Page, ruler: "_Ruler", kinds: set[str]) -> None:
             page.lines.append(([(x - 1, y), (x + 9, y)], color, False))
         page.texts.append(Text(x + 13, y, word, 7.5, FAINT))
         x += width
-    for note in ("MMACs: million multiply-accumulates of a call; MB: weights read from, in full; of one layer where one stands for many.",
-                 "Bars are shares of the function, all layers together."):  # fmt: skip
+    for note in NOTES:
         y += 13
         page.texts.append(Text(MARGIN, y, note, 7.5, FAINT))
         page.width = max(page.width, MARGIN + ruler.width(note, 7.5))
@@ -201,8 +207,8 @@ class _Panel:
         self.named: dict[str, int] = {}  # inputs and states -> their lines
         self.outside: dict[int, int] = {}  # id of an operation that is not drawn -> the line of that which is
         self._features()
-        for child in outline(ledger):
-            self._add(child, 0)
+        for step in outline(ledger):
+            self._add(step, 0)
         self._outputs()
         self.edges = self._edges()
 
@@ -214,10 +220,10 @@ class _Panel:
             self._feature(kind, value)
         self.lines.sort(key=lambda line: line.kind == "state")
         places = {line.label: at for at, line in enumerate(self.lines)}
-        self.named = {value.name: places[_open(value.name)] for value in self.ledger.graph.function.inputs}
+        self.named = {value.name: places[landmark(value.name)] for value in self.ledger.graph.function.inputs}
 
     def _feature(self, kind: str, value: Value) -> None:
-        label = _open(value.name)
+        label = landmark(value.name)
         known = next((line for line in self.lines if line.label == label and line.kind == kind), None)
         if known is None:
             self.lines.append(_Line(kind, label, [kind], 0, f"{value.dtype.lower()} {self._shape(value.name)}"))
@@ -251,8 +257,7 @@ class _Panel:
             for operation in child.others:
                 same = child.same.get(id(operation))
                 at = self.row_of.get(id(same), last) if same is not None else last
-                for inner in flat([operation]):
-                    self.outside[id(inner)] = at
+                self.outside.update((id(one), at) for one in flat([operation]))
 
     def _row(self, row: Row, depth: int) -> None:
         last = next((op for op in reversed(row.operations) if op.outputs), None)
@@ -326,9 +331,9 @@ class _Panel:
                         if source is not None and source < head:
                             self._join(found, source, head)
         for name in dict.fromkeys(self.ledger.graph.function.outputs):
-            at, source = self.outputs.get(_open(name)), self._source(name)
-            if at is not None and source is not None:
-                found[source, at] = "flow"
+            end, source = self.outputs.get(landmark(name)), self._source(name)
+            if end is not None and source is not None:
+                found[source, end] = "flow"
         return found
 
     def _join(self, found: dict[tuple[int, int], str], source: int, at: int) -> None:
@@ -387,7 +392,8 @@ class _Panel:
         spine = x + LANE * (1 + max((lane for lane, *_ in lanes), default=-1)) + 6
         left = spine + 12
         costs = (sum(line.macs or 0 for line in self._own()), self.ledger.stored(*self.ledger.graph.work))
-        head = f"{sum(1 for _ in self.ledger.graph.work):,} operations, {scaled(costs[0])} MMACs, {megabytes(costs[1])} MB of weights"
+        count = len(self.ledger.graph.work)
+        head = f"{count:,} operations, {scaled(costs[0])} MMACs, {megabytes(costs[1])} MB of weights"
         page.texts.append(Text(x, y, title, 11, weight="bold"))
         page.texts.append(Text(x, y + 15, head, 8.5, FAINT))
         top = y + 30
@@ -432,12 +438,14 @@ class _Panel:
         return sum(1 for other in self.frames if other.last == frame.last and other.depth > frame.depth)
 
     def _stack(self, top: float) -> None:
-        closing = {}
+        closing: dict[int, int] = {}
         for frame in self.frames:
             closing[frame.last] = closing.get(frame.last, 0) + 1
         for at, line in enumerate(self.lines):
             more = LINE * (len(line.detail) - 1)
-            line.height = HEAD if line.kind == "head" else (THIN if line.kind == "other" else HEIGHT - 4) + max(0.0, more)
+            line.height = (
+                HEAD if line.kind == "head" else (THIN if line.kind == "other" else HEIGHT - 4) + max(0.0, more)
+            )
             line.top = top
             top += line.height + 4 + 5 * closing.get(at, 0)
 
@@ -483,11 +491,13 @@ class _Panel:
             if line.kind != "head" and costs[at]:
                 share = min(1.0, number * line.times / costs[at])
                 page.boxes.append((columns[at], y - 3, BAR, 6, "#e9eef3", "#e9eef3", 0))
-                page.boxes.append((columns[at], y - 3, max(0.5, BAR * share), 6, COLOURS["product"], COLOURS["product"], 0))
+                page.boxes.append(
+                    (columns[at], y - 3, max(0.5, BAR * share), 6, COLOURS["product"], COLOURS["product"], 0)
+                )
 
     def _connect(self, page: Page, spine: float, lanes: list[tuple[int, int, list[int], str]]) -> None:
         dots = [at for at, line in enumerate(self.lines) if line.dot]
-        for one, two in zip(dots, dots[1:], strict=False):
+        for one, two in itertools.pairwise(dots):
             if (one, two) in self.edges:
                 kind = self.lines[one].kind
                 color = EDGES[kind] if kind in ("input", "state") else EDGES["flow"]
@@ -525,11 +535,6 @@ def _sizes(line: _Line) -> tuple[float, float]:
 
 def _weight(line: _Line) -> str:
     return "normal" if line.kind == "other" else "bold"
-
-
-def _open(name: str) -> str:
-    """A name with the number of a layer left open, so that all layers' are one."""
-    return re.sub(r"(?<![^_.])\d+(?![^_.])", "*", name)
 
 
 def _wrapped(words: list[str]) -> list[str]:

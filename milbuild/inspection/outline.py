@@ -4,6 +4,7 @@ Names that are paths of modules (`transformer_h_0_attn_c_attn`) say what belongs
 them (`op_45_cast_fp16`), the repetition is looked for in the types and shapes of the operations.
 """
 
+import itertools
 import math
 import re
 from collections import Counter, defaultdict
@@ -96,7 +97,9 @@ def count(children: list[Row | Group]) -> int:
 
 
 def _tokens(name: str) -> Tokens:
-    return tuple(part for part in re.split(r"[_./]+", name.removesuffix("_cast_fp16").removesuffix("_cast_fp32")) if part)
+    return tuple(
+        part for part in re.split(r"[_./]+", name.removesuffix("_cast_fp16").removesuffix("_cast_fp32")) if part
+    )
 
 
 def _join(tokens: Tokens) -> str:
@@ -220,7 +223,9 @@ class _Outliner:
         slack = _run(signs, start, period) - (times - 1) * period
         start += min(range(slack + 1), key=lambda by: self._crossing(items, start + by))
         shown, end = items[start : start + period], start + times * period
-        pairs = [(item.operation, shown[at % period].operation) for at, item in enumerate(items[start:end]) if at >= period]
+        pairs = [
+            (item.operation, shown[at % period].operation) for at, item in enumerate(items[start:end]) if at >= period
+        ]
         group = Group(
             "",
             list(self._rows(shown, 0)),
@@ -290,7 +295,7 @@ def _layers(items: list[_Item]) -> list[tuple[int, int, _Layer]]:
         if sum(map(len, numbers.values())) < 3 * len(numbers):
             continue  # `linear_0`, `ln_1`: a name with a number, no layer
         every = sorted([(first, last) for first, last, _ in spans] + [(first, last) for first, last, _ in taken])
-        if any(one[1] >= two[0] for one, two in zip(every, every[1:], strict=False)):
+        if any(one[1] >= two[0] for one, two in itertools.pairwise(every)):
             continue
         for first, last, number in spans:
             inside = [_inner(item, (*prefix, number)) for item in items[first : last + 1]]
@@ -353,7 +358,12 @@ def _by_shape(found: list[Row], ledger: Ledger) -> list[Row]:
     """Rows one behind the other whose results have the same shape, as one."""
     made: list[Row] = []
     for row in found:
-        if made and row.kind != "layer" and made[-1].kind != "layer" and _shape(made[-1], ledger) == _shape(row, ledger):
+        if (
+            made
+            and row.kind != "layer"
+            and made[-1].kind != "layer"
+            and _shape(made[-1], ledger) == _shape(row, ledger)
+        ):
             made[-1] = _joined([made[-1], row])
         else:
             made.append(row)

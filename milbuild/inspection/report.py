@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from milbuild.errors import Error
-from milbuild.inspection.bandwidth import GPU, TABLE
+from milbuild.inspection.bandwidth import GPU, NEURAL_ENGINE, TABLE
 from milbuild.inspection.costs import Costs, Ledger, Unknown, Weight
 from milbuild.inspection.shapes import open_lengths, play
 from milbuild.linting.graph import Graph, Subject
-from milbuild.linting.interfaces import target
+from milbuild.linting.interfaces import target, type_name
 from milbuild.package.reader import Package
 
 Shape = tuple[int, ...]
@@ -95,7 +95,9 @@ class FunctionInfo:
         found = []
         for row in TABLE:
             calls = [round(number, 2) for number in row.calls(self.costs.bytes)]
-            found.append({**asdict(row), "calls_per_second": calls} | ({"tokens_per_second": calls} if self.decodes else {}))
+            found.append(
+                {**asdict(row), "calls_per_second": calls} | ({"tokens_per_second": calls} if self.decodes else {})
+            )
         return found
 
 
@@ -135,27 +137,42 @@ class Inspection:
         size = f"{self.name}: {megabytes(self.bytes)} MB, of these weights {megabytes(self.weights)} MB"
         parts: list[Any] = [Text(f"{size}; {target(self.version)} (specification version {self.version})", "bold")]
         for name, function in self.functions.items():
-            parts += [Text(), self._interface(name, function)]
-        parts += [Text(), self._counts()]
+            standard = " (default)" if name == self.default and len(self.functions) > 1 else ""
+            parts += [Text(f"\nfunction {name}{standard}", "bold"), self._interface(function)]
+        parts += [Text("\na call", "bold"), self._counts()]
+        parts += [Text(f"{name}: {f.unknown}") for name, f in self.functions.items() if f.unknown]
         if self.weight_groups:
-            parts += [Text(), self._weights()]
+            once = " (what functions share counts once)" if self._shared else ""
+            parts += [Text(f"\nweights{once}", "bold"), self._weights()]
         if any(function.costs is not None and function.costs.bytes for function in self.functions.values()):
-            parts += [Text(), *self._bounds()]
+            parts += [Text(f"\n{BOUND}", "bold"), self._bounds()]
+            if any(not function.decodes for function in self.functions.values()):
+                parts.append(
+                    Text("Less where arithmetic takes longer than the memory, as it does for many tokens a call.")
+                )
         if self.metadata:
-            parts += [Text(), self._metadata()]
+            parts += [Text("\nmetadata", "bold"), self._metadata()]
         return Group(*parts)
 
-    def _interface(self, name: str, function: FunctionInfo) -> Any:
-        standard = " (default)" if name == self.default and len(self.functions) > 1 else ""
-        table = _table(f"function {name}{standard}", header=False)
+    @property
+    def _shared(self) -> bool:
+        return sum(f.weights for f in self.functions.values()) > sum(group.bytes for group in self.weight_groups)
+
+    def _interface(self, function: FunctionInfo) -> Any:
+        """Features that differ in the number of a layer only are one line."""
+        table = _table(header=False)
         for kind, features in (("input", function.inputs), ("state", function.states), ("output", function.outputs)):
-            for feature, spelled in features.items():
-                table.add_row(kind, feature, spelled)
+            groups: dict[tuple[str, str], list[str]] = {}
+            for name, spelled in features.items():
+                groups.setdefault((landmark(name), spelled), []).append(name)
+            for (name, spelled), names in groups.items():
+                many = f"{spelled}, {len(names)} times" if len(names) > 1 else spelled
+                table.add_row(kind, name if len(names) > 1 else names[0], many)
         return table
 
     def _counts(self) -> Any:
         """A column for each function."""
-        table = _table("a call")
+        table = _table()
         table.add_column("")
         for name in self.functions:
             table.add_column(name, justify="right")
@@ -177,21 +194,14 @@ class Inspection:
             row(f"  {left} other type{'' if left == 1 else 's'}", *(_number(n or None) for n in rest))
         row("constants", *(_number(function.constants) for function in functions))
         row("million multiply-accumulates", *(scaled(function.macs) for function in functions))
-        row("MB moved at least", *(scaled(f.costs and f.costs.bytes) for f in functions))
+        row("MB moved at least", *(scaled(None if f.costs is None else f.costs.bytes) for f in functions))
         for spelled, part in PARTS.items():
             if any(f.costs is not None and getattr(f.costs, part) for f in functions):
-                row(f"  {spelled}", *(scaled(f.costs and getattr(f.costs, part)) for f in functions))
-        reasons = dict.fromkeys(f"{name}: {f.unknown}" for name, f in self.functions.items() if f.unknown)
-        table.caption = "\n".join(reasons) or None
-        table.caption_justify = "left"
+                row(f"  {spelled}", *(scaled(None if f.costs is None else getattr(f.costs, part)) for f in functions))
         return table
 
     def _weights(self) -> Any:
-        shared = sum(function.weights for function in self.functions.values()) - sum(
-            group.bytes for group in self.weight_groups
-        )
-        note = " (what functions share counts once)" if len(self.functions) > 1 and shared else ""
-        table = _table(f"weights{note}")
+        table = _table()
         table.add_column("type")
         table.add_column("compression")
         for column in ("number", "elements", "MB"):
@@ -201,36 +211,39 @@ class Inspection:
             table.add_row(group.type, group.compression, *figures)
         return table
 
-    def _bounds(self) -> list[Any]:
-        from rich.text import Text
-
+    def _bounds(self) -> Any:
+        """A line for each chip."""
         known = {name: f for name, f in self.functions.items() if f.costs is not None and f.costs.bytes}
-        table = _table("at most, by memory bandwidth alone: an upper bound, not a measurement")
-        table.add_column("chip and unit")
-        table.add_column("GB/s", justify="right")
-        for name, function in known.items():
-            what = "tokens/s" if function.decodes else "calls/s"
-            table.add_column(what if len(self.functions) == 1 else f"{name}, {what}", justify="right")
+        table = _table()
+        table.add_column("chip")
+        for unit in (GPU, NEURAL_ENGINE):
+            table.add_column(f"{unit}, GB/s", justify="right")
+            for name, function in known.items():
+                what = "tokens/s" if function.decodes else "calls/s"
+                table.add_column(what if len(self.functions) == 1 else f"{name} {what}", justify="right")
         table.add_column("confidence")
-        for bandwidth in TABLE:
-            each = [bandwidth.calls(f.costs.bytes) for f in known.values() if f.costs is not None]
-            table.add_row(
-                f"{bandwidth.chip} {bandwidth.unit}",
-                _span(bandwidth.low, bandwidth.high, ".0f" if bandwidth.unit == GPU else ".1f"),
-                *(_span(low, high) for low, high in each),
-                bandwidth.confidence,
-            )
-        notes = [Text("Where arithmetic takes longer than the memory, as for many tokens a call, less is reached.")]
-        return [table, *notes] if any(not f.decodes for f in known.values()) else [table]
+        for chip in dict.fromkeys(row.chip for row in TABLE):
+            cells, confidence = [], ""
+            for unit in (GPU, NEURAL_ENGINE):
+                row = next((row for row in TABLE if (row.chip, row.unit) == (chip, unit)), None)
+                cells.append(
+                    "-" if row is None else f"{row.low:.1f}" if row.low == row.high else _span(row.low, row.high)
+                )
+                each = [f.costs.bytes for f in known.values() if f.costs is not None]
+                cells += ["-" if row is None else _span(*row.calls(moved)) for moved in each]
+                confidence = confidence or (row.confidence if row is not None else "")
+            table.add_row(chip, *cells, confidence)
+        return table
 
     def _metadata(self) -> Any:
-        table = _table("metadata", header=False)
+        table = _table(header=False)
         for key, value in self.metadata.items():
             table.add_row(key, value)
         return table
 
 
 SHOWN = 8  # operation types that have a line of their own; --json has all
+BOUND = "at most, by memory bandwidth alone: an upper bound, not a measurement"
 PARTS = {
     "weights": "weights",
     "states, read": "states_read",
@@ -240,13 +253,15 @@ PARTS = {
 }
 
 
-def _table(title: str, header: bool = True) -> Any:
+def _table(header: bool = True) -> Any:
     from rich.table import Table
 
-    return Table(
-        box=None, show_header=header, pad_edge=False, title=title, title_justify="left", title_style="bold",
-        caption_style="", header_style="",
-    )  # fmt: skip
+    return Table(box=None, show_header=header, pad_edge=False, header_style="")
+
+
+def landmark(name: str) -> str:
+    """A name with its numbers left open, so that those of all layers are one."""
+    return re.sub(r"(?<![^_.])\d+(?![^_.])", "*", name)
 
 
 def megabytes(count: int) -> str:
@@ -266,11 +281,11 @@ def _number(count: int | None) -> str:
     return "-" if count is None else f"{count:,}"
 
 
-def _span(low: float, high: float, form: str = "") -> str:
+def _span(low: float, high: float) -> str:
     def spelled(number: float) -> str:
-        return f"{number:,{form}}" if form else f"{number:,.0f}" if number >= 10 else f"{number:,.1f}"
+        return f"{number:,.0f}" if number >= 10 else f"{number:,.1f}"
 
-    return spelled(low) if low == high else f"{spelled(low)} to {spelled(high)}"
+    return spelled(low) if spelled(low) == spelled(high) else f"{spelled(low)} to {spelled(high)}"
 
 
 def inspect(
@@ -410,7 +425,7 @@ def spell(feature: Any) -> str:
         return f"image {color}, {image.height} x {image.width}"
     if kind not in ("stateType", "multiArrayType"):
         return str(kind)
-    dtype = array.ArrayDataType.Name(array.dataType).lower()
+    dtype = type_name(array).lower()
     flexible = array.WhichOneof("ShapeFlexibility")
     if flexible == "enumeratedShapes":
         shape = " or ".join(f"({', '.join(map(str, entry.shape))})" for entry in array.enumeratedShapes.shapes)

@@ -69,7 +69,10 @@ def _emptied(operations: tuple[Operation, ...]) -> list[Operation]:
     found = []
     for operation in operations:
         if operation.type.startswith(COMPRESSED):
-            found += [Operation("const", value.name, {}, (value,), {"val": _zeros(_fixed(value))}) for value in operation.outputs]
+            found += [
+                Operation("const", value.name, {}, (value,), {"val": _zeros(_fixed(value))})
+                for value in operation.outputs
+            ]
         else:
             blocks = tuple(
                 dataclasses.replace(block, operations=tuple(_emptied(block.operations))) for block in operation.blocks
