@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "inspect.md"
 PICTURE = ROOT / "docs" / "pictures" / "gpt2.png"
@@ -73,8 +75,8 @@ is said: figures of Core ML's own are known for too few chips.
   Engines nothing is published.
 
 A model as small as this one is bound by the overhead of a call long before its memory; of one with billions of weights the bound
-is worth something. The chips stand in one table, `milbuild/inspection/bandwidth.py`. As a check: Llama 3.1 8B in 4 bits (4.5 GB) is published as
-about 33 tokens a second on an M1 Max's GPU; this bound says 62 to 76.
+is worth something. As a check: Llama 3.1 8B in 4 bits (4.5 GB) is published as about 33 tokens a second on an M1 Max's GPU; this
+bound says 62 to 76. The chips stand in one table, `milbuild/inspection/bandwidth.py`.
 
 ## Flexible shapes
 
@@ -136,6 +138,10 @@ def picture(path: Path) -> None:
             subprocess.run(
                 [*milbuild, *arguments], cwd=scratch, env={"PYTHONPATH": str(ROOT)}, check=True, capture_output=True
             )
+    # A picture of few colours in a third of the bytes.
+    with Image.open(path) as drawn:
+        few = drawn.convert("RGB").quantize(96)
+    few.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """How two packages differ: what goes in and out, metadata, operations, weights by name and content, sizes, costs."""
 
+import itertools
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from milbuild.inspection.report import FunctionInfo, Inspection, inspect, megabytes
+from milbuild.inspection.report import FunctionInfo, Inspection, inspect
 from milbuild.linting.graph import Constant, Graph, Subject
 from milbuild.package.reader import Package
 
@@ -75,19 +77,15 @@ class Comparison:
             table.add_column("before", justify=side, overflow="fold")  # type: ignore[arg-type]
             table.add_column("after", justify=side, overflow="fold")  # type: ignore[arg-type]
             for change in changes[:SHOWN]:
-                table.add_row(change.name, _spelled(change.what, change.before), _spelled(change.what, change.after))
+                table.add_row(change.name, _spelled(change.before), _spelled(change.after))
             if left := len(changes) - SHOWN:
                 table.caption = f"and {left:,} more (--json lists them)" if left > 0 else None
             parts += [Text(), table]
         return Group(*parts)
 
 
-def _spelled(what: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, int):
-        return f"{megabytes(value)} MB" if what == "bytes" else f"{value:,}"
-    return str(value)
+def _spelled(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def compare(a: str | os.PathLike[str] | Any, b: str | os.PathLike[str] | Any) -> Comparison:
@@ -112,10 +110,25 @@ def _package(a: Inspection, b: Inspection) -> Iterator[Change]:
     plain = {"specification version": "version", "default function": "default"}
     for name, attribute in plain.items():
         yield from _one("", "package", name, str(getattr(a, attribute)), str(getattr(b, attribute)))
-    yield from _dictionary("", "metadata", a.metadata, b.metadata)
-    # The manifest holds names that are new in each save; its size is that of the program and its weights that counts.
+    yield from _dictionary("", "metadata", _opened(a.metadata), _opened(b.metadata))
     yield from _one("", "bytes", "package", a.bytes, b.bytes)
     yield from _one("", "bytes", "weight.bin", a.weights, b.weights)
+
+
+def _opened(metadata: dict[str, str]) -> dict[str, Any]:
+    """With an entry for each of those that are JSON objects, as a build's options are."""
+    found: dict[str, Any] = {}
+    for name, text in metadata.items():
+        try:
+            inner = json.loads(text)
+        except ValueError:
+            inner = None
+        found.update(
+            {f"{name}: {key}": json.dumps(value) for key, value in inner.items()}
+            if isinstance(inner, dict)
+            else {name: text}
+        )
+    return found
 
 
 def _functions(a: Inspection, b: Inspection) -> Iterator[Change]:
@@ -157,9 +170,10 @@ def _stored(subject: Subject) -> dict[str, Constant]:
     for graph in subject.graphs:
         for operation, constant in graph.constants:
             if constant.place is not None:
-                name = operation.name
-                if found.get(name, constant) is not constant:
-                    name = f"{graph.name}: {name}"
+                # Bound in place, several of an operation bear its name.
+                names = [operation.name, f"{graph.name}: {operation.name}"]
+                numbered = (f"{names[1]} {number}" for number in itertools.count(2))
+                name = next(name for name in itertools.chain(names, numbered) if found.get(name, constant) is constant)
                 found[name] = constant
     return found
 
