@@ -138,9 +138,9 @@ def picture(path: Path) -> None:
             subprocess.run(
                 [*milbuild, *arguments], cwd=scratch, env={"PYTHONPATH": str(ROOT)}, check=True, capture_output=True
             )
-    # A picture of few colours in a third of the bytes.
+    # A picture of few colours in a third of the bytes; this way rare ones stay what they are.
     with Image.open(path) as drawn:
-        few = drawn.convert("RGB").quantize(96)
+        few = drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
 
 
