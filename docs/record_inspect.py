@@ -109,8 +109,8 @@ milbuild inspect gpt2.mlpackage --graph gpt2.svg
 Steps stand in the order of computation. Layers that repeat are drawn once, with what they are called and how often; a layer
 that does the same as one above it at other sizes is one line. Operations that matter (products, norms, activations, sums) have a
 line of their own, those between them share one. The column in the middle is what goes from each step to the next; what goes past
-others is on the left: red round a block to the sum behind it, violet from a state. Numbers are of one layer, bars are shares of
-the function with all layers.
+others is on the left: red round a block to the sum behind it, violet from a state; of more than nine lines abreast the longest
+are left out. Numbers are of one layer, bars are shares of the function with all layers.
 
 Names of modules say what belongs together in our packages. In those that others traced (`linear_0`, `op_45_cast_fp16`) the
 repetition is found by the types and shapes of operations. What has no order at all is drawn by runs, in at most about a hundred

@@ -22,7 +22,7 @@ import milbuild
 from milbuild.inspection import Comparison, compare, inspect
 from milbuild.inspection.bandwidth import GPU, NEURAL_ENGINE, TABLE
 from milbuild.inspection.costs import Ledger
-from milbuild.inspection.drawing import Page, _Ruler, draw, layout
+from milbuild.inspection.drawing import Page, _figure, draw, layout
 from milbuild.inspection.outline import LIMIT, Group, count, outline
 from milbuild.linting.graph import Subject
 from milbuild.package.reader import Package
@@ -630,19 +630,20 @@ def test_what_is_refused(
 
 
 def _overlaps(page: Page) -> list[tuple[str, str]]:
-    """Texts that meet, and those that leave the page. A letter is as high as its size."""
-    ruler, boxes = _Ruler(), []
-    for text in page.texts:
-        if not text.text:
-            continue
-        width = ruler.width(text.text, text.size, text.weight) / 1.02
-        left = text.x - width if text.align == "right" else text.x
-        boxes.append((left, text.y - 0.45 * text.size, left + width, text.y + 0.45 * text.size, text.text))
-    found = [(a[4], b[4]) for a, b in itertools.combinations(boxes, 2)
-             if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]]  # fmt: skip
-    return found + [
-        (box[4], "") for box in boxes if box[0] < 0 or box[1] < 0 or box[2] > page.width or box[3] > page.height
+    """Texts that meet as matplotlib draws them, and those that leave the page."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = _figure(page)
+    figure.set_dpi(144)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [(text.get_window_extent(renderer), text.get_text()) for text in figure.axes[0].texts if text.get_text()]
+    found = [
+        (one, two)
+        for (a, one), (b, two) in itertools.combinations(boxes, 2)
+        if a.x0 < b.x1 and b.x0 < a.x1 and a.y0 + 1 < b.y1 and b.y0 + 1 < a.y1
     ]
+    width, height = 2 * page.width, 2 * page.height
+    return found + [(text, "") for box, text in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height]
 
 
 PICTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -700,9 +701,11 @@ def _graph(m: Assembled, path: Path) -> Ledger:
 
 
 def test_repetition_is_found_without_names(tmp_path: Path) -> None:
-    """Names as tracing leaves them: a number for each operation. The stem and the head are of the same types."""
+    """Names as tracing leaves them: a number for each operation. The stem ends as a layer does, the head begins as one."""
     m = Assembled()
-    x = m.op("relu", "op_1", (1, 32), x=m.input("x", (1, 32)))
+    m.op("relu", "op_0", (1, 32), x=m.input("x", (1, 32)))
+    m.op("tanh", "op_00", (1, 32), x="x")
+    x = m.op("add", "op_1", (1, 32), x="op_0", y="op_00")
     number = itertools.count(2)
     for layer in range(5):
         weight = m.const(f"const_{layer}", np.full((32, 32), layer, half), stored=True)
@@ -717,7 +720,7 @@ def test_repetition_is_found_without_names(tmp_path: Path) -> None:
     assert fold.times == 5
     # It begins where one value goes in, at the norm: not at the sum, where two do.
     assert [op.type for op in fold.operations] == ["layer_norm", "linear", "gelu", "add"]
-    assert len(found) == 3
+    assert len(found) == 5
 
 
 @pytest.mark.parametrize("width", [1, 400])

@@ -226,7 +226,8 @@ class Ledger:
             part = maker.inputs.get("update") if maker is not None and maker.type == "slice_update" else None
             entry = (part or operation.inputs.get("data") or [""])[0]
             value = self.graph.type_of(entry)
-            written += 0 if value is None else size(value.dtype, math.prod(self.shape(entry)))
+            if value is not None and value.dtype in DTYPES:
+                written += size(value.dtype, math.prod(self.shape(entry)))
         return read, written
 
     def costs(self) -> Costs:
