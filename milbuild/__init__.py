@@ -21,6 +21,7 @@ from milbuild.errors import Error
 if TYPE_CHECKING:
     from milbuild.builder import build
     from milbuild.generation import generate
+    from milbuild.inspection import inspect
     from milbuild.linting import lint
     from milbuild.model import Model
     from milbuild.options import Output
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from milbuild.validation import validate
 
 __version__ = "0.1.0"
-__all__ = ["Error", "Model", "Output", "__version__", "build", "generate", "lint", "transcribe", "validate"]
+__all__ = ["Error", "Model", "Output", "__version__", "build", "generate", "inspect", "lint", "transcribe", "validate"]
 
 # The public names that are not loaded until somebody asks for them. No module bears the name of a function: importing it
 # would put the module in the function's place.
@@ -38,6 +39,7 @@ _LAZY = {
     "build": "milbuild.builder",
     "generate": "milbuild.generation",
     "transcribe": "milbuild.speech",
+    "inspect": "milbuild.inspection",
     "lint": "milbuild.linting",
     "validate": "milbuild.validation",
 }

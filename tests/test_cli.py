@@ -245,7 +245,9 @@ def test_inspect_json(package: str, command: CommandLine, folder: Path) -> None:
     assert 0 < found["weights"] < size
     assert set(found["functions"]) == ({"main"} if package == "p" else {"main", "prefill"})
     for function in found["functions"].values():
-        assert function.keys() == {"inputs", "outputs", "states", "operations", "constants", "total"}
+        assert function.keys() >= {"inputs", "outputs", "states", "operations", "constants", "total"}
+        assert function["multiply_accumulates"] == sum(function["multiply_accumulates_by_type"].values()) > 0
+        assert function["bytes_moved"]["total"] == sum(function["bytes_moved"].values()) / 2 > 0
         assert function["total"] == sum(function["operations"].values()) > 0
     assert found["functions"]["main"]["states"].keys() == (set() if package == "p" else {"key_cache", "value_cache"})
     assert files(folder) == before

@@ -92,6 +92,22 @@ def test_the_page_of_real_checkpoints_is_the_script() -> None:
     assert RECORD["commands"](REAL) == RECORD["commands"](RECORD["PAGE"]), "write it again, as it says"
 
 
+INSPECT = runpy.run_path(str(ROOT / "docs" / "record_inspect.py"))
+
+
+def test_the_page_of_inspect_is_what_is_printed() -> None:
+    """But for seconds and versions of libraries."""
+
+    def plain(text: str) -> list[str]:
+        lines = re.sub(r"in \d+\.\d s:", "in some seconds:", text).splitlines()
+        return [" ".join(line.split()) for line in lines if not re.match(r"\S*version ", line)]
+
+    written = INSPECT["DOCUMENT"].read_text("utf-8")
+    assert plain(written) == plain(INSPECT["page"]()), "write it again: python docs/record_inspect.py"
+    assert "upper bound, not a measurement" in written
+    assert 10_000 < INSPECT["PICTURE"].stat().st_size < 150_000
+
+
 @pytest.mark.parametrize(("name", "number"), [("capp-gpt2", 0), ("babyllama105", 1)])
 def test_the_page_of_real_checkpoints_shows_what_transformers_writes(name: str, number: int) -> None:
     """What its publisher's or transformers' own greedy search gave, recorded beside the checkpoint."""

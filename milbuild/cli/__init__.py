@@ -1,4 +1,4 @@
-"""The command line: `milbuild build | validate | generate | inspect | list | demo`.
+"""The command line: `milbuild build | validate | generate | inspect | lint | profile | list | demo`.
 
 Data goes to stdout, progress and notes to stderr. Exit codes: 0 done, 1 compared and failed, 2 could not.
 """

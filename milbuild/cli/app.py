@@ -207,7 +207,8 @@ def build(
     seconds = time.perf_counter() - start
     from milbuild.inspection import inspect as describe
 
-    found = describe(target_path)
+    # What a call of flexible shapes costs takes PyTorch: only who asks for figures waits for it.
+    found = describe(target_path, flexible=as_json)
     if as_json:
         print(json.dumps({"package": str(target_path), "seconds": round(seconds, 3), **found.as_dict()}, indent=2))
         return
@@ -419,17 +420,50 @@ def generate(
 
 
 @app.command()
-def inspect(package: Package, as_json: Json = False) -> None:
-    """Show what stands in a package.
+def inspect(
+    package: Package,
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="[OTHER]", help="Show how this package differs from PACKAGE.", show_default=False),
+    ] = None,
+    graph: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the functions: graph.svg, .png, .pdf.", show_default=False)
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=1,64",
+            help="Of an input whose shape is flexible, for the figures of a call; repeatable. (default: the description's)",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what stands in a package, or how two differ.
 
-    Functions with their inputs, outputs, states and operations, sizes, metadata.
+    Functions with their inputs, outputs, states and operations, weights, metadata; multiply-accumulates and bytes moved of
+    a call, and what the memory of some chips allows for. Any ML Program; docs/inspect.md says what counts.
+
+    Exit code 0, whether or not two packages differ. 2: could not be read.
     """
+    shapes = _shapes(shape or [])
+    if other is not None and (graph is not None or shapes):
+        option = "--shape" if graph is None else "--graph"
+        raise Error(
+            f"{option} is for one package, and there are two",
+            f"Give each by itself: milbuild inspect {package} {option} ...",
+        )
     from milbuild.cli import imports
 
     imports.prepare()
-    from milbuild.inspection import inspect as describe
+    from milbuild import inspection
 
-    found = describe(package)
+    if graph is not None:
+        from milbuild.inspection.drawing import draw
+
+        draw(package, graph, shapes)
+        _note(f"Wrote {graph}")
+    found = inspection.inspect(package, shapes) if other is None else inspection.compare(package, other)
     _print(found.as_dict() if as_json else found)
 
 
@@ -504,11 +538,12 @@ def profile(
             import torch
         except ModuleNotFoundError:
             raise missing_torch("milbuild profile") from None
-        from milbuild.runtime.profiling import check_plot, examples
+        from milbuild.pictures import check_picture
+        from milbuild.runtime.profiling import examples
         from milbuild.runtime.profiling import profile as measure
 
         if plot is not None:
-            check_plot(plot)
+            check_picture(plot)
         if threads is not None:
             torch.set_num_threads(threads)
         found = measure(model, examples(model, shapes), repeat)

@@ -54,6 +54,10 @@ class Constant:
             return None
         return self._package.array(self._value)
 
+    def stored(self) -> np.ndarray:
+        """The bytes of a constant that stands in a file, as they stand there."""
+        return self._package.stored(self._value)
+
     def pieces(self) -> Iterator[np.ndarray]:
         """The values of a tensor in parts that fit into a processor's cache."""
         values = self.values()

@@ -159,14 +159,21 @@ class Package:
                 entry.type, name or (outputs[0].name if outputs else ""), inputs, outputs, attributes, blocks
             )
 
+    def stored(self, value: Any) -> np.ndarray:
+        """The bytes of a Value protobuf that stands in a file, mapped, as they stand there: elements of few bits packed."""
+        dtype, shape = _tensor_type(value.type)
+        return self._bytes(value.blobFileValue, dtype, tuple(d or 0 for d in shape or ()))
+
     def _blob(self, blob: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        return decode(self._bytes(blob, dtype, shape), dtype, math.prod(shape)).reshape(shape)
+
+    def _bytes(self, blob: Any, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         data = self._file(blob.fileName)
         where, at = f"{self.path.name}: {blob.fileName.removeprefix('@model_path/')}", blob.offset
         if at % ALIGNMENT or at + METADATA.size > data.size:
             raise Error(f"{where} has {data.size:,} bytes, a value should begin at {at:,}", DAMAGED)
         sentinel, code, nbytes, start, _ = METADATA.unpack(data[at : at + METADATA.size].tobytes())
-        count = math.prod(shape)
-        needed = size(dtype, count)
+        needed = size(dtype, math.prod(shape))
         if sentinel != SENTINEL or code != CODES.get(dtype):
             raise Error(f"{where} has no {dtype.lower()} value at byte {at:,}", DAMAGED)
         if nbytes != needed or start + nbytes > data.size:
@@ -174,7 +181,7 @@ class Package:
                 f"{where}: the value at byte {at:,} has {nbytes:,} bytes of {data.size:,}, its shape {shape} needs {needed:,}",
                 DAMAGED,
             )
-        return decode(data[start : start + nbytes], dtype, count).reshape(shape)
+        return data[start : start + nbytes]
 
     def _file(self, name: str) -> np.ndarray:
         if name not in self._files:

@@ -10,7 +10,6 @@ import statistics
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 
 from milbuild.errors import Error
 from milbuild.package.reader import Operation
+from milbuild.pictures import check_picture
 from milbuild.runtime.engine import Engine, State
 
 
@@ -51,7 +51,7 @@ class Profile:
 
     def plot(self, path: str | os.PathLike[str], top: int = 20) -> None:
         """Writes a picture of the `top` types and landmarks; the ending of `path` says its format (svg, png, pdf)."""
-        check_plot(path)
+        check_picture(path)
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(13, 1.6 + 0.27 * max(map(len, (self.types[:top], self.landmarks[:top])))))
@@ -95,21 +95,6 @@ class Profile:
 
 
 TITLES = ("operation type", "landmark")
-
-
-def check_plot(path: str | os.PathLike[str]) -> None:
-    """Raises milbuild.Error if a picture cannot be written at `path`; called before the work."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-    except ModuleNotFoundError:
-        raise Error("a plot needs matplotlib, which is not installed", "pip install matplotlib") from None
-    path, known = Path(path), sorted(FigureCanvasAgg.get_supported_filetypes())
-    if path.suffix.lstrip(".").lower() not in known:
-        raise Error(f"a plot cannot be written as {path.name}; known are {', '.join(known)}")
-    if not path.parent.is_dir():
-        raise Error(f"a plot cannot be written to {path}: there is no folder {path.parent}")
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise Error(f"a plot cannot be written to {path}: it is a folder or may not be written")
 
 
 def profile(model: Engine, inputs: dict[str, Any] | None = None, repeat: int = 5) -> Profile:

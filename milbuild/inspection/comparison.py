@@ -1,0 +1,251 @@
+"""How two packages differ: what goes in and out, metadata, operations, weights by name and content, sizes, costs."""
+
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from milbuild.inspection.report import FunctionInfo, Inspection, inspect
+from milbuild.linting.graph import Constant, Graph, Subject
+from milbuild.package.reader import Package
+
+PIECE = 1 << 24  # bytes that are compared together
+SHOWN = 12  # lines of a table; --json has all
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that differs: `where` is the package or a function, `before` and `after` None for what is not there."""
+
+    where: str
+    what: str
+    name: str
+    before: Any
+    after: Any
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between the packages `a` and `b`. `weight_file`: whether weight.bin has the same bytes in both."""
+
+    a: Inspection
+    b: Inspection
+    changes: tuple[Change, ...]
+    weight_file: bool
+
+    @property
+    def same(self) -> bool:
+        return not self.changes
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "same": self.same,
+            "packages": [self.a.name, self.b.name],
+            "weight_file_same": self.weight_file,
+            "changes": [change.as_dict() for change in self.changes],
+        }
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        weights = f"weight.bin has {'the same' if self.weight_file else 'other'} bytes"
+        verdict = "no difference" if self.same else f"{len(self.changes):,} difference{'s' * (len(self.changes) > 1)}"
+        parts: list[Any] = [Text(f"{self.a.name} and {self.b.name}: {verdict}; {weights}", "bold")]
+        groups: dict[tuple[str, str], list[Change]] = {}
+        for change in self.changes:
+            groups.setdefault((change.where, change.what), []).append(change)
+        for (where, what), changes in groups.items():
+            table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold", header_style="",
+                          title=f"{what}{f' of {where}' if where else ''}", caption_style="", caption_justify="left")  # fmt: skip
+            side = (
+                "right"
+                if isinstance(next(c.before if c.before is not None else c.after for c in changes), int)
+                else "left"
+            )
+            table.add_column("", overflow="fold")
+            table.add_column("before", justify=side, overflow="fold")  # type: ignore[arg-type]
+            table.add_column("after", justify=side, overflow="fold")  # type: ignore[arg-type]
+            for change in changes[:SHOWN]:
+                table.add_row(change.name, _spelled(change.before), _spelled(change.after))
+            if left := len(changes) - SHOWN:
+                table.caption = f"and {left:,} more (--json lists them)" if left > 0 else None
+            parts += [Text(), table]
+        return Group(*parts)
+
+
+def _spelled(value: Any) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def compare(a: str | os.PathLike[str] | Any, b: str | os.PathLike[str] | Any) -> Comparison:
+    """Compares two packages; contents of weights are read from the mapped files, piece by piece.
+
+    Weights are matched by the names of their constants. Where everything that is listed is the same, the programs are still
+    compared operation by operation, so that "no difference" means that they are the same but for where weights stand.
+
+    Raises `milbuild.Error` as `inspect` does.
+    """
+    found = inspect(a), inspect(b)
+    subjects = [Subject(Package(Path(getattr(one, "package_path", one)).expanduser()), None) for one in (a, b)]
+    same = _weight_files(subjects[0].package, subjects[1].package)
+    changes = [*_package(*found), *_functions(*found), *_weights(subjects[0], subjects[1], same)]
+    # Of functions whose operations have been counted differently nothing more needs to be said.
+    told = {change.where for change in changes if change.what == "operations"}
+    changes += _programs(subjects[0], subjects[1], told)
+    return Comparison(*found, tuple(changes), same)
+
+
+def _package(a: Inspection, b: Inspection) -> Iterator[Change]:
+    plain = {"specification version": "version", "default function": "default"}
+    for name, attribute in plain.items():
+        yield from _one("", "package", name, str(getattr(a, attribute)), str(getattr(b, attribute)))
+    yield from _dictionary("", "metadata", _opened(a.metadata), _opened(b.metadata))
+    yield from _one("", "bytes", "package", a.bytes, b.bytes)
+    yield from _one("", "bytes", "weight.bin", a.weights, b.weights)
+
+
+def _opened(metadata: dict[str, str]) -> dict[str, Any]:
+    """With an entry for each of those that are JSON objects, as a build's options are."""
+    found: dict[str, Any] = {}
+    for name, text in metadata.items():
+        try:
+            inner = json.loads(text)
+        except ValueError:
+            inner = None
+        found.update(
+            {f"{name}: {key}": json.dumps(value) for key, value in inner.items()}
+            if isinstance(inner, dict)
+            else {name: text}
+        )
+    return found
+
+
+def _functions(a: Inspection, b: Inspection) -> Iterator[Change]:
+    for name in dict.fromkeys([*a.functions, *b.functions]):
+        one, two = a.functions.get(name), b.functions.get(name)
+        if one is None or two is None:
+            sizes = [None if info is None else f"{info.total:,} operations" for info in (one, two)]
+            yield Change("", "functions", name, *sizes)
+            continue
+        for what, attribute in (("inputs", "inputs"), ("outputs", "outputs"), ("states", "states")):
+            yield from _dictionary(name, what, getattr(one, attribute), getattr(two, attribute))
+        yield from _dictionary(name, "operations", one.operations, two.operations)
+        yield from _one(name, "operations", "constants", one.constants, two.constants)
+        yield from _dictionary(name, "costs of a call", _costs(one), _costs(two))
+
+
+def _costs(info: FunctionInfo) -> dict[str, Any]:
+    if info.costs is None:
+        return {}
+    return {"multiply-accumulates": info.macs, "bytes moved": info.costs.bytes, "of these weights": info.costs.weights}
+
+
+def _one(where: str, what: str, name: str, before: Any, after: Any) -> Iterator[Change]:
+    if before != after:
+        yield Change(where, what, name, before, after)
+
+
+def _dictionary(where: str, what: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[Change]:
+    for name in dict.fromkeys([*before, *after]):
+        yield from _one(where, what, name, before.get(name), after.get(name))
+
+
+# Weights
+
+
+def _stored(subject: Subject) -> dict[str, Constant]:
+    """The constants that stand in files, by name; one that two functions call alike and is not the same bears theirs."""
+    found: dict[str, Constant] = {}
+    for graph in subject.graphs:
+        for operation, constant in graph.constants:
+            if constant.place is not None:
+                # Bound in place, several of an operation bear its name.
+                names = [operation.name, f"{graph.name}: {operation.name}"]
+                numbered = (f"{names[1]} {number}" for number in itertools.count(2))
+                name = next(name for name in itertools.chain(names, numbered) if found.get(name, constant) is constant)
+                found[name] = constant
+    return found
+
+
+def _weights(a: Subject, b: Subject, same_file: bool) -> Iterator[Change]:
+    one, two = _stored(a), _stored(b)
+    for name in dict.fromkeys([*one, *two]):
+        before, after = one.get(name), two.get(name)
+        if before is None or after is None or _kind(before) != _kind(after):
+            yield Change("", "weights", name, before and _kind(before), after and _kind(after))
+        elif not (same_file and before.place == after.place) and not _equal(before.stored(), after.stored()):
+            yield Change("", "weights", name, _kind(before), f"{_kind(after)}, other values")
+
+
+def _kind(constant: Constant) -> str:
+    return f"{constant.dtype.lower()} ({', '.join(map(str, constant.shape))})"
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether bytes are the same, of which only a piece is looked at together."""
+    if a.size != b.size:
+        return False
+    return all(np.array_equal(a[at : at + PIECE], b[at : at + PIECE]) for at in range(0, a.size, PIECE))
+
+
+def _weight_files(a: Package, b: Package) -> bool:
+    """Whether the files of weights have the same names and bytes."""
+    files = [{path.name: path for path in sorted(one.path.rglob("*.bin"))} for one in (a, b)]
+    if files[0].keys() != files[1].keys():
+        return False
+    for name in files[0]:
+        sizes = [each[name].stat().st_size for each in files]
+        if sizes[0] != sizes[1]:
+            return False
+        if sizes[0] and not _equal(*(np.memmap(each[name], np.uint8, "r") for each in files)):
+            return False
+    return True
+
+
+# Programs
+
+
+def _programs(a: Subject, b: Subject, told: set[str]) -> Iterator[Change]:
+    for name, graph in a.by_name.items():
+        other = b.by_name.get(name)
+        if other is None or name in told:
+            continue
+        one, two = list(_spelling(graph)), list(_spelling(other))
+        if Counter(one) == Counter(two) and one != two:
+            yield Change(name, "program", "order of operations", "one", "another")
+        elif one != two:
+            at = next(i for i, pair in enumerate(zip(one, two, strict=False)) if pair[0] != pair[1])
+            number = sum((Counter(one) - Counter(two)).values())
+            yield Change(
+                name, "program", f"names or parameters of {number:,} operations; the first", one[at][0], two[at][0]
+            )
+
+
+def _spelling(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Every operation as (name and type, all that is said of it but where weights stand and what they hold)."""
+    for operation in graph.operations:
+        inputs = {key: [_said(entry) for entry in entries] for key, entries in sorted(operation.inputs.items())}
+        held = {key: _said(value) for key, value in sorted(operation.attributes.items())}
+        outputs = [(value.name, value.dtype, value.shape) for value in operation.outputs]
+        blocks = [(block.inputs, block.outputs) for block in operation.blocks]
+        yield f"{operation.name} ({operation.type})", f"{graph.depth[id(operation)]} {inputs} {held} {outputs} {blocks}"
+
+
+def _said(entry: Any) -> str:
+    if isinstance(entry, Constant) and entry.place is not None:
+        return _kind(entry)
+    values = entry.values() if isinstance(entry, Constant) else entry
+    if isinstance(values, np.ndarray):
+        return f"{values.dtype} {values.shape} {values.tolist() if values.dtype == object else values.tobytes().hex()}"
+    return repr(values)
