@@ -304,13 +304,9 @@ def validate(
     import milbuild
 
     if plot is not None:
-        from milbuild.errors import missing_torch
+        from milbuild.pictures import check_picture
 
-        try:
-            from milbuild.runtime.profiling import check_plot
-        except ModuleNotFoundError:
-            raise missing_torch("milbuild validate") from None
-        check_plot(plot)
+        check_picture(plot)
     with _status("comparing with transformers") as status:
         report = milbuild.validate(
             package,

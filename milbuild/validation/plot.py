@@ -5,6 +5,7 @@ import re
 from itertools import groupby
 from typing import Any
 
+from milbuild.pictures import check_picture
 from milbuild.validation.drift import LARGEST_HALF
 from milbuild.validation.player import RUNTIME
 
@@ -14,9 +15,7 @@ SMALLEST = 1e-9  # what an error of nothing stands at
 
 def draw(report: Any, path: str | os.PathLike[str]) -> None:
     """`report` is a Report with landmarks. Raises `Error` where the picture cannot be written."""
-    from milbuild.runtime.profiling import check_plot
-
-    check_plot(path)
+    check_picture(path)
     from matplotlib.figure import Figure
 
     landmarks = report.drift.landmarks
