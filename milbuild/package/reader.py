@@ -143,8 +143,8 @@ class Package:
             }
             outputs = tuple(_value(output) for output in entry.outputs)
             # An operation need not bear a name; its first value always does.
-            named = entry.attributes["name"].immediateValue.tensor.strings.values if "name" in entry.attributes else ()
-            name = named[0] if len(named) == 1 else ""
+            named = entry.attributes["name"].immediateValue.tensor.strings.values if "name" in entry.attributes else []
+            name = str(named[0]) if len(named) == 1 else ""
             inputs = {
                 key: [
                     binding.name if binding.WhichOneof("binding") == "name" else read(binding.value)
