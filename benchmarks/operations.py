@@ -22,9 +22,9 @@ TOKENS = 64
 
 
 class Case(NamedTuple):
-    """`auto`: transformers' class, `task`: ours; `inputs`: their names in `forward` and shapes, one or several, ids and masks being
-    those whose names end so; `options` of our build; `given`: what the tracer gets made for it, since what transformers 5 makes of
-    masks and positions by itself does not convert with coremltools 9. `half`: the encoder or the decoder alone."""
+    """`auto`: transformers' class, `task`: ours; `inputs`: their names in `forward` and shapes, one or several, ids and masks
+    being those whose names end so; `options` of our build; `given`: what the tracer gets made for it, since what transformers
+    5 makes of masks and positions by itself does not convert with coremltools 9. `half`: the encoder or the decoder alone."""
 
     model_type: str
     config: dict[str, Any]

@@ -378,7 +378,10 @@ class _Graph:
     def _output(self, var: Var, name: str) -> Var:
         """Gives a value its name at the interface and the type that the target has there."""
         if self.inputs.io_dtype != self.plan.precision and types.is_tensor(var.sym_type) and var.dtype == types.fp16:
-            var = mb.cast(x=var, dtype="fp32", name=f"{var.op.name}_float32")
+            half = var
+            var = mb.cast(x=half, dtype="fp32", name=f"{half.op.name}_float32")
+            if half.name == name:
+                half.name = f"{name}_float16"
         var.name = name
         return var
 

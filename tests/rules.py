@@ -55,6 +55,7 @@ EXPLAINED = {
 }
 EXPLAINED_UNITS = {
     "ane-fused-attention": "The layout is the plain one, for the GPU and CPU; attention is one operation there from iOS 18 on.",
+    "ane-softmax-axis": "The same, before iOS 18, where attention is written out.",
     "ane-linear": "The same: products are `linear`.",
     "ane-rank": "The same: tensors are (batch, tokens, width).",
     "ane-layout": "SegFormer goes between pictures and tokens in every stage.",
@@ -69,6 +70,12 @@ EXPLAINED_UNITS = {
     "ane-last-axis": "The tests' models are 24 wide, with 7 labels.",
     "ane-output-rows": "The tests' vocabulary has 61 tokens; one of 50,257 is no multiple of 32 either. Read by strides.",
     "ane-convolution": "Strides and kernels are the checkpoint's.",
+    **dict.fromkeys(
+        ("ane-computed-length", "ane-state-flexible", "ane-dynamic-slice"),
+        "swift-transformers calls one function with states for a prompt of any length and then for each token, and says by the "
+        "length of its mask what came before. That is for the GPU, where it runs such packages.",
+    ),
+    "ane-float32": "`precision=float32` was asked for.",
     "ane-range": "A range of lengths is what was asked for; a list, or a fixed length, runs there.",
     "ane-listed-norm": "The plain layout has 3 axes; with one fixed length its norms are run.",
     "float32-island": "A label's probabilities are float32, which Core ML asks for; the length of a vector is worked out in "
@@ -119,7 +126,7 @@ def matrix(model_type: str, task: str) -> list[dict[str, Any]]:
                     functions = functions[1:] if apart else functions
                 if interface.packages:
                     functions = list(interface.packages)
-                if cache == "state" and version < 9:
+                if (cache == "state" and version < 9) or (interface.packages and version < 7):
                     continue
                 given = [{"cache": cache, "interface": name, "target": target, "function": f} for f in functions]
                 if (
@@ -142,10 +149,14 @@ def built(model_type: str, task: str, cache: str = "none", **given: Any) -> milb
     """A small model of a family, without lint."""
     from tests.conftest import checkpoint
 
+    if given.get("interface") == "whisperkit":
+        from tests.test_whisperkit import spoken
+
+        return milbuild.build(spoken(), task=task, cache=cache, lint=False, **given)
     tiny, more = TABLE[model_type], dict(TABLE[model_type].options)
     if cache != "none" and tiny.kind == "text":
         more = {"context_length": 16}
-    elif cache != "none" and given.get("interface") != "whisperkit":
+    elif cache != "none":
         more.pop("sequence_length", None)
     # An encoder has a cache where its configuration says that it is a decoder.
     flags = tiny.flags.get("decoder", {}) if cache != "none" else {}

@@ -228,6 +228,13 @@ def _(bad: bool) -> Assembled:
     return through(m, x="c")
 
 
+@case("infinite-factor")
+def _(bad: bool) -> Assembled:
+    m = plain()
+    m.op("mul", "a", (1, 64), x="x", y=half(-np.inf if bad else -1e4))
+    return through(m, x="a")
+
+
 @case("constant-outside-float16")
 def _(bad: bool) -> Assembled:
     m = plain()
@@ -501,6 +508,11 @@ def _(bad: bool) -> Assembled:
     m.op("gather", "row", (1, 5, 64), x="table", indices="at", axis=0)
     m.op("mul" if bad else "add", "turned", (1, 5, 64), x="x", y="row")
     return through(m, x="turned")
+
+
+@case("ane-float32")
+def _(bad: bool) -> Assembled:
+    return through(plain(dtype=F if bad else H), dtype=F if bad else H)
 
 
 @case("ane-large-vocabulary")
@@ -962,6 +974,43 @@ def test_coremltools_stores_one_of_two_constants(tmp_path: Path) -> None:
     assert (values[0] == values[1]).all()  # they were 1 and 2
 
 
+def test_a_norm_behind_a_gather_is_no_rotary(tmp_path: Path) -> None:
+    """It multiplies a row with what was worked out of the row itself."""
+    m = Assembled()
+    m.input("ids", (1, 5), I)
+    m.const("table", np.ones((64, 64), half), stored=True)
+    m.op("gather", "row", (1, 5, 64), x="table", indices="ids", axis=0)
+    m.op("reduce_l2_norm", "length", (1, 5, 1), x="row", axes=[-1], keep_dims=True)
+    m.op("rsqrt", "inverse", (1, 5, 1), x="length", epsilon=half(1e-3))
+    m.op("mul", "norm", (1, 5, 64), x="row", y="inverse")
+    assert "ane-table-gather" not in found(through(m, (1, 5, 64), x="norm").save(tmp_path / "p.mlpackage"), "ane")
+
+
+def test_a_package_of_another_task_is_not_for_swift_transformers() -> None:
+    """It has the names; what writes text is held to the rest as well."""
+    tasks_ = ("feature-extraction", "text-generation")
+    models = [milbuild.build(checkpoint(task=t), task=t, interface="swift-transformers") for t in tasks_]
+    assert [model.lint_report.findings for model in models] == [(), ()]
+    with pytest.raises(milbuild.Error, match="swift-transformers-logits: main: its outputs are scores"):
+        milbuild.build(checkpoint(), interface="swift-transformers", outputs={"logits": "scores"})
+
+
+def test_names_that_were_asked_for_are_no_consumers() -> None:
+    inputs = {"past_key_values_0_key": "k0", "past_key_values_1_value": "v1"}
+    model = milbuild.build(checkpoint(), cache="io", context_length=16, inputs=inputs)
+    assert model.lint_report.findings == ()
+    spec = model.get_spec()
+    del spec.description.metadata.userDefined["milbuild.options"]
+    assert "exporters-cache" in {finding.rule.id for finding in lint_program(spec, "p").findings}
+
+
+def test_values_of_an_output_in_two_precisions_have_two_names() -> None:
+    """Before iOS 16 outputs are float32: probabilities bear their name, and so did the float16 ones they are cast from."""
+    model = milbuild.build(checkpoint("bert", "fill-mask"), task="fill-mask", target="iOS15")
+    assert model.lint_report.findings == ()
+    assert [feature.name for feature in model.get_spec().description.output] == ["token_scores"]
+
+
 def test_coremltools_casts_what_was_left_in_float32(tmp_path: Path) -> None:
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb
@@ -1018,6 +1067,9 @@ DRAWN = [
     for number, pair in enumerate(rules.pairs())
     for drawn in random.Random(number).sample(rules.matrix(*pair), 2)
 ]
+# Of what one task of one family has.
+WHISPERKIT = [each for each in rules.matrix("whisper", "speech-seq2seq") if each["interface"] == "whisperkit"]
+DRAWN += [("whisper", "speech-seq2seq", drawn) for drawn in random.Random(0).sample(WHISPERKIT, 3)]
 
 
 @pytest.mark.parametrize(
@@ -1062,6 +1114,12 @@ SAID: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ane-layout": ("segformer", "semantic-segmentation", TABLE["segformer"].options),
     "ane-convolution": ("hubert", "feature-extraction", TABLE["hubert"].options),
     "gpu-state-number": ("bart", "text2text-generation", {"cache": "state"}),
+    "ane-softmax-axis": ("gpt2", "text-generation", {"sequence_length": 7, "target": "iOS17"}),
+    "ane-float32": ("gpt2", "text-generation", {"sequence_length": 7, "precision": "float32"}),
+    **dict.fromkeys(
+        ("ane-computed-length", "ane-state-flexible", "ane-dynamic-slice"),
+        ("mistral", "text-generation", {"cache": "state", "context_length": 16, "interface": "swift-transformers"}),
+    ),
 }  # fmt: skip
 
 

@@ -243,14 +243,14 @@ class Graph:
                             seen.add(value.name)
                             names.append(value.name)
 
-    def origin(self, name: str, through: set[str]) -> Iterator[str]:
-        """The names that a value comes from, back through operations of the types `through`."""
+    def origin(self, name: str, through: set[str] | None = None) -> Iterator[str]:
+        """The names that a value comes from, back through operations of the types `through` (all, without)."""
         seen, names = {name}, [name]
         while names:
             current = names.pop()
             yield current
             maker = self.makers.get(current)
-            if maker is not None and maker.type in through:
+            if maker is not None and (through is None or maker.type in through):
                 for entry in self.entries(maker):
                     if isinstance(entry, str) and entry not in seen:
                         seen.add(entry)
