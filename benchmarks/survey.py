@@ -89,7 +89,9 @@ ENTRIES = {
         "iOS17", "a RangeDim of samples",
         lambda ct: {"input_values": ct.TensorType("input_values", (1, ct.RangeDim(400, 160000, default=16000)))},
     ),
-    "vit-base": Entry(CASES["vit-base"], "iOS18", "transformers' default attention, sdpa", attention="sdpa"),
+    "vit-base": Entry(
+        CASES["vit-base"], "iOS18", "transformers' default attention, sdpa, which the converter writes out", attention="sdpa"
+    ),
     "resnet-50": Entry(
         CASES["resnet-50"], "iOS15", "an image as input",
         lambda ct: {"pixel_values": ct.ImageType("pixel_values", (1, 3, 224, 224), scale=1 / 127.5, bias=[-1, -1, -1])},
@@ -168,7 +170,7 @@ def surveyed(name: str, entry: Entry, folder: Path) -> tuple[list[Found], dict[s
             packages["traced"] = folder / "traced.mlpackage"
             break
         except Exception as error:  # noqa: BLE001 -- whatever a converter may raise is a result here
-            what = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            what = f"{type(error).__name__}: {str(error).strip().splitlines()[0].rstrip('.')}"
             said[name] = f"{said[name]} With that mended: {what}." if name in said else f"{what}."
     if name in said and packages:
         said[name] += " With that mended it does."
@@ -226,12 +228,9 @@ def page(found: list[Found], said: dict[str, str], small: int, rules_of_small: C
             f"| {each.model} | {each.whose} | {each.operations} | {each.weights / 1e6:.1f} | {counts[0]} | {counts[1]} "
             f"| {off} | {switches} |"
         )
-    lines += [
-        "",
-        "What is special: " + "; ".join(f"`{n}` {e.target}{', ' + e.how if e.how else ''}" for n, e in ENTRIES.items()),
-    ]
-    lines[-1] += ".\n"
-    lines += ["What did not convert as it is:\n", *(f"* `{n}`: {text}" for n, text in said.items() if n != "NaN")]
+    lines += ["", "For which system, and what is special:\n"]
+    lines += [f"* `{name}`: {entry.target}{', ' if entry.how else ''}{entry.how}" for name, entry in ENTRIES.items()]
+    lines += ["\nWhat did not convert as it is:\n", *(f"* `{n}`: {text}" for n, text in said.items() if n != "NaN")]
     lines += ["\n## By rule\n", f"In how many packages each was broken: {traced} traced, {len(ENTRIES)} of ours above, and the "
               f"{small} small ones of the tests (every family, task and cache).\n"]  # fmt: skip
     lines += ["| rule | severity | unit | traced | ours | small | for example |", "|---|---|---|---:|---:|---:|---|"]
@@ -256,7 +255,8 @@ def page(found: list[Found], said: dict[str, str], small: int, rules_of_small: C
 BEGINNING = """# What lint finds in traced packages, and in ours
 
 Written by `python benchmarks/survey.py`; no number here is from anywhere else. {models} models of
-transformers, of which {traced} went through `torch.jit.trace` and `coremltools.convert`, and all through milbuild; {versions}.
+transformers, of which {traced} went through `torch.jit.trace` and `coremltools.convert`, and all through milbuild, with
+{versions}.
 Layers, heads and vocabularies are the published ones, widths are small and weights random: sizes compare with each other only.
 
 *every unit* and *all units* count the rules that are broken, not how often: errors / warnings / notes, without a unit and with
@@ -271,7 +271,7 @@ READING = """## How to read it
   show. wav2vec 2.0's group norm is written out by coremltools; its squares are those of deviations. Ours are scaled first.
 * **-inf in a mask that is added** is no fault by itself: no row here is masked as a whole. It is a warning because of the
   Neural Engine's softmax, on other people's word.
-* **Epsilons and guarded gathers** are notes: small costs, small differences, in nearly every traced text model.
+* **Epsilons and guarded gathers** are notes: small costs, small differences, in most of the traced text models.
 * **Ours have warnings, too, for the Neural Engine**: the layout is the plain one, attention is one operation from
   iOS 18 on, scores of a whole vocabulary are one axis. That is for the GPU and CPU.
   [Why they stay](lint.md#warnings-of-our-own-builds-and-why).

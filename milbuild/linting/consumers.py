@@ -16,7 +16,7 @@ EXPORTERS, TASK = "co.huggingface.exporters.name", "co.huggingface.exporters.tas
 
 def swift(subject: Subject) -> Graph | None:
     """The function that swift-transformers would call, if the package is meant for it: it writes text, and does nothing else."""
-    if subject.metadata.get(TASK, "text-generation") not in ("text-generation", "causal-lm"):
+    if renamed(subject) or subject.metadata.get(TASK, "text-generation") not in ("text-generation", "causal-lm"):
         return None
     graph = subject.by_name.get(subject.package.default_function)
     named = graph is not None and any(feature.name == "inputIds" for feature in graph.description.input)
@@ -24,7 +24,7 @@ def swift(subject: Subject) -> Graph | None:
 
 
 def renamed(subject: Subject) -> bool:
-    """Whether milbuild was asked for other names than exporters': these are then its user's own."""
+    """Whether milbuild was asked for other names: they are then its user's own, and no consumer's."""
     try:
         asked = json.loads(subject.metadata.get("milbuild.options", "{}"))
     except ValueError:
@@ -172,6 +172,8 @@ WHISPERKIT_OUTPUTS = {"logits": 3, "key_cache_updates": 4, "value_cache_updates"
     source="argmaxinc/WhisperKit, TextDecoder.swift",
 )
 def whisperkit_decoder(subject: Subject) -> Found:
+    if renamed(subject):
+        return
     for graph in subject.graphs:
         inputs = {feature.name: feature for feature in graph.description.input}
         if "kv_cache_update_mask" not in inputs:
