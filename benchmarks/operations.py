@@ -22,9 +22,9 @@ TOKENS = 64
 
 
 class Case(NamedTuple):
-    """`auto`: transformers' class, `task`: ours; `inputs`: their names in `forward` and shapes, one or several, ids being those
-    whose names end so; `options` of our build; `given`: what the tracer gets made for it, since what transformers 5 makes of
-    masks and positions by itself does not convert with coremltools 9. `half`: the encoder or the decoder alone."""
+    """`auto`: transformers' class, `task`: ours; `inputs`: their names in `forward` and shapes, one or several, ids and masks
+    being those whose names end so; `options` of our build; `given`: what the tracer gets made for it, since what transformers
+    5 makes of masks and positions by itself does not convert with coremltools 9. `half`: the encoder or the decoder alone."""
 
     model_type: str
     config: dict[str, Any]
@@ -200,6 +200,16 @@ def mended() -> Iterator[None]:
 
 def traced(case: Case, model: Any, package: Path) -> int | None:
     """The operations of the traced model; None, and why on stderr, where it does not convert."""
+    try:
+        convert(case, model, package)
+    except Exception as error:  # noqa: BLE001 -- whatever a tracer may raise is a result here
+        print(f"{case.model_type}: does not convert: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
+        return None
+    return operations(package)
+
+
+def convert(case: Case, model: Any, package: Path, types: dict[str, Any] | None = None, **options: Any) -> None:
+    """Traces a model and saves what coremltools makes of it; `types` stand for those of inputs, `options` are the converter's."""
     import coremltools as ct
     import numpy as np
     import torch
@@ -214,6 +224,8 @@ def traced(case: Case, model: Any, package: Path) -> int | None:
                 self.register_buffer("decoder_attention_mask", torch.full((1, 1, TOKENS, TOKENS), -1e4).triu(1))
             if "mask" in case.given:
                 self.register_buffer("attention_mask", torch.full((1, 1, TOKENS, TOKENS), -1e4).triu(1))
+            if "infinite mask" in case.given:
+                self.register_buffer("attention_mask", torch.full((1, 1, TOKENS, TOKENS), -torch.inf).triu(1))
             if "no mask" in case.given:
                 self.register_buffer("attention_mask", torch.zeros(1, 1, TOKENS, TOKENS))
             if "token_type_ids" in case.given:
@@ -222,35 +234,28 @@ def traced(case: Case, model: Any, package: Path) -> int | None:
                 self.register_buffer("position_ids", torch.arange(TOKENS)[None])
 
         def forward(self, *inputs: Any) -> Any:
-            cache = {"use_cache": False} if {"mask", "decoder mask"} & set(case.given) else {}
+            cache = {"use_cache": False} if {"mask", "infinite mask", "decoder mask"} & set(case.given) else {}
             named = dict(zip(case.inputs, inputs, strict=True))
             if "encoder_outputs" in named:
                 named["encoder_outputs"] = (named["encoder_outputs"],)
+            if "padding" in case.given:
+                hidden = 1 - named["attention_mask"][:, None, None].float()
+                named["attention_mask"] = hidden * torch.finfo(torch.float32).min
             return self.model(**named, **dict(self.named_buffers(recurse=False)), **cache)[0]
 
     example = [
-        torch.zeros(shape, dtype=torch.int64) if name.endswith("ids") else torch.randn(shape)
+        torch.ones(shape, dtype=torch.int64) if name.endswith(("ids", "mask")) else torch.randn(shape)
         for name, shape in case.inputs.items()
     ]
-    types = {
-        name: ct.TensorType(name, shape, np.int32 if name.endswith("ids") else np.float32)
+    plain = {
+        name: ct.TensorType(name, shape, np.int32 if name.endswith(("ids", "mask")) else np.float32)
         for name, shape in case.inputs.items()
     }
-    try:
-        with torch.no_grad():
-            graph = torch.jit.trace(First().eval(), example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
-        converted = ct.convert(
-            graph,
-            inputs=list(types.values()),
-            minimum_deployment_target=ct.target.iOS18,
-            compute_precision=ct.precision.FLOAT16,
-            skip_model_load=True,
-        )
-    except Exception as error:  # noqa: BLE001 -- whatever a tracer may raise is a result here
-        print(f"{case.model_type}: does not convert: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
-        return None
-    converted.save(str(package))
-    return operations(package)
+    settings = {"minimum_deployment_target": ct.target.iOS18, "compute_precision": ct.precision.FLOAT16}
+    with torch.no_grad():
+        graph = torch.jit.trace(First().eval(), example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+    inputs = list((plain | (types or {})).values())
+    ct.convert(graph, inputs=inputs, skip_model_load=True, **settings | options).save(str(package))
 
 
 def operations(package: Path, half: str = "") -> int:

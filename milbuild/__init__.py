@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from milbuild.errors import Error
+from milbuild.errors import Error, LintWarning
 
 if TYPE_CHECKING:
     from milbuild.builder import build
@@ -29,7 +29,19 @@ if TYPE_CHECKING:
     from milbuild.validation import validate
 
 __version__ = "0.1.0"
-__all__ = ["Error", "Model", "Output", "__version__", "build", "generate", "inspect", "lint", "transcribe", "validate"]
+__all__ = [
+    "Error",
+    "LintWarning",
+    "Model",
+    "Output",
+    "__version__",
+    "build",
+    "generate",
+    "inspect",
+    "lint",
+    "transcribe",
+    "validate",
+]
 
 # The public names that are not loaded until somebody asks for them. No module bears the name of a function: importing it
 # would put the module in the function's place.

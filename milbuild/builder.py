@@ -2,10 +2,11 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import coremltools as ct
 import numpy as np
@@ -16,7 +17,7 @@ import milbuild
 from milbuild import architectures, caches, heads, whisperkit
 from milbuild import logits as logits_
 from milbuild.caches import Cross, InputOutputCache
-from milbuild.errors import Error
+from milbuild.errors import Error, LintWarning
 from milbuild.heads import Outputs
 from milbuild.inputs import Inputs
 from milbuild.layers.linear import shifted
@@ -25,6 +26,7 @@ from milbuild.options import (
     BATCH_SIZE,
     CROSS,
     FUNCTIONS,
+    LINT_KEY,
     LOGITS,
     METADATA_KEY,
     PRECISION,
@@ -39,6 +41,9 @@ from milbuild.package.writer import Description, Dimension, Feature, lower
 from milbuild.tasks import GENERATION
 from milbuild.weights import Checkpoint, Cursor
 from milbuild.whisperkit import OfLayers, WhisperKitInputs
+
+if TYPE_CHECKING:
+    from milbuild.linting import Report
 
 # Values of a function's outputs with their descriptions, by name
 Produced = dict[str, tuple[Var, Feature]]
@@ -67,6 +72,7 @@ def build(
     interface: str | None = None,
     precision: str = PRECISION,
     target: str = TARGET,
+    lint: bool = True,
     compute_units: ct.ComputeUnit | str = ct.ComputeUnit.ALL,
     revision: str | None = None,
     model_type: str | None = None,
@@ -111,6 +117,9 @@ def build(
             "milbuild".
         precision: "float16" or "float32", of weights and arithmetic.
         target: the oldest system the package runs on, "iOS15" to "iOS18" or "iOS26".
+        lint: whether the program is held against the rules of `milbuild.lint` that count for every unit: an error of
+            theirs is an error of the build, warnings are given as one `milbuild.LintWarning`. The report is the model's
+            `lint_report`. False is written into the metadata. Weights are not read; `milbuild.lint` reads saved ones.
         compute_units: what Core ML may run the returned model on: a `coremltools.ComputeUnit`, or its name: "cpu_only",
             "cpu_and_gpu", "cpu_and_ne", "all". A saved package holds none: whoever loads it chooses. Off macOS the runtime
             predicts, on the CPU.
@@ -176,8 +185,23 @@ def build(
     halves = (r"decoder\..*",) if graphs[0].inputs.halves == ("encoder",) and not plan.apart else ()
     checkpoint.check((*family.ignored, *halves), others, family.prefix)
     model, weights = lower(program, descriptions, TARGETS[target])
-    _write_metadata(model.description.metadata, checkpoint, config, plan)
-    return Model.built(model, weights, units)
+    _write_metadata(model.description.metadata, checkpoint, config, plan, lint)
+    return Model.built(model, weights, units, _linted(model, checkpoint.name) if lint else None)
+
+
+def _linted(model: Any, name: str) -> "Report":
+    """What lint says of a lowered program: a warning in one line. Raises `Error` for its errors."""
+    from milbuild import linting
+
+    report = linting.lint_program(model, name)
+    if not report.passed:
+        raise Error(
+            "\n  ".join([f"the program of {name} breaks rules of Core ML:", *report.said("error")]),
+            "Build it with lint=False (--no-lint) to look into it with `milbuild lint`; its metadata then says so.",
+        )
+    if said := report.counted("warning"):
+        warnings.warn(f"{said}; print the model's lint_report, or milbuild.lint(model)", LintWarning, stacklevel=3)
+    return report
 
 
 @contextlib.contextmanager
@@ -354,7 +378,10 @@ class _Graph:
     def _output(self, var: Var, name: str) -> Var:
         """Gives a value its name at the interface and the type that the target has there."""
         if self.inputs.io_dtype != self.plan.precision and types.is_tensor(var.sym_type) and var.dtype == types.fp16:
-            var = mb.cast(x=var, dtype="fp32", name=f"{var.op.name}_float32")
+            half = var
+            var = mb.cast(x=half, dtype="fp32", name=f"{half.op.name}_float32")
+            if half.name == name:
+                half.name = f"{name}_float16"
         var.name = name
         return var
 
@@ -440,7 +467,7 @@ def _check_names(plan: Plan, graphs: list[_Graph]) -> None:
         raise Error(f"there is no output {', '.join(unknown)} to change; there are {', '.join(outputs)}")
 
 
-def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan: Plan) -> None:
+def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan: Plan, lint: bool) -> None:
     from importlib.metadata import version
 
     author, license_ = checkpoint.credits()
@@ -452,6 +479,7 @@ def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan:
             "milbuild.source": checkpoint.name,
             "milbuild.model_type": config.model_type,
             METADATA_KEY: plan.as_json(),
+            **({} if lint else {LINT_KEY: "off"}),
             **({} if plan.raw else preview(plan.task, config)),
             **({logits_.METADATA_KEY: logits_.kept(checkpoint.generation)} if plan.task in GENERATION else {}),
             "com.github.apple.coremltools.version": ct.__version__,

@@ -1,4 +1,5 @@
-"""The one exception of milbuild for what a user can mend: it says what was wrong, what is known, and a hint."""
+"""The one exception of milbuild for what a user can mend: it says what was wrong, what is known, and a hint. And the one
+warning, of what a build may live with."""
 
 
 class Error(Exception):
@@ -14,6 +15,10 @@ class Error(Exception):
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n\nhint: {self.hint}"
+
+
+class LintWarning(UserWarning):
+    """What lint warns of in a program that was built: rules and how often, in one line. `Model.lint_report` has the rest."""
 
 
 def missing_torch(what: str) -> Error:

@@ -6,13 +6,16 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import coremltools as ct
 
 from milbuild.errors import Error
 from milbuild.package import reader, writer
 from milbuild.package.blob import BlobPlan
+
+if TYPE_CHECKING:
+    from milbuild.linting import Report
 
 SUFFIX = ".mlpackage"
 
@@ -47,10 +50,11 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         self._open(reader.read_spec(path), path, None, function_name, units_of(compute_units))
 
     @classmethod
-    def built(cls, spec: Any, weights: BlobPlan, compute_units: ct.ComputeUnit) -> "Model":
-        """The model of a lowered program, whose weights are still where the checkpoint has them."""
+    def built(cls, spec: Any, weights: BlobPlan, compute_units: ct.ComputeUnit, report: "Report | None") -> "Model":
+        """The model of a lowered program, whose weights are still where the checkpoint has them, and what lint said of it."""
         model = cls.__new__(cls)
         model._open(spec, None, weights, None, compute_units)
+        model.lint_report = report
         return model
 
     def _open(
@@ -62,6 +66,7 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         self._engine: Any = None
         self._functions: dict[str, Model] = {}
         self._owner: Model | None = None
+        self.lint_report: Report | None = None  # of a build, unless lint=False
         self.compute_unit = units
         self.optimization_hints = None
         self.is_package = True

@@ -27,6 +27,8 @@ IMAGE = "image"
 AUDIO = "audio"
 
 METADATA_KEY = "milbuild.options"
+# Says "off" in a package whose build lint was not asked about; it is not there in others.
+LINT_KEY = "milbuild.lint"
 
 # What a model takes, by the first of its inputs.
 KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound", "input_features": "sound"}

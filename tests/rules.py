@@ -4,10 +4,13 @@ What our own builds are told is explained there, and the tests hold the builds t
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import milbuild
-from milbuild.linting import RULES
+from milbuild import architectures, options, tasks
+from milbuild.linting import RULES, lint_program
 from milbuild.linting.rules import SEVERITIES
 from tests.tiny import TABLE
 
@@ -24,6 +27,12 @@ milbuild lint gpt2.mlpackage --unit ane    # and those of the Neural Engine; cpu
 
 `milbuild lint` takes any ML Program, whoever made it, and reads it only. Exit code 0: no errors; 1: errors; 2: the package
 could not be read. In Python: `milbuild.lint("gpt2.mlpackage", unit="ane")` gives the same as a report.
+
+`milbuild.build` and `milbuild build` end with the rules of every unit, over the program before it is saved. An error stops the
+build; warnings are one line (`milbuild.LintWarning` in Python), and `Model.lint_report` has the whole report. `lint=False`
+(`--no-lint`) builds without, and the package's metadata says so: `milbuild.lint: off`. No weights are read for that: what only
+their values show (NaN, an infinite or zero constant in weight.bin, a weight that stands there twice) is found by `milbuild lint`
+in the saved package; NaN and what overflows float16 also while it is saved.
 
 An *error* is refused by Core ML or gives wrong numbers; a *warning* costs speed or exactness, or may fail; a *note* is worth
 knowing. Nobody publishes what the Neural Engine runs: a verdict on one unit is likely, with the rule and its source, and a
@@ -46,6 +55,7 @@ EXPLAINED = {
 }
 EXPLAINED_UNITS = {
     "ane-fused-attention": "The layout is the plain one, for the GPU and CPU; attention is one operation there from iOS 18 on.",
+    "ane-softmax-axis": "The same, before iOS 18, where attention is written out.",
     "ane-linear": "The same: products are `linear`.",
     "ane-rank": "The same: tensors are (batch, tokens, width).",
     "ane-layout": "SegFormer goes between pictures and tokens in every stage.",
@@ -60,6 +70,12 @@ EXPLAINED_UNITS = {
     "ane-last-axis": "The tests' models are 24 wide, with 7 labels.",
     "ane-output-rows": "The tests' vocabulary has 61 tokens; one of 50,257 is no multiple of 32 either. Read by strides.",
     "ane-convolution": "Strides and kernels are the checkpoint's.",
+    **dict.fromkeys(
+        ("ane-computed-length", "ane-state-flexible", "ane-dynamic-slice"),
+        "swift-transformers calls one function with states for a prompt of any length and then for each token, and says by the "
+        "length of its mask what came before. That is for the GPU, where it runs such packages.",
+    ),
+    "ane-float32": "`precision=float32` was asked for.",
     "ane-range": "A range of lengths is what was asked for; a list, or a fixed length, runs there.",
     "ane-listed-norm": "The plain layout has 3 axes; with one fixed length its norms are run.",
     "float32-island": "A label's probabilities are float32, which Core ML asks for; the length of a vector is worked out in "
@@ -68,13 +84,16 @@ EXPLAINED_UNITS = {
 
 
 def document() -> str:
-    lines = [BEGINNING, "## Our own builds\n"]
+    lines = [BEGINNING, "## Warnings of our own builds, and why\n"]
     lines += [
-        "Every family, every cache, is linted by the tests: there are no errors for every unit. What else is said:\n"
+        "The tests lint every family with every task, cache, interface, target and precision. For every unit there are no "
+        "errors, and nothing is said but:\n"
     ]
-    lines += [f"* `{name}`: {text}" for name, text in EXPLAINED.items()]
-    lines += ["\nWith `--unit`, of the tests' small models:\n"]
-    lines += [f"* `{name}`: {text}" for name, text in EXPLAINED_UNITS.items()]
+    lines += [f"* `{name}` ({RULES[name].severity}): {text}" for name, text in EXPLAINED.items()]
+    lines += [
+        "\nWith `--unit`, of the tests' small models ([the survey](survey.md) counts them, and has larger ones):\n"
+    ]
+    lines += [f"* `{name}` ({RULES[name].severity}): {text}" for name, text in EXPLAINED_UNITS.items()]
     for severity in SEVERITIES:
         lines.append(f"\n## {severity.capitalize()}s\n")
         for rule in sorted(RULES.values(), key=lambda rule: rule.id):
@@ -87,20 +106,73 @@ def document() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def build(model_type: str, task: str, cache: str, folder: Path) -> Path:
-    """A small package of a family."""
+def pairs() -> list[tuple[str, str]]:
+    """Every family with every task."""
+    return [(model_type, task) for model_type, entry in architectures.SUPPORTED.items() for task in entry.tasks]
+
+
+def matrix(model_type: str, task: str) -> list[dict[str, Any]]:
+    """What a family can be built with for a task: cache, interface, target, precision, for texts lengths of every kind, of an
+    encoder-decoder its functions in one package and in two."""
+    kind, apart = TABLE[model_type].kind, task in tasks.APART
+    found = []
+    for cache in tasks.caches(task, architectures.SUPPORTED[model_type].decoder):
+        for name, interface in options.INTERFACES.items():
+            if cache not in interface.caches or (interface.tasks and task not in interface.tasks):
+                continue
+            for target, version in options.TARGETS.items():
+                functions: list[Any] = [None, "encode", "decode"] if apart else [None]
+                if version < 9:  # neither a state nor several functions
+                    functions = functions[1:] if apart else functions
+                if interface.packages:
+                    functions = list(interface.packages)
+                if (cache == "state" and version < 9) or (interface.packages and version < 7):
+                    continue
+                given = [{"cache": cache, "interface": name, "target": target, "function": f} for f in functions]
+                if (
+                    kind == "text" and cache == "none" and name == "milbuild"
+                ):  # without a cache the others differ in names
+                    unmasked = {"attention_mask": False, "token_type_ids": False}
+                    lengths = [
+                        {"sequence_length": 7},
+                        {"sequence_length": (4, 9)},
+                        {"sequence_length": [4, 9], **unmasked},
+                    ]
+                    given = [each | length for each in given for length in lengths]
+                if kind == "text" and cache != "none" and version >= 9 and not interface.ranged:
+                    given += [each | {"prefill_length": 4} for each in given]
+                found += [each | {"precision": p} for each in given for p in options.PRECISIONS]
+    return found
+
+
+def built(model_type: str, task: str, cache: str = "none", **given: Any) -> milbuild.Model:
+    """A small model of a family, without lint."""
     from tests.conftest import checkpoint
 
-    options = dict(TABLE[model_type].options)
-    if cache != "none" and TABLE[model_type].kind == "text":
-        options = {"context_length": 16}
+    if given.get("interface") == "whisperkit":
+        from tests.test_whisperkit import spoken
+
+        return milbuild.build(spoken(), task=task, cache=cache, lint=False, **given)
+    tiny, more = TABLE[model_type], dict(TABLE[model_type].options)
+    if cache != "none" and tiny.kind == "text":
+        more = {"context_length": 16}
     elif cache != "none":
-        options.pop("sequence_length", None)
-    path = folder / "p.mlpackage"
+        more.pop("sequence_length", None)
     # An encoder has a cache where its configuration says that it is a decoder.
-    flags = TABLE[model_type].flags.get("decoder", {}) if cache != "none" else {}
-    milbuild.build(checkpoint(model_type, task, **flags), task=task, cache=cache, **options).save(path)
-    return path
+    flags = tiny.flags.get("decoder", {}) if cache != "none" else {}
+    return milbuild.build(checkpoint(model_type, task, **flags), task=task, cache=cache, lint=False, **more | given)
+
+
+def said(unit: str) -> tuple[int, Counter[str]]:
+    """How many small models there are, of every family with every task and cache, and of how many each rule is broken."""
+    entries = [
+        (*pair, cache) for pair in pairs() for cache in tasks.caches(pair[1], architectures.SUPPORTED[pair[0]].decoder)
+    ]
+    found: Counter[str] = Counter()
+    for entry in entries:
+        report = lint_program(built(*entry).get_spec(), "ours", unit)
+        found.update({finding.rule.id for finding in report.findings})
+    return len(entries), found
 
 
 if __name__ == "__main__":

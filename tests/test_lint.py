@@ -3,7 +3,11 @@ them; our own builds."""
 
 import json
 import os
+import random
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +18,14 @@ import pytest
 
 import milbuild
 from milbuild import architectures, tasks
-from milbuild.linting import RULES, lint, lint_program
-from milbuild.linting.graph import PIECE, Constant
-from milbuild.linting.rules import SEVERITIES, UNITS
+from milbuild.linting import RULES, Report, lint, lint_program
+from milbuild.linting.graph import PIECE, Constant, Place, Subject
+from milbuild.linting.rules import SEVERITIES, UNITS, Rule
+from milbuild.options import INTERFACES, PRECISIONS, TARGETS
 from milbuild.package.reader import Package
 from tests import rules
 from tests.assembler import Assembled, B, F, H, I, Word
-from tests.broken import CommandLine
+from tests.broken import ENVIRONMENT, CommandLine
 from tests.conftest import checkpoint
 from tests.tiny import TABLE
 
@@ -221,6 +226,13 @@ def _(bad: bool) -> Assembled:
     m.op("add", "a", (1, 64), x="x", y=np.array([0, -np.inf if bad else -1e4], half))
     m.op("clip", "c", (1, 64), x="a", alpha=half(-1), beta=half(np.inf))  # which means no bound
     return through(m, x="c")
+
+
+@case("infinite-factor")
+def _(bad: bool) -> Assembled:
+    m = plain()
+    m.op("mul", "a", (1, 64), x="x", y=half(-np.inf if bad else -1e4))
+    return through(m, x="a")
 
 
 @case("constant-outside-float16")
@@ -496,6 +508,11 @@ def _(bad: bool) -> Assembled:
     m.op("gather", "row", (1, 5, 64), x="table", indices="at", axis=0)
     m.op("mul" if bad else "add", "turned", (1, 5, 64), x="x", y="row")
     return through(m, x="turned")
+
+
+@case("ane-float32")
+def _(bad: bool) -> Assembled:
+    return through(plain(dtype=F if bad else H), dtype=F if bad else H)
 
 
 @case("ane-large-vocabulary")
@@ -957,6 +974,46 @@ def test_coremltools_stores_one_of_two_constants(tmp_path: Path) -> None:
     assert (values[0] == values[1]).all()  # they were 1 and 2
 
 
+def test_a_norm_behind_a_gather_is_no_rotary(tmp_path: Path) -> None:
+    """It multiplies a row with what was worked out of the row itself."""
+    m = Assembled()
+    m.input("ids", (1, 5), I)
+    m.const("table", np.ones((64, 64), half), stored=True)
+    m.op("gather", "row", (1, 5, 64), x="table", indices="ids", axis=0)
+    m.op("reduce_l2_norm", "length", (1, 5, 1), x="row", axes=[-1], keep_dims=True)
+    m.op("rsqrt", "inverse", (1, 5, 1), x="length", epsilon=half(1e-3))
+    m.op("mul", "norm", (1, 5, 64), x="row", y="inverse")
+    assert "ane-table-gather" not in found(through(m, (1, 5, 64), x="norm").save(tmp_path / "p.mlpackage"), "ane")
+
+
+def test_a_package_of_another_task_is_not_for_swift_transformers() -> None:
+    """It has the names; what writes text is held to the rest as well, unless it was asked for names of its own."""
+    tasks_ = ("feature-extraction", "text-generation")
+    models = [milbuild.build(checkpoint(task=t), task=t, interface="swift-transformers") for t in tasks_]
+    assert [model.lint_report.findings for model in models] == [(), ()]
+    model = milbuild.build(checkpoint(), interface="swift-transformers", outputs={"logits": "scores"})
+    assert model.lint_report.findings == ()
+    spec = model.get_spec()
+    del spec.description.metadata.userDefined["milbuild.options"]
+    assert "swift-transformers-logits" in {finding.rule.id for finding in lint_program(spec, "p").findings}
+
+
+def test_names_that_were_asked_for_are_no_consumers() -> None:
+    inputs = {"past_key_values_0_key": "k0", "past_key_values_1_value": "v1"}
+    model = milbuild.build(checkpoint(), cache="io", context_length=16, inputs=inputs)
+    assert model.lint_report.findings == ()
+    spec = model.get_spec()
+    del spec.description.metadata.userDefined["milbuild.options"]
+    assert "exporters-cache" in {finding.rule.id for finding in lint_program(spec, "p").findings}
+
+
+def test_values_of_an_output_in_two_precisions_have_two_names() -> None:
+    """Before iOS 16 outputs are float32: probabilities bear their name, and so did the float16 ones they are cast from."""
+    model = milbuild.build(checkpoint("bert", "fill-mask"), task="fill-mask", target="iOS15")
+    assert model.lint_report.findings == ()
+    assert [feature.name for feature in model.get_spec().description.output] == ["token_scores"]
+
+
 def test_coremltools_casts_what_was_left_in_float32(tmp_path: Path) -> None:
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb
@@ -990,12 +1047,56 @@ def builds() -> Iterator[Any]:
 @pytest.mark.parametrize(("model_type", "task", "cache"), list(builds()))
 def test_our_own_builds(model_type: str, task: str, cache: str, tmp_path: Path) -> None:
     """No errors; what else is said without a unit is explained in docs/lint.md."""
-    path = rules.build(model_type, task, cache, tmp_path)
-    report = lint(path)
+    path = tmp_path / "p.mlpackage"
+    rules.built(model_type, task, cache).save(path)
+    clean(lint(path), lint(path, "all"))
+
+
+def clean(report: Report, likely: Report) -> None:
+    """There are no errors; what else is said, for every unit and for all units, is explained."""
     assert report.passed, report.findings
     assert {finding.rule.id for finding in report.findings} <= set(rules.EXPLAINED)
-    likely = {finding.rule.id for finding in lint(path, "all").findings}
-    assert likely <= {*rules.EXPLAINED, *rules.EXPLAINED_UNITS}
+    assert {finding.rule.id for finding in likely.findings} <= {*rules.EXPLAINED, *rules.EXPLAINED_UNITS}
+
+
+def combination(model_type: str, task: str, options: dict[str, Any]) -> None:
+    model = rules.built(model_type, task, **options)
+    clean(*(lint_program(model.get_spec(), str(options), unit) for unit in (None, "all")))
+
+
+# Of every family and task two combinations, other ones each; all together have every cache, interface, target and precision.
+DRAWN = [
+    (*pair, drawn)
+    for number, pair in enumerate(rules.pairs())
+    for drawn in random.Random(number).sample(rules.matrix(*pair), 2)
+]
+# Of what one task of one family has.
+WHISPERKIT = [each for each in rules.matrix("whisper", "speech-seq2seq") if each["interface"] == "whisperkit"]
+DRAWN += [("whisper", "speech-seq2seq", drawn) for drawn in random.Random(0).sample(WHISPERKIT, 3)]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task", "options"), DRAWN, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_our_own_builds_of_every_kind(model_type: str, task: str, options: dict[str, Any]) -> None:
+    combination(model_type, task, options)
+
+
+def test_what_is_drawn_has_everything() -> None:
+    for name, known in {
+        "cache": tasks.ALL_CACHES,
+        "interface": INTERFACES,
+        "target": TARGETS,
+        "precision": PRECISIONS,
+    }.items():
+        assert {options[name] for _, _, options in DRAWN} == set(known)
+
+
+@pytest.mark.all
+@pytest.mark.parametrize(("model_type", "task"), rules.pairs())
+def test_our_own_builds_all_of_them(model_type: str, task: str) -> None:
+    for options in rules.matrix(model_type, task):
+        combination(model_type, task, options)
 
 
 # What is explained -> a build to which it is said.
@@ -1016,6 +1117,12 @@ SAID: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ane-layout": ("segformer", "semantic-segmentation", TABLE["segformer"].options),
     "ane-convolution": ("hubert", "feature-extraction", TABLE["hubert"].options),
     "gpu-state-number": ("bart", "text2text-generation", {"cache": "state"}),
+    "ane-softmax-axis": ("gpt2", "text-generation", {"sequence_length": 7, "target": "iOS17"}),
+    "ane-float32": ("gpt2", "text-generation", {"sequence_length": 7, "precision": "float32"}),
+    **dict.fromkeys(
+        ("ane-computed-length", "ane-state-flexible", "ane-dynamic-slice"),
+        ("mistral", "text-generation", {"cache": "state", "context_length": 16, "interface": "swift-transformers"}),
+    ),
 }  # fmt: skip
 
 
@@ -1082,6 +1189,73 @@ def test_a_program_that_is_not_saved() -> None:
         (f.rule.id, f.place, f.what) for f in saved.findings
     ]
     assert report.functions == saved.functions
+
+
+# Builds end with it
+
+
+def broken(severity: str, times: int = 3) -> Rule:
+    """A rule that any program breaks."""
+
+    def finds(subject: Subject) -> Iterator[tuple[Place, str]]:
+        for graph in subject.graphs:
+            for layer in range(times):
+                yield Place(graph.name, f"h_{layer}_ln", "layer_norm"), "it is there"
+
+    return Rule("made-up", severity, "Nothing is right.", "Mend it.", "this test", "high", (), "", finds)
+
+
+def test_an_error_stops_a_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It names the rule, the place (once for all layers) and the fix; without lint the same program is built."""
+    monkeypatch.setitem(RULES, "made-up", broken("error"))
+    with pytest.raises(milbuild.Error) as caught:
+        milbuild.build(checkpoint())
+    assert "made-up: main h_*_ln (layer_norm): it is there (3 times). Mend it." in caught.value.message
+    assert "lint=False" in str(caught.value.hint)
+    assert "--no-lint" in str(caught.value.hint)
+    model = milbuild.build(checkpoint(), lint=False)
+    assert model.lint_report is None
+    model.save(tmp_path / "p.mlpackage")
+    assert milbuild.Model(tmp_path / "p.mlpackage").user_defined_metadata["milbuild.lint"] == "off"
+
+
+def test_metadata_says_only_that_lint_was_off() -> None:
+    linted, not_ = (dict(milbuild.build(checkpoint(), lint=lint).user_defined_metadata) for lint in (True, False))
+    assert not_.pop("milbuild.lint") == "off"
+    assert linted == not_
+
+
+def test_warnings_are_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning in one line, at the caller's place; the report has every finding."""
+    monkeypatch.setitem(RULES, "made-up", broken("warning"))
+    with pytest.warns(milbuild.LintWarning) as caught:
+        model = milbuild.build(checkpoint())
+    (warning,) = caught
+    assert warning.filename == __file__
+    assert str(warning.message).startswith("3 warnings (made-up); ")
+    assert "\n" not in str(warning.message)
+    assert [finding.rule.id for finding in model.lint_report.findings] == ["made-up"] * 3
+    assert "made-up" in {finding.rule.id for finding in milbuild.lint(model).findings}
+
+
+def test_notes_are_not_said() -> None:
+    """The suite's filter would make a warning an error."""
+    model = milbuild.build(checkpoint(), cache="state", context_length=16)
+    assert {finding.rule.severity for finding in model.lint_report.findings} == {"note"}
+
+
+def test_a_build_reads_no_weights_for_it(tmp_path: Path) -> None:
+    """Weights that are wrong are found where they are read: when they are saved, or in what was saved."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(checkpoint(), tmp_path / "c")
+    tensors = load_file(tmp_path / "c" / "model.safetensors")
+    tensors["transformer.h.0.mlp.c_fc.weight"][0, 0] = np.nan
+    save_file(tensors, tmp_path / "c" / "model.safetensors")
+    model = milbuild.build(tmp_path / "c")
+    assert model.lint_report.findings == ()
+    with pytest.raises(milbuild.Error, match="NaN"):
+        model.save(tmp_path / "p.mlpackage")
 
 
 # Reading
@@ -1184,6 +1358,50 @@ def test_for_people(command: CommandLine, folder: Path) -> None:
     result = command("lint", "good.mlpackage", "--unit", "ane", cwd=folder)
     assert result.code == 0
     assert "likely, on the Neural Engine" in result.out
+
+
+RULE_BROKEN = """
+import sys
+from milbuild.cli import imports
+imports.prepare(configurations=True)
+from milbuild.linting import RULES, Rule
+from milbuild.linting.graph import Place
+found = lambda subject: iter([(Place("main", "h_0_ln", "layer_norm"), "it is there")] * 2)
+RULES["made-up"] = Rule("made-up", {severity!r}, "Nothing is right.", "Mend it.", "this test", "high", (), "", found)
+sys.argv = ["milbuild", *{arguments!r}]
+from milbuild.cli import main
+main()
+"""
+
+
+def test_what_a_build_says(tmp_path: Path) -> None:
+    """Errors leave nothing behind; warnings are one line for people, a list for machines."""
+
+    def build(severity: str, *options: str) -> Any:
+        arguments = ["build", str(checkpoint()), "p.mlpackage", "--force", *options]
+        script = RULE_BROKEN.format(severity=severity, arguments=arguments)
+        return subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+        )
+
+    done = build("error")
+    assert (done.returncode, done.stdout, os.listdir(tmp_path)) == (2, "", [])
+    assert done.stderr.startswith("error: ")
+    assert "made-up: main h_*_ln (layer_norm): it is there (2 times). Mend it." in done.stderr
+    assert "--no-lint" in done.stderr
+    done = build("error", "--no-lint", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["metadata"]["milbuild.lint"] == "off"
+    done = build("warning")
+    assert (done.returncode, done.stdout) == (0, "")
+    first, second = done.stderr.splitlines()
+    assert first == "2 warnings (made-up); milbuild lint p.mlpackage says more"
+    assert second.startswith("Built p.mlpackage")
+    done = build("warning", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(each["rule"], each["what"]) for each in json.loads(done.stdout)["warnings"]] == [
+        ("made-up", "it is there")
+    ] * 2
 
 
 def test_refused(command: CommandLine, folder: Path) -> None:

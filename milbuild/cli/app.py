@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,6 +162,10 @@ def build(
     target: Annotated[
         str, typer.Option(metavar="|".join(options.TARGETS), help="The oldest system it runs on.")
     ] = options.TARGET,
+    lint: Annotated[
+        bool,
+        typer.Option(help="Hold the program against the rules of `milbuild lint`; an error stops the build."),
+    ] = True,
     revision: Revision = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what stands at OUTPUT.")] = False,
     as_json: Json = False,
@@ -179,6 +184,7 @@ def build(
     imports.prepare(configurations=True)
     import milbuild
 
+    warnings.simplefilter("ignore", milbuild.LintWarning)  # said below, with the package's name
     model = milbuild.build(
         source,
         task=task,
@@ -201,6 +207,7 @@ def build(
         interface=interface,
         precision=precision,
         target=target,
+        lint=lint,
         revision=revision,
     )
     _save(model, target_path)
@@ -209,9 +216,14 @@ def build(
 
     # What a call of flexible shapes costs takes PyTorch: only who asks for figures waits for it.
     found = describe(target_path, flexible=as_json)
+    report = model.lint_report
     if as_json:
-        print(json.dumps({"package": str(target_path), "seconds": round(seconds, 3), **found.as_dict()}, indent=2))
+        warned = [] if report is None else [f.as_dict() for f in report.findings if f.rule.severity == "warning"]
+        built = {"package": str(target_path), "seconds": round(seconds, 3), "warnings": warned}
+        print(json.dumps({**built, **found.as_dict()}, indent=2))
         return
+    if report is not None and (said := report.counted("warning")):
+        _note(f"{said}; milbuild lint {target_path} says more")
     counted = ", ".join(f"{name} {function.total} operations" for name, function in found.functions.items())
     _note(f"Built {target_path} in {seconds:.1f} s: {found.bytes / 1e6:,.1f} MB; {counted}")
 

@@ -1,5 +1,6 @@
 """What programs that load packages by name expect; a package shows by its names for whom it is meant."""
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -10,14 +11,25 @@ from milbuild.linting.rules import ERROR, WARNING, rule
 Found = Iterator[tuple[Place, str]]
 
 SWIFT = "huggingface/swift-transformers, Sources/Models/LanguageModel.swift"
-EXPORTERS = "co.huggingface.exporters.name"
+EXPORTERS, TASK = "co.huggingface.exporters.name", "co.huggingface.exporters.task"
 
 
 def swift(subject: Subject) -> Graph | None:
-    """The function that swift-transformers would call, if the package is meant for it."""
+    """The function that swift-transformers would call, if the package is meant for it: it writes text, and does nothing else."""
+    if renamed(subject) or subject.metadata.get(TASK, "text-generation") not in ("text-generation", "causal-lm"):
+        return None
     graph = subject.by_name.get(subject.package.default_function)
     named = graph is not None and any(feature.name == "inputIds" for feature in graph.description.input)
     return graph if named else None
+
+
+def renamed(subject: Subject) -> bool:
+    """Whether milbuild was asked for other names: they are then its user's own, and no consumer's."""
+    try:
+        asked = json.loads(subject.metadata.get("milbuild.options", "{}"))
+    except ValueError:
+        return False
+    return isinstance(asked, dict) and bool(asked.get("inputs") or asked.get("outputs"))
 
 
 @rule(
@@ -107,6 +119,8 @@ def swift_transformers_tokenizer(subject: Subject) -> Found:
     source="huggingface/exporters config.py",
 )
 def exporters_cache(subject: Subject) -> Found:
+    if renamed(subject):
+        return
     for graph in subject.graphs:
         inputs = {feature.name for feature in graph.description.input}
         outputs = {feature.name for feature in graph.description.output}
@@ -158,6 +172,8 @@ WHISPERKIT_OUTPUTS = {"logits": 3, "key_cache_updates": 4, "value_cache_updates"
     source="argmaxinc/WhisperKit, TextDecoder.swift",
 )
 def whisperkit_decoder(subject: Subject) -> Found:
+    if renamed(subject):
+        return
     for graph in subject.graphs:
         inputs = {feature.name: feature for feature in graph.description.input}
         if "kv_cache_update_mask" not in inputs:

@@ -72,6 +72,9 @@ def cast_to_float16(subject: Subject) -> Found:
         if not operation.name.endswith("_cast_fp16") or operation.outputs[0].dtype != "FLOAT16":
             continue
         before = graph.maker(operation, "x")
+        centred = None if before is None else graph.maker(before, "x")
+        if centred is not None and centred.type == "sub":
+            continue  # the variance of a norm that coremltools itself wrote out
         after = {op.type for op in graph.follow(operation.outputs[0].name, {"add"})}
         if before is not None and before.type in ("square", "pow", "mul") and after & {"rsqrt", "sqrt", "pow"}:
             yield graph.at(operation), f"a norm written out ({before.type}, {operation.type}) was cast to float16"

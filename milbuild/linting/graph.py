@@ -4,6 +4,7 @@ Constants stay where they are until a rule asks for their values, which come pie
 """
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -32,12 +33,22 @@ class Constant:
 
     def __init__(self, package: Package, value: Any) -> None:
         self._package, self._value = package, value
-        self.dtype, shape = type_of(value)
-        self.shape = tuple(d or 0 for d in shape or ())
         stored = value.WhichOneof("value") == "blobFileValue"
         self.place = (value.blobFileValue.fileName, int(value.blobFileValue.offset)) if stored else None
         if stored and package.saved and not self.packed:
             self.values()  # which raises for a file that was cut off, and reads none of it
+
+    @functools.cached_property
+    def _type(self) -> tuple[str, tuple[int | None, ...] | None]:
+        return type_of(self._value)
+
+    @property
+    def dtype(self) -> str:
+        return self._type[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(d or 0 for d in self._type[1] or ())
 
     @property
     def count(self) -> int:
@@ -132,6 +143,7 @@ class Graph:
     function: Function
     description: Any
     operations: list[Operation] = field(default_factory=list)
+    by_type: dict[str, list[tuple[int, Operation]]] = field(default_factory=dict)  # with their places in the order
     depth: dict[int, int] = field(default_factory=dict)  # id of an operation -> how many blocks it is in
     makers: dict[str, Operation] = field(default_factory=dict)
     readers: dict[str, list[Operation]] = field(default_factory=dict)
@@ -143,6 +155,7 @@ class Graph:
 
     def _add(self, operations: tuple[Operation, ...], depth: int) -> None:
         for operation in operations:
+            self.by_type.setdefault(operation.type, []).append((len(self.operations), operation))
             self.operations.append(operation)
             self.depth[id(operation)] = depth
             for value in operation.outputs:
@@ -167,7 +180,7 @@ class Graph:
 
     @functools.cached_property
     def constants(self) -> list[tuple[Operation, Constant]]:
-        found = [(op, op.attributes.get("val")) for op in self.operations if op.type == "const"]
+        found = [(op, op.attributes.get("val")) for op in self.of("const")]
         bound = [
             (op, entry)
             for op in self.operations
@@ -178,7 +191,9 @@ class Graph:
         return [(op, constant) for op, constant in found if isinstance(constant, Constant)] + bound
 
     def of(self, *types: str) -> Iterator[Operation]:
-        return (op for op in self.work if op.type in types)
+        """The operations of the types, in order."""
+        found = [self.by_type[name] for name in types if name in self.by_type]
+        return (op for _, op in (found[0] if len(found) == 1 else sorted(itertools.chain(*found), key=_place)))
 
     def entries(self, operation: Operation, *parameters: str) -> list[Any]:
         """What is bound to parameters (to all, without one): names and constants."""
@@ -232,14 +247,14 @@ class Graph:
                             seen.add(value.name)
                             names.append(value.name)
 
-    def origin(self, name: str, through: set[str]) -> Iterator[str]:
-        """The names that a value comes from, back through operations of the types `through`."""
+    def origin(self, name: str, through: set[str] | None = None) -> Iterator[str]:
+        """The names that a value comes from, back through operations of the types `through` (all, without)."""
         seen, names = {name}, [name]
         while names:
             current = names.pop()
             yield current
             maker = self.makers.get(current)
-            if maker is not None and maker.type in through:
+            if maker is not None and (through is None or maker.type in through):
                 for entry in self.entries(maker):
                     if isinstance(entry, str) and entry not in seen:
                         seen.add(entry)
@@ -250,6 +265,10 @@ class Graph:
 
     def here(self, name: str = "") -> Place:
         return Place(self.name, name)
+
+
+def _place(entry: tuple[int, Operation]) -> int:
+    return entry[0]
 
 
 class _Identities:
@@ -303,11 +322,10 @@ class Subject:
         return sum(file.stat().st_size for file in Path(self.package.path).rglob("*.bin"))
 
     def works(self, *types: str) -> Iterator[tuple[Graph, Operation]]:
-        """Every operation of the types, of every function."""
+        """The operations of the types, of every function."""
         for graph in self.graphs:
-            for operation in graph.work:
-                if not types or operation.type in types:
-                    yield graph, operation
+            for operation in graph.of(*types):
+                yield graph, operation
 
     def constants(self) -> Iterator[tuple[Graph, Operation, Constant]]:
         """Every constant of every function; one that functions share once."""

@@ -134,7 +134,7 @@ def described(subject: Subject) -> Found:
 def name_characters(subject: Subject) -> Found:
     for graph in subject.graphs:
         for name in graph.values:
-            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            if not (name.isascii() and name.isidentifier()):
                 maker = graph.makers.get(name)
                 yield (graph.here(name) if maker is None else graph.at(maker)), f"the name {name!r}"
 
@@ -150,8 +150,7 @@ def name_twice(subject: Subject) -> Found:
     for graph in subject.graphs:
         # Branches of a `cond` are apart and may use the same names; a name of one block may not return in it.
         counted = Counter(value.name for value in graph.function.inputs)
-        for operation in graph.function.operations:
-            counted.update(value.name for value in operation.outputs)
+        counted.update(value.name for operation in graph.function.operations for value in operation.outputs)
         for name, count in counted.items():
             if count > 1:
                 yield graph.here(name), f"{count} values are called {name}"

@@ -99,6 +99,22 @@ def infinite_constant(subject: Subject) -> Found:
 
 
 @rule(
+    "infinite-factor",
+    ERROR,
+    "Nothing is multiplied with an infinite constant: 0 times -inf is NaN, in every place that a mask leaves open.",
+    fix="Mask with -1e4. coremltools 9.0 makes -inf of torch.finfo(torch.float32).min, which is the mask of transformers 4.",
+    source="IEEE 754; coremltools pull request 2669, after 9.0; measured on a BERT with an attention_mask",
+)
+def infinite_factor(subject: Subject) -> Found:
+    for graph, operation in subject.works("mul"):
+        for entry in graph.entries(operation, "x", "y"):
+            constant = graph.constant_of(entry)
+            extremes = None if constant is None else constant.range
+            if extremes is not None and (math.isinf(extremes[0]) or math.isinf(extremes[1])):
+                yield graph.at(operation), f"a factor holds {extremes[0] if math.isinf(extremes[0]) else extremes[1]:g}"
+
+
+@rule(
     "constant-outside-float16",
     WARNING,
     "Constants lie within what float16 holds, 65504: coremltools keeps what meets a larger one in float32, which the Neural "

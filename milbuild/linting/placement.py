@@ -105,6 +105,21 @@ def ane_fused_attention(subject: Subject) -> Found:
 
 
 @rule(
+    "ane-float32",
+    WARNING,
+    "The program is float16: nothing that is float32 runs there.",
+    fix="Convert with compute_precision=ct.precision.FLOAT16 (milbuild: precision float16).",
+    source="coremltools typed-execution guide",
+    units="ane",
+)
+def ane_float32(subject: Subject) -> Found:
+    for graph in subject.graphs:
+        kinds = Counter(value.dtype for op in graph.work if op.type != "cast" for value in op.outputs)
+        if kinds["FLOAT32"] > kinds["FLOAT16"]:
+            yield graph.here(), f"{kinds['FLOAT32']} of its values are float32, {kinds['FLOAT16']} float16"
+
+
+@rule(
     "control-flow",
     WARNING,
     "There are no loops and branches: they keep a program off the Neural Engine and most operations from being fused.",
@@ -144,7 +159,7 @@ def ane_integers(subject: Subject) -> Found:
         counted = Counter(op.type for op in graph.work if _on_integers(graph, op))
         if counted:
             kinds = ", ".join(f"{count} {kind}" for kind, count in counted.most_common())
-            yield graph.here(), f"{sum(counted.values())} operations on integers: {kinds}"
+            yield graph.here(), f"{sum(counted.values())} operations are on integers: {kinds}"
 
 
 @rule(
@@ -193,11 +208,7 @@ def ane_table_gather(subject: Subject) -> Found:
         if data is None or data.dtype not in FLOATS or not entry or not graph.is_constant(entry[0]):
             continue
         readers = list(graph.follow(operation.outputs[0].name, {"expand_dims", "reshape", "squeeze", "cast", "split"}))
-        products = [
-            op
-            for op in readers
-            if op.type == "mul" and len({e for e in graph.entries(op, "x", "y") if not graph.is_constant(e)}) == 2
-        ]
+        products = [op for op in readers if op.type == "mul" and _turned(graph, op, operation.outputs[0].name)]
         if products and len(operation.outputs[0].shape or ()) != 4:
             yield graph.at(operation), f"a table of {list(data.shape or ())} is looked up and multiplied"
 
@@ -373,7 +384,7 @@ def ane_rank(subject: Subject) -> Found:
     for graph in subject.graphs:
         tensors = [v for op in graph.work for v in op.outputs if v.dtype in FLOATS and v.shape is not None]
         others = [v for v in tensors if len(v.shape or ()) != 4]
-        if others:
+        if len(others) > len(tensors) / 10:  # a head always has some
             yield graph.here(), f"{len(others)} of {len(tensors)} tensors have another rank"
 
 
@@ -390,7 +401,7 @@ def ane_layout(subject: Subject) -> Found:
         layers = sum(1 for _ in graph.of("softmax", "scaled_dot_product_attention"))
         moved = [operation for operation in graph.of("transpose", "reshape") if _touches_last(graph, operation)]
         if layers and len(moved) > 4 * layers:
-            yield graph.here(), f"{len(moved)} for {layers} attentions"
+            yield graph.here(), f"{len(moved)} transposes and reshapes for {layers} attentions"
 
 
 @rule(
@@ -406,7 +417,7 @@ def ane_linear(subject: Subject) -> Found:
     for graph in subject.graphs:
         count = sum(1 for operation in graph.of("linear") if operation.outputs[0].dtype == "FLOAT16")
         if count:
-            yield graph.here(), f"{count} linear"
+            yield graph.here(), f"{count} {'product is' if count == 1 else 'products are'} linear"
 
 
 @rule(
@@ -518,6 +529,13 @@ def _on_integers(graph: Graph, operation: Operation) -> bool:
     if not operation.outputs or operation.type in ("read_state", *GATHERS, *ELSEWHERE, *CONTROL):
         return False
     return all(value.dtype in INTEGERS for value in operation.outputs)
+
+
+def _turned(graph: Graph, product: Operation, row: str) -> bool:
+    """Whether a product is that of a looked-up row and of what was worked out without it: a norm multiplies a row with its
+    own length."""
+    factors = [e for e in graph.entries(product, "x", "y") if isinstance(e, str) and not graph.is_constant(e)]
+    return any(row not in graph.origin(factor) for factor in factors)
 
 
 def _in_the_middle(graph: Graph, operation: Operation) -> bool:

@@ -44,6 +44,21 @@ class Report:
         said = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count)
         return said or "nothing found"
 
+    def said(self, severity: str) -> list[str]:
+        """A line for each rule of a severity that was broken: its name, where, what, and what would mend it."""
+        found = [finding for finding in self.findings if finding.rule.severity == severity]
+        lines = []
+        for rule in dict.fromkeys(finding.rule for finding in found):
+            where = _spelled([finding for finding in found if finding.rule is rule])
+            lines.append(f"{rule.id}: {'; '.join(where)}. {rule.fix}")
+        return lines
+
+    def counted(self, severity: str) -> str:
+        """ "2 warnings (rank, cast-pair)"; "" where there are none."""
+        names = dict.fromkeys(finding.rule.id for finding in self.findings if finding.rule.severity == severity)
+        count = self.count(severity)
+        return f"{count} {severity}{'' if count == 1 else 's'} ({', '.join(names)})" if count else ""
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "package": self.name,
@@ -52,24 +67,7 @@ class Report:
             "passed": self.passed,
             "rules": self.rules,
             **{f"{severity}s": self.count(severity) for severity in SEVERITIES},
-            "findings": [
-                {
-                    "rule": finding.rule.id,
-                    "severity": finding.rule.severity,
-                    "sentence": finding.rule.sentence,
-                    "what": finding.what,
-                    "function": finding.place.function,
-                    "operation": finding.place.operation,
-                    "type": finding.place.type,
-                    "landmark": finding.place.landmark,
-                    "fix": finding.rule.fix,
-                    "source": finding.rule.source,
-                    "confidence": finding.rule.confidence,
-                    "units": list(finding.rule.units),
-                    "targets": finding.rule.targets,
-                }
-                for finding in self.findings
-            ],
+            "findings": [finding.as_dict() for finding in self.findings],
             "functions": {name: vars(counted) for name, counted in self.functions.items()},
             "weight_bytes": self.weights,
         }

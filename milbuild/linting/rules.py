@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from milbuild.linting.graph import Finder, Place, Subject
 
@@ -42,6 +43,23 @@ class Finding:
     rule: Rule
     place: Place
     what: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "rule": self.rule.id,
+            "severity": self.rule.severity,
+            "sentence": self.rule.sentence,
+            "what": self.what,
+            "function": self.place.function,
+            "operation": self.place.operation,
+            "type": self.place.type,
+            "landmark": self.place.landmark,
+            "fix": self.rule.fix,
+            "source": self.rule.source,
+            "confidence": self.rule.confidence,
+            "units": list(self.rule.units),
+            "targets": self.rule.targets,
+        }
 
 
 RULES: dict[str, Rule] = {}

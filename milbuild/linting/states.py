@@ -1,6 +1,7 @@
 """States: their type and shape, and the order in which they are read and written."""
 
 from collections.abc import Iterator
+from operator import itemgetter
 
 from milbuild.linting.graph import Graph, Place, Subject, flexible
 from milbuild.linting.interfaces import target
@@ -16,11 +17,11 @@ def states(graph: Graph) -> list[Value]:
 
 def accesses(graph: Graph, state: str) -> list[tuple[int, Operation]]:
     """The reads and writes of a state, with their places in the order of execution."""
-    return [
-        (number, operation)
-        for number, operation in enumerate(graph.operations)
-        if operation.type in ("read_state", "write_state") and state in operation.inputs.get("input", [])
-    ]
+    found = [*graph.by_type.get("read_state", []), *graph.by_type.get("write_state", [])]
+    return sorted(
+        ((number, operation) for number, operation in found if state in operation.inputs.get("input", [])),
+        key=itemgetter(0),
+    )
 
 
 @rule(
@@ -77,7 +78,7 @@ def state_unused(subject: Subject) -> Found:
 )
 def state_read_across_write(subject: Subject) -> Found:
     for graph in subject.graphs:
-        order = {id(operation): number for number, operation in enumerate(graph.operations)}
+        order = {id(op): number for number, op in enumerate(graph.operations)} if states(graph) else {}
         for value in states(graph):
             found = accesses(graph, value.name)
             for number, read in found:

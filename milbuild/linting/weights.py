@@ -43,28 +43,31 @@ def _versions(kind: str) -> dict[int, frozenset[str]]:
 )
 def newer_operation(subject: Subject) -> Found:
     for graph in subject.graphs:
-        for operation in graph.operations:
-            first = OTHERS.get(operation.type)
-            versions = {} if first is not None else _versions(operation.type)
-            if first is None and not versions:
-                yield graph.at(operation), f"{operation.type} is no operation that coremltools 9 knows"
-                continue
-            first = min(versions) if first is None else first
-            if first > subject.version:
-                yield (
-                    graph.at(operation),
-                    f"{operation.type} needs {target(first)}; it is for {target(subject.version)}",
-                )
-                continue
-            known = [parameters for version, parameters in versions.items() if version <= subject.version]
-            # Old parameters are still read: what counts is what no version up to the target's has.
-            there = frozenset().union(*known)
-            new = {name for name in operation.inputs if name not in there} if versions else set()
-            if any(new & parameters for parameters in versions.values()):
-                yield (
-                    graph.at(operation),
-                    f"{operation.type} has no {', '.join(sorted(new))} on {target(subject.version)}",
-                )
+        for kind, found in graph.by_type.items():
+            said: dict[tuple[str, ...], str | None] = {}  # for operations of the same parameters, which are many, once
+            for _, operation in found:
+                parameters = tuple(operation.inputs)
+                if parameters not in said:
+                    said[parameters] = _newer(kind, parameters, subject.version)
+                if what := said[parameters]:
+                    yield graph.at(operation), what
+
+
+def _newer(kind: str, given: tuple[str, ...], version: int) -> str | None:
+    """What of an operation with the parameters `given` is not there in a specification version."""
+    first = OTHERS.get(kind)
+    versions = {} if first is not None else _versions(kind)
+    if first is None and not versions:
+        return f"{kind} is no operation that coremltools 9 knows"
+    first = min(versions) if first is None else first
+    if first > version:
+        return f"{kind} needs {target(first)}; it is for {target(version)}"
+    # Old parameters are still read: what counts is what no version up to the target's has.
+    there = frozenset().union(*(parameters for known, parameters in versions.items() if known <= version))
+    new = {name for name in given if name not in there} if versions else set()
+    if any(new & parameters for parameters in versions.values()):
+        return f"{kind} has no {', '.join(sorted(new))} on {target(version)}"
+    return None
 
 
 @rule(
@@ -278,10 +281,7 @@ def operation_count(subject: Subject) -> Found:
 
 
 def _compressed(subject: Subject, *kinds: str) -> Iterator[tuple[Graph, Operation]]:
-    for graph in subject.graphs:
-        for operation in graph.operations:
-            if operation.type.startswith(COMPRESSED) and operation.type.removeprefix(COMPRESSED) in kinds:
-                yield graph, operation
+    return subject.works(*(f"{COMPRESSED}{kind}" for kind in kinds))
 
 
 def _uniform(values: Any) -> bool:

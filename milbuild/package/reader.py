@@ -18,6 +18,7 @@ from coremltools import proto
 from milbuild.errors import Error
 from milbuild.package.storage import ALIGNMENT, BITS, CODES, DTYPES, HEADER, METADATA, SENTINEL, decode, size
 
+NAMES = {number: name for name, number in proto.MIL_pb2.DataType.items()}  # of MIL's element types
 DAMAGED = "The package is damaged or was cut off while it was copied: build or download it again."
 
 
@@ -135,11 +136,15 @@ class Package:
 
     def _operations(self, block: Any, read: Callable[[Any], Any]) -> Iterator[Operation]:
         for entry in block.operations:
-            attributes = {key: (read if key == "val" else self.array)(value) for key, value in entry.attributes.items()}
-            named = attributes.pop("name", None)
+            attributes = {
+                key: (read if key == "val" else self.array)(value)
+                for key, value in entry.attributes.items()
+                if key != "name"
+            }
             outputs = tuple(_value(output) for output in entry.outputs)
             # An operation need not bear a name; its first value always does.
-            name = str(named.item()) if isinstance(named, np.ndarray) and named.size == 1 else ""
+            named = entry.attributes["name"].immediateValue.tensor.strings.values if "name" in entry.attributes else []
+            name = str(named[0]) if len(named) == 1 else ""
             inputs = {
                 key: [
                     binding.name if binding.WhichOneof("binding") == "name" else read(binding.value)
@@ -245,11 +250,16 @@ def _value(entry: Any) -> Value:
 
 def _tensor_type(entry: Any) -> tuple[str, tuple[int | None, ...] | None]:
     tensor = entry.tensorType
-    known = tensor.dataType in proto.MIL_pb2.DataType.values()
-    name = proto.MIL_pb2.DataType.Name(tensor.dataType) if known else str(tensor.dataType)
-    if any(d.WhichOneof("dimension") == "unknown" and d.unknown.variadic for d in tensor.dimensions):
-        return name, None
-    return name, tuple(d.constant.size if d.WhichOneof("dimension") == "constant" else None for d in tensor.dimensions)
+    name = NAMES.get(tensor.dataType) or str(tensor.dataType)
+    shape: list[int | None] = []
+    for dimension in tensor.dimensions:
+        if dimension.HasField("constant"):
+            shape.append(dimension.constant.size)
+        elif dimension.unknown.variadic:
+            return name, None
+        else:
+            shape.append(None)
+    return name, tuple(shape)
 
 
 def _immediate(tensor: Any, dtype: str, shape: tuple[int, ...], where: str) -> np.ndarray:
