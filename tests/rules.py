@@ -120,6 +120,8 @@ def matrix(model_type: str, task: str) -> list[dict[str, Any]]:
         for name, interface in options.INTERFACES.items():
             if cache not in interface.caches or (interface.tasks and task not in interface.tasks):
                 continue
+            if interface.ranged and cache == "state" and apart:  # it has no encoder beside its decoder
+                continue
             for target, version in options.TARGETS.items():
                 functions: list[Any] = [None, "encode", "decode"] if apart else [None]
                 if version < 9:  # neither a state nor several functions

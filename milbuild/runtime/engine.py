@@ -38,7 +38,11 @@ class State:
 
     def __init__(self, model: str, shapes: dict[str, tuple[int, ...]]) -> None:
         self.model = model
-        self.buffers = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        try:
+            self.buffers = {name: torch.zeros(shape) for name, shape in shapes.items()}
+        except RuntimeError as error:
+            sizes = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise Error(f"there is no memory for the states {sizes}", DAMAGED) from error
 
     def read_state(self, name: str) -> np.ndarray:
         """A copy of the state `name`, as float32."""

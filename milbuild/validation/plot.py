@@ -38,7 +38,16 @@ def draw(report: Any, path: str | os.PathLike[str]) -> None:
                 color=COLORS[backend],
             )
     if report.bar.min_psnr is not None:
-        errors.axhline(10 ** (-report.bar.min_psnr / 20), color="#b03030", linewidth=1, linestyle="--")
+        bar = 10 ** (-report.bar.min_psnr / 20)
+        errors.axhline(bar, color="#b03030", linewidth=1, linestyle="--")
+        errors.annotate(
+            f"{report.bar.min_psnr:g} dB",
+            (0, bar),
+            xytext=(4, -12),
+            textcoords="offset points",
+            fontsize=9,
+            color="#b03030",
+        )
     errors.set_ylabel("error over the range\n(root mean square)")
     sizes.plot(places, [max(SMALLEST, landmark.largest) for landmark in landmarks], color="#555555", linewidth=1.2)
     sizes.axhline(LARGEST_HALF, color="#b03030", linewidth=1, linestyle="--")

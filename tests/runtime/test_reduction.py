@@ -33,7 +33,11 @@ def test_reductions(operation: str, data: Any) -> None:
     where = None if chosen is None else tuple(chosen)
     expected = FORMULAS[operation](x.astype(np.float64), axis=where, keepdims=keep)
     constants = {} if chosen is None else {"axes": chosen}
-    close(play(operation, {"x": x}, **constants, keep_dims=keep), np.float32(expected))
+    result = play(operation, {"x": x}, **constants, keep_dims=keep)
+    if operation.startswith("reduce_log"):
+        # Beside 0 a logarithm has as much absolute error as elsewhere: what counts is that of its argument.
+        result, expected = np.exp(result), np.exp(expected)
+    close(result, np.float32(expected))
 
 
 @witness("reduce_sum", "reduce_max", "reduce_min", "reduce_prod")
