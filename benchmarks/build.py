@@ -1,4 +1,4 @@
-"""What a build costs, ours against `torch.jit.trace` and `coremltools.convert`: time, memory, operations.
+"""What a build costs, ours against `torch.jit.trace` and `coremltools.convert`, and against a copy: time, memory, operations.
 
     python benchmarks/build.py [--model gpt2] [--repeat 3] [--json FILE]
 
@@ -29,6 +29,7 @@ import checkpoints
 TOKENS = 64
 STATUS = Path("/proc/self/status")
 INTERVAL = 0.005  # seconds between two looks at the memory
+PIECE = 1 << 18  # numbers that the floor casts together: 1 MiB of float32
 
 Case = Callable[[Path, Path, "Clock"], None]
 Runs = dict[str, list[dict[str, Any]]]  # case -> what each of its runs reported
@@ -172,7 +173,38 @@ def count_operations(package: Path) -> int:
     return count(function.block_specializations[function.opset])
 
 
-CASES: dict[str, Case] = {"ours": ours, "traced": traced}
+def floor(folder: Path, package: Path, clock: Clock) -> None:
+    """The same numbers read, cast and written by plain numpy, in pieces: what any program written so has to do.
+
+    GPT-2's matrices stand in the file as (in, out), and a `linear` takes (out, in): these are transposed.
+    """
+    import numpy as np
+
+    clock.imported()
+    package.mkdir(parents=True, exist_ok=True)
+    with open(folder / "model.safetensors", "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
+    whole = np.memmap(folder / "model.safetensors", np.uint8, "r", offset=8 + size)
+    with open(package / "weight.bin", "wb") as file:
+        for name, entry in header.items():
+            first, last = entry["data_offsets"]
+            kind = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
+            tensor = whole[first:last].view(kind).reshape(entry["shape"])
+            if tensor.ndim == 2 and ".c_" in name:
+                step = max(1, PIECE // tensor.shape[0])
+                for start in range(0, tensor.shape[1], step):
+                    file.write(np.ascontiguousarray(tensor[:, start : start + step].T).astype(np.float16).tobytes())
+            else:
+                flat = tensor.reshape(-1)
+                for start in range(0, flat.size, PIECE):
+                    file.write(flat[start : start + PIECE].astype(np.float16).tobytes())
+    clock.mark("write")
+
+
+RATIOS = (("traced", "ours"), ("ours", "floor"))
+CASES: dict[str, Case] = {"ours": ours, "floor": floor, "traced": traced}
 
 
 def child(case: str, folder: Path, package: Path) -> None:
@@ -240,7 +272,7 @@ def measure(folder: Path, outputs: Path, cases: list[str], repeat: int) -> Runs:
             runs[case].append(run(case, folder, package))
     for case, package in packages.items():
         size = sum(file.stat().st_size for file in package.rglob("*") if file.is_file())
-        same = run("count", folder, package)["operations"]
+        same = None if case == "floor" else run("count", folder, package)["operations"]
         for report in runs[case]:
             report |= {"operations": same, "package_bytes": size}
     return runs
@@ -277,15 +309,14 @@ def show(title: str, runs: Runs) -> None:
     table.add_column("")
     for case in runs:
         table.add_column(case, justify="right")
-    both = len(runs) == 2
-    if both:
-        table.add_column("traced / ours", justify="right")
+    ratios = [pair for pair in RATIOS if set(pair) <= set(runs)]
+    for pair in ratios:
+        table.add_column(" / ".join(pair), justify="right")
     for row in ROWS:
         values = {case: median(reports, row.key) for case, reports in runs.items()}
         cells = ["-" if value is None else f"{value:,.{row.digits}f}" for value in values.values()]
-        one, other = values.get("ours"), values.get("traced")
-        ratio = f"{other / one:,.2f}" if one and other else "-"
-        table.add_row(row.label, *cells, *([ratio] if both else []))
+        sides = [(values[over], values[under]) for over, under in ratios]
+        table.add_row(row.label, *cells, *("-" if not (a and b) else f"{a / b:,.2f}" for a, b in sides))
     console = Console()
     console.print(title, table, highlight=False)
     for case, reports in runs.items():
@@ -324,7 +355,9 @@ def main() -> None:
             folder = outputs / arguments.model
             note(f"making {arguments.model} ({arguments.dtype})")
             checkpoints.make(arguments.model, folder, arguments.dtype)
-        cases = ["ours"] if arguments.no_trace else list(CASES)
+        cases = [case for case in CASES if case != "traced" or not arguments.no_trace]
+        if arguments.dtype == "bfloat16":
+            cases.remove("floor")  # numpy has no such type
         runs = measure(folder, outputs, cases, arguments.repeat)
     title = f"{folder.name}, (1, {TOKENS}), float16 package, medians of {arguments.repeat}"
     show(title, runs)

@@ -369,7 +369,7 @@ def test_sound_is_heard_in_the_package(task: str, precision: str, tmp_path: Path
     check(np.concatenate(values), np.concatenate(expected), {}, precision)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("float16", marks=pytest.mark.all)])
 @pytest.mark.parametrize("model_type", ANSWERS)
 def test_validate(model_type: str, precision: str, tmp_path: Path) -> None:
     folder = checkpoint(model_type, TASKS[model_type])

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import milbuild
-from milbuild import caches, heads
+from milbuild import architectures, caches, heads
 from milbuild.architectures import gpt2, llama
 from milbuild.layers import activation
 from milbuild.validation import reference as hf
@@ -35,6 +35,7 @@ from tests.test_mutations import (
     _replace,
 )
 from tests.test_vision import with_processor
+from tests.tiny import TEXTS
 
 DEMO = Path(milbuild.__file__).parent / "demo"
 
@@ -463,3 +464,23 @@ def test_boxes_and_labels_by_hand() -> None:
     broken = measure("", "", "logits", np.ones((1, 7)), np.array([[1, np.nan, 1, 1, 1, 1, 1]]))
     assert not Bar(max_error=1e9).holds(broken)
     assert not Bar(min_psnr=1e-9).holds(broken)
+
+
+# Every task of BERT in `make test`, those of the other families that read text in `make test-all`.
+TASKS = [
+    pytest.param(model_type, task, marks=[] if model_type == "bert" else [pytest.mark.all])
+    for model_type in TEXTS
+    for task in architectures.SUPPORTED[model_type].tasks
+]
+
+
+@pytest.mark.parametrize(("model_type", "task"), TASKS)
+def test_packages_of_every_task_pass(model_type: str, task: str) -> None:
+    """Raw and finished, with the inputs that a build has by default, in batches and not."""
+    folder = checkpoint(model_type, task)
+    for options in ({"postprocess": False, "batch_size": 2}, {"precision": "float32", "sequence_length": (3, 9)}):
+        options = {"sequence_length": 7, "task": task} | options
+        report = milbuild.validate(milbuild.build(folder, **options), folder)
+        assert report.passed, str(report)
+        assert report.drift is not None
+        assert len(report.drift.landmarks) > 3  # of ALBERT few: its layers are one

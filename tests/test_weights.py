@@ -18,7 +18,7 @@ from milbuild.architectures.gpt2 import GPT2
 from milbuild.package.reader import Package
 from milbuild.weights import Checkpoint, Cursor, Tensor, Unread, checkpoint
 from milbuild.weights import safetensors as reader
-from milbuild.weights.tensor import PIECE
+from milbuild.weights.tensor import PIECE, _converted
 from tests import broken
 from tests.broken import LAYERS, POSITIONS, VOCABULARY, WIDTH, CommandLine, assert_refused, files
 
@@ -824,3 +824,27 @@ def test_absurd_sizes_are_refused_before_the_graph_is_tried(tmp_path: Path) -> N
         milbuild.Error, match=r"wte\.weight has the shape \(61, 32\), config\.json asks for \(61, 308720619164272\)"
     ):
         milbuild.build(folder, sequence_length=4)
+
+
+def test_float32_becomes_float16_as_numpy_rounds_it() -> None:
+    """Every sign, exponent and upper place, with what is cut off below, at and above the half; and any bits at all."""
+    upper = np.arange(1 << 19, dtype=np.uint32) << 13
+    words = [upper | np.uint32(lower) for lower in (0, 1, 0xFFF, 0x1000, 0x1001, 0x1FFF)]
+    words.append(np.random.default_rng(0).integers(0, 1 << 32, 1 << 20, np.uint64).astype(np.uint32))
+    values = np.concatenate(words).view(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = values.astype(np.float16).view(np.uint16)
+    found = np.concatenate([piece.copy() for piece in _converted(values, np.dtype(np.float16))])
+    assert np.array_equal(found.view(np.uint16), expected)
+
+
+@pytest.mark.parametrize("target", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("source", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_matrices_are_transposed_in_tiles(source: Any, target: Any) -> None:
+    """Of fewer, of as many and of more rows and columns than a tile, in numbers that go into wider ones and that do not."""
+    random = np.random.default_rng(0)
+    for shape in ((1, 3), (4, 4), (7, 5), (2, 600), (130, 1026), (513, 129), (1028, 256)):
+        matrix = random.standard_normal(shape).astype(source)
+        for value in (matrix.T, np.ascontiguousarray(matrix.T).T):
+            found = np.concatenate([piece.copy() for piece in _converted(value, np.dtype(target))])
+            assert np.array_equal(found.reshape(value.shape), value.astype(target))
