@@ -29,6 +29,7 @@ from milbuild.options import (
     LINT_KEY,
     LOGITS,
     METADATA_KEY,
+    MODEL_TYPE_KEY,
     PRECISION,
     TARGET,
     TARGETS,
@@ -37,9 +38,9 @@ from milbuild.options import (
     Plan,
 )
 from milbuild.outputs import LABEL, TEXTS, meanings, postprocessed, preview, sentence_embedding
-from milbuild.package.writer import Description, Dimension, Feature, lower
+from milbuild.package.writer import SMALLEST_BLOB, Description, Dimension, Feature, lower
 from milbuild.tasks import GENERATION
-from milbuild.weights import Checkpoint, Cursor
+from milbuild.weights import Checkpoint, Cursor, Unread
 from milbuild.whisperkit import OfLayers, WhisperKitInputs
 
 if TYPE_CHECKING:
@@ -169,14 +170,14 @@ def build(
     program, descriptions, graphs = Program(), {}, []
     for name in plan.functions():
         graphs.append(GRAPHS.get(plan.interface, _Graph)(plan, name, checkpoint, config, family))
-        with _fresh_names():
+        with _fresh_builder():
             function, descriptions[name] = graphs[-1].function()
         program.add_function(name, function)
     for half in FUNCTIONS:
         # The other halves, for the tensors that they read: every one of the checkpoint is accounted for.
         if plan.function is not None and half != plan.function:
             other = replace(plan, function=half, prefill_length=None)
-            with _fresh_names():
+            with _fresh_builder():
                 GRAPHS.get(plan.interface, _Graph)(other, "main", checkpoint, config, family).function()
     _check_names(plan, graphs)
     program.default_function_name = next(iter(descriptions))
@@ -205,15 +206,41 @@ def _linted(model: Any, name: str) -> "Report":
 
 
 @contextlib.contextmanager
-def _fresh_names() -> Iterator[None]:
-    """The builder numbers names by a counter of the whole process; ours must not depend on what was built before."""
-    before = dict(mb.name_count)
+def _fresh_builder() -> Iterator[None]:
+    """The builder numbers names by a counter of the whole process; ours must not depend on what was built before.
+
+    And it adds a constant for each parameter of each operation, axes and masks over and over, which takes most of its time:
+    inside, equal small ones are one.
+    """
+    before, add = dict(mb.name_count), mb._add_const
+    shared: dict[Any, Var] = {}
+
+    def add_once(value: Any, name: str, before_op: Any) -> Var:
+        key = _small(value)
+        if key is None or before_op is not None:
+            return add(value, name, before_op)
+        if key not in shared:
+            shared[key] = add(value, name, before_op)
+        return shared[key]
+
     mb.name_count.clear()
+    mb._add_const = add_once
     try:
         yield
     finally:
+        mb._add_const = add
         mb.name_count.clear()
         mb.name_count.update(before)
+
+
+def _small(value: Any) -> Any:
+    """Equal for equal types and values that stand in the program itself; None for others."""
+    plain = value if isinstance(value, list | tuple) else [value]
+    if len(plain) < SMALLEST_BLOB and all(type(each) in (bool, int, float, str) for each in plain):
+        return type(value), repr(value)
+    if isinstance(value, np.ndarray | np.generic) and not isinstance(value, Unread) and value.size < SMALLEST_BLOB:
+        return value.dtype.str, value.shape, value.tobytes()
+    return None
 
 
 class Config:
@@ -477,7 +504,7 @@ def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan:
         {
             "milbuild.version": milbuild.__version__,
             "milbuild.source": checkpoint.name,
-            "milbuild.model_type": config.model_type,
+            MODEL_TYPE_KEY: config.model_type,
             METADATA_KEY: plan.as_json(),
             **({} if lint else {LINT_KEY: "off"}),
             **({} if plan.raw else preview(plan.task, config)),

@@ -240,7 +240,8 @@ class _Straight:
     def __init__(
         self, keys: Var, values: Var, begin: Var, stop: Var, reserved: int, end: Var | None, hidden: Var | None
     ) -> None:
-        self.states = (_State(keys), _State(values))
+        corners: _Corners = {}
+        self.states = (_State(keys, corners), _State(values, corners))
         self.begin, self.stop, self.end = begin, stop, end
         held = np.arange(keys.shape[3], dtype=np.int32) - reserved
         held[:reserved] = NOWHERE
@@ -265,7 +266,8 @@ class Ring:
     as many as the window and the longest call but one (`ring`)."""
 
     def __init__(self, keys: Var, values: Var, begin: Var, stop: Var, tokens: int | Var) -> None:
-        self.states = (_State(keys), _State(values))
+        corners: _Corners = {}
+        self.states = (_State(keys, corners), _State(values, corners))
         self.slots, self.tokens = keys.shape[3], tokens
         self.begin, self.stop = begin, stop
         self._positions: Var | None = None
@@ -331,21 +333,29 @@ def ring(window: int, calls: list[int], context: int) -> int | None:
     return slots if slots < context else None
 
 
+# Where slices of a pair of states begin and end, by row and slot: what is written for keys serves values, too.
+_Corners = dict[tuple[int, Var], Var]
+
+
 class _State:
     """One state and its value so far in this call."""
 
-    def __init__(self, state: Var) -> None:
-        self.state = state
+    def __init__(self, state: Var, corners: _Corners) -> None:
+        self.state, self.corners = state, corners
         self.value: Var | None = None
+
+    def _corner(self, row: int, slot: Var, name: str) -> Var:
+        """A place in the state: heads and width are whole axes, whose begin and end are masked and never looked at."""
+        if (row, slot) not in self.corners:
+            zero, at = np.array([0], np.int32), np.array([row], np.int32)
+            self.corners[row, slot] = mb.concat(values=[at, zero, zero, slot, zero], axis=0, name=name)
+        return self.corners[row, slot]
 
     def write(self, row: int, name: str, new: Var, begin: Var, stop: Var, end: Var | None) -> Var:
         """Puts the tokens of a call (1, H, T, E) into the slots from `begin` to `stop`, and reads the layer."""
         new, wide = _narrow(new, name)
-        zero, one = np.array([0], np.int32), np.array([row + 1], np.int32)
-        # Heads and width are whole axes; their begin and end are masked and never looked at.
+        first, last = self._corner(row, begin, f"{name}_begin"), self._corner(row + 1, stop, f"{name}_end")
         place = {"begin_mask": [False, True, True, False, True], "end_mask": [False, True, True, False, True]}
-        first = mb.concat(values=[np.array([row], np.int32), zero, zero, begin, zero], axis=0, name=f"{name}_begin")
-        last = mb.concat(values=[one, zero, zero, stop, zero], axis=0, name=f"{name}_end")
         update = mb.expand_dims(x=new, axes=[0], name=f"{name}_new")
         value = mb.slice_update(
             x=self._now(name), update=update, begin=first, end=last, **place, name=f"{name}_updated"
@@ -374,8 +384,7 @@ class _State:
         if end is None:
             slots = {"end": [row + 1, 0, 0, 0, 0], "end_mask": [False, True, True, True, True]}
         else:
-            zero, one = np.array([0], np.int32), np.array([row + 1], np.int32)
-            stop = mb.concat(values=[one, zero, zero, end, zero], axis=0, name=f"{name}_read_end")
+            stop = self._corner(row + 1, end, f"{name}_read_end")
             slots = {"end": stop, "end_mask": [False, True, True, False, True]}
         squeeze = [True, False, False, False, False]
         return mb.slice_by_index(

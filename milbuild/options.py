@@ -27,6 +27,7 @@ IMAGE = "image"
 AUDIO = "audio"
 
 METADATA_KEY = "milbuild.options"
+MODEL_TYPE_KEY = "milbuild.model_type"
 # Says "off" in a package whose build lint was not asked about; it is not there in others.
 LINT_KEY = "milbuild.lint"
 

@@ -281,3 +281,17 @@ def test_a_state_that_no_memory_holds_is_named() -> None:
             if value.type.WhichOneof("type") == "stateType":
                 value.type.stateType.wrappedType.tensorType.dimensions[0].constant.size = 2**62
     assert "no memory for the states" in damaged(source, MODEL, spec.SerializeToString())
+
+
+@pytest.mark.parametrize("kind", ["multiArrayType", "imageType"])
+def test_a_type_that_nobody_knows_is_named(kind: str) -> None:
+    source = next(path for path in packages() if path.stem == "gpt2")
+    spec = proto.Model_pb2.Model()
+    spec.CopyFrom(parsed(source))
+    for description in [spec.description, *spec.description.functions]:
+        for feature in description.input:
+            if kind == "imageType":
+                feature.type.imageType.colorSpace = 32
+            else:
+                feature.type.multiArrayType.dataType = 32
+    assert "nobody knows the type 32" in damaged(source, MODEL, spec.SerializeToString())

@@ -409,3 +409,47 @@ def test_no_more_operations_than_coremltools_own_pipeline_leaves(tmp_path: Path)
     inputs = {"input_ids": tokens(1, 11)}
     theirs = runtime.load(tmp_path / "default.mlpackage").predict(inputs)
     assert difference(theirs["logits"], model.predict(inputs)["logits"]) <= 1e-5
+
+
+def test_equal_small_constants_are_one_and_others_are_not() -> None:
+    """Of types and values, not of what is printed: 1 and True, 0.0 and -0.0, float32 and float16 stay apart."""
+    from coremltools.converters.mil import Builder as mb
+    from coremltools.converters.mil.mil import Function, types
+
+    from milbuild.builder import _fresh_builder, _small
+
+    apart = [
+        1,
+        1.0,
+        True,
+        "1",
+        [1],
+        (1,),
+        [1.0],
+        0.0,
+        -0.0,
+        np.int32(1),
+        np.float32(0.1),
+        np.float16(0.1),
+        np.array([1], np.int32),
+    ]
+    assert len({_small(value) for value in apart}) == len(apart)
+    assert _small(np.zeros(10)) is _small([[1]]) is _small([np.float32(0.1)]) is None
+    with Function({"x": mb.placeholder((2, 3), types.fp32)}) as function, _fresh_builder():
+        x = function.inputs["x"]
+        for _ in range(3):
+            x = mb.transpose(x=mb.add(x=x, y=np.float32(1)), perm=[1, 0])
+        function.set_outputs([x])
+    assert [op.op_type for op in function.operations].count("const") == 2
+    add = mb._add_const
+    with Function({"x": mb.placeholder((2, 3), types.fp32)}) as function:
+        x = mb.transpose(x=mb.transpose(x=function.inputs["x"], perm=[1, 0]), perm=[1, 0])
+        function.set_outputs([x])
+    assert mb._add_const == add
+    assert [op.op_type for op in function.operations].count("const") == 2
+
+
+def test_a_state_is_written_at_places_that_keys_and_values_share() -> None:
+    model = milbuild.build(checkpoint(), cache="state")
+    operations = model.get_spec().mlProgram.functions["main"].block_specializations["CoreML8"].operations
+    assert [op.type for op in operations].count("concat") == 2 * 3  # begin and end of three layers

@@ -484,3 +484,9 @@ def test_packages_of_every_task_pass(model_type: str, task: str) -> None:
         assert report.passed, str(report)
         assert report.drift is not None
         assert len(report.drift.landmarks) > 3  # of ALBERT few: its layers are one
+
+
+def test_a_checkpoint_of_another_family_is_refused() -> None:
+    model = milbuild.build(checkpoint(), sequence_length=11)
+    with pytest.raises(milbuild.Error, match="it was built of a gpt2, and this is a bert"):
+        milbuild.validate(model, checkpoint("bert", "text-generation"))

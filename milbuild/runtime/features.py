@@ -32,6 +32,11 @@ def check(description: Any, function: Function, where: str) -> None:
         kind = feature.type.WhichOneof("Type")
         if kind not in ("multiArrayType", "imageType"):
             raise Error(f"{where}: the input {name} is a {kind}; an ML Program takes multi-arrays and images")
+    for feature in [*description.input, *description.output]:
+        array, image = feature.type.multiArrayType, feature.type.imageType
+        for number, enum in ((array.dataType, array.ArrayDataType), (image.colorSpace, type(image).ColorSpace)):
+            if number not in enum.values():
+                raise Error(f"{where}: nobody knows the type {number} that {feature.name} has", DAMAGED)
     for feature in description.output:
         kind = feature.type.WhichOneof("Type")
         if kind not in ("multiArrayType", "imageType", "stringType", "int64Type", "dictionaryType"):

@@ -11,7 +11,7 @@ from milbuild import architectures, tasks
 from milbuild.errors import Error
 from milbuild.generation import Session
 from milbuild.model import Model
-from milbuild.options import INTERFACES, METADATA_KEY, Plan
+from milbuild.options import INTERFACES, METADATA_KEY, MODEL_TYPE_KEY, Plan
 from milbuild.outputs import CLASS_LABELS
 from milbuild.validation import answers, cases, drift, greedy, reference, strangers, whisperkit
 from milbuild.validation.cases import Case
@@ -47,6 +47,12 @@ def compare(
         if task is not None and tasks.resolve(task, tuple(tasks.TASKS), path.name)[0].name != plan.task:
             raise Error(f"{path.name} was built for {plan.task}, not for {task}", "Leave the task out.")
         truth = reference.load(material.source, plan.task, material.revision)
+        built, found = model.user_defined_metadata.get(MODEL_TYPE_KEY), truth.config.model_type
+        if built not in (None, found):
+            raise Error(
+                f"the package and the other checkpoint do not belong together: it was built of a {built}, and this is a {found}",
+                "Validate a package with the checkpoint it was built from.",
+            )
     else:
         truth = reference.load(material.source, strangers.task(path.name, task), material.revision)
         plan = strangers.plan(players["float32"], truth, strangers.task(path.name, task))
