@@ -490,3 +490,12 @@ def test_a_checkpoint_of_another_family_is_refused() -> None:
     model = milbuild.build(checkpoint(), sequence_length=11)
     with pytest.raises(milbuild.Error, match="it was built of a gpt2, and this is a bert"):
         milbuild.validate(model, checkpoint("bert", "text-generation"))
+
+
+def test_a_package_that_gives_nan_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = gpt2.GPT2.scale
+    monkeypatch.setattr(gpt2.GPT2, "scale", lambda self, i, width: np.nan if i == 1 else original(self, i, width))
+    model = milbuild.build(checkpoint(), cache="io", context_length=20, precision="float32", lint=False)
+    report = milbuild.validate(model, checkpoint())
+    assert not report.passed
+    assert not any(report.bar.holds(row) for row in report.rows)
