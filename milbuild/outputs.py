@@ -52,12 +52,13 @@ TEXTS = {
     PROBABILITIES: "Probability of each label.",
 }
 
+# Tasks that give one label for everything that was read.
+CLASSIFIERS = ("text-classification", "image-classification", "audio-classification")
+
 # Tasks whose scores are those of config.id2label.
 LABELLED = (
-    "text-classification",
+    *CLASSIFIERS,
     "token-classification",
-    "image-classification",
-    "audio-classification",
     "audio-frame-classification",
     "semantic-segmentation",
     "object-detection",

@@ -19,7 +19,7 @@ import pytest
 import milbuild
 from milbuild.generation import Session, TextStream
 from milbuild.options import INTERFACES, PRECISIONS, TARGETS
-from milbuild.package import writer
+from milbuild.package import temporary
 from tests import broken
 from tests.broken import VOCABULARY, WIDTH, CommandLine, assert_refused, files, run
 
@@ -739,25 +739,26 @@ def test_save_where_nothing_can_be(target: str, words: str, whole: Path, tmp_pat
 
 
 class _Full:
-    """A file on a disk that takes `room` bytes more."""
+    """A disk that takes `room` bytes more."""
 
-    def __init__(self, file: Any, room: int) -> None:
-        self.file, self.room = file, room
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.pwrite_ = os.pwrite
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any) -> None:
         self.room -= len(memoryview(data).cast("B"))
         if self.room < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return int(self.file.write(data))
+
+    def pwrite(self, descriptor: int, data: Any, offset: int) -> int:
+        self.write(data)
+        return self.pwrite_(descriptor, data, offset)
 
     def __enter__(self) -> "_Full":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.file.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
+        pass
 
 
 @pytest.mark.parametrize(("file", "room"), [("weight.bin", 0), ("weight.bin", 40_000), ("model.mlmodel", 10)])
@@ -771,14 +772,20 @@ def test_full_disk(
     if old:
         shutil.copytree(whole / "p.mlpackage", target)
     before = files(tmp_path)
-    open_ = Path.open
+    open_, disk = Path.open, _Full(room)
 
     def opened(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
         real = open_(path, mode, *arguments, **options)
-        return _Full(real, room) if path.name == file and "w" in mode else real
+        if path.name != "model.mlmodel" or "w" not in mode:
+            return real
+        real.close()
+        return disk
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", opened)
+        if file == "weight.bin":
+            patch.setattr(os, "pwrite", disk.pwrite)
+        else:
+            patch.setattr(Path, "open", opened)
         text = message(model.save, target)
     assert f"the disk of {tmp_path} is full: the package needs 0.1 MB" in text
     assert "hint: Free some space" in text
@@ -786,12 +793,14 @@ def test_full_disk(
     model.save(target)  # the model is as good as before
 
 
-@pytest.mark.parametrize("step", ["_sync", "_replace"])
-def test_disk_that_fails_at_the_end(step: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", [(os, "fsync"), (temporary, "put")], ids=["sync", "put"])
+def test_disk_that_fails_at_the_end(
+    step: tuple[Any, str], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(writer, step, fail)
+    monkeypatch.setattr(*step, fail)
     text = message(milbuild.build(whole / "c").save, tmp_path / "out.mlpackage")
     assert "out.mlpackage cannot be written: Input/output error" in text
     assert files(tmp_path) == {}
@@ -800,18 +809,20 @@ def test_disk_that_fails_at_the_end(step: str, whole: Path, tmp_path: Path, monk
 def test_rename_that_fails_puts_the_old_package_back(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a file system that cannot exchange two names in one step."""
     shutil.copytree(whole / "p.mlpackage", tmp_path / "out.mlpackage")
     before = files(tmp_path / "out.mlpackage")
     model = milbuild.build(whole / "c")
-    rename = Path.rename
+    rename = os.rename
 
-    def renamed(path: Path, target: Any) -> Path:
+    def renamed(path: Path, target: Any) -> None:
         if path.suffix == ".partial":
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-        return rename(path, target)
+        rename(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", renamed)
+        patch.setattr(temporary, "_exchange", temporary._exchange_in_steps)
+        patch.setattr(os, "rename", renamed)
         assert "cannot be written: Permission denied" in message(model.save, tmp_path / "out.mlpackage")
     assert os.listdir(tmp_path) == ["out.mlpackage"]
     assert files(tmp_path / "out.mlpackage") == before

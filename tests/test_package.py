@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 import milbuild
 from milbuild import runtime
 from milbuild.options import Plan
-from milbuild.package import passes, writer
+from milbuild.package import passes, temporary
 from milbuild.package.reader import Package
 from milbuild.validation import reference as hf
 from milbuild.weights import Unread
@@ -261,10 +261,10 @@ def test_an_interrupted_save_leaves_nothing_and_keeps_the_old(tmp_path: Path, mo
     assert _files(path) == before
     assert list(tmp_path.iterdir()) == [path]
 
-    def fail(self: Path, target: Path) -> None:
+    def fail(made: Path, target: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(writer, "_replace", lambda partial, target: fail(partial, target))
+    monkeypatch.setattr(temporary, "put", fail)
     with pytest.raises(milbuild.Error, match="cannot be written"):
         milbuild.build(checkpoint(), sequence_length=6).save(path)
     assert _files(path) == before

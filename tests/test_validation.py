@@ -265,6 +265,41 @@ def test_inputs_that_nobody_knows_are_named(tmp_path: Path) -> None:
         milbuild.validate(other, checkpoint("bert", "question-answering"), task="question-answering")
 
 
+def described(path: Path, shape: tuple[int, ...], *, image: bool = False) -> Path:
+    """A package whose one input, of this shape, is given back."""
+
+    @mb.program(input_specs=[mb.TensorSpec(shape)], opset_version=ct.target.iOS17)
+    def program(x: Any) -> Any:
+        return mb.identity(x=x)
+
+    inputs = [ct.ImageType("x", shape)] if image else None
+    ct.convert(program, inputs=inputs, skip_model_load=True).save(str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "image", "model_type", "task", "message"),
+    [
+        (
+            (1, 2, 11),
+            False,
+            "bert",
+            "token-classification",
+            r"x of the shape \(1, 2, 11\); input_ids is \(batch, tokens\)",
+        ),
+        ((1, 3, 8, 8), True, "bert", "token-classification", r"takes the image x; input_ids is \(batch, tokens\)"),
+        ((1, 11), False, "vit", "image-classification", r"pixel_values is \(batch, channels, height, width\)"),
+        ((1, 11), False, "t5", "text2text-generation", "is of a model with an encoder and a decoder"),
+    ],
+)
+def test_a_package_of_another_kind_is_refused(
+    tmp_path: Path, shape: tuple[int, ...], image: bool, model_type: str, task: str, message: str
+) -> None:
+    path = described(tmp_path / "other.mlpackage", shape, image=image)
+    with pytest.raises(milbuild.Error, match=message):
+        milbuild.validate(path, checkpoint(model_type, task), task=task)
+
+
 SENTENCE = "one plus two is three. One morning, a dog went to the river and saw a boat."
 
 
@@ -449,6 +484,11 @@ def test_figures_by_hand(expected: np.ndarray, value: np.ndarray, figures: dict[
     assert row.kl == pytest.approx(float((shares[0] * np.log(shares[0] / shares[1])).sum(-1).mean()))
     assert row.psnr == pytest.approx(20 * np.log10(5 / np.sqrt(np.mean((expected - value) ** 2))))
     assert row.cosine == pytest.approx((expected * value).sum() / np.sqrt((expected**2).sum() * (value**2).sum()))
+
+
+def test_what_is_no_number_lies_infinitely_far() -> None:
+    row = measure("", "", "logits", np.array([[1.0, 2, 3]]), np.array([[1.0, np.nan, 3]]))
+    assert (row.max_abs, row.psnr, row.kl) == (np.inf, -np.inf, np.inf)
 
 
 def test_boxes_and_labels_by_hand() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,14 +68,11 @@ class Comparison:
         for (where, what), changes in groups.items():
             table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold", header_style="",
                           title=f"{what}{f' of {where}' if where else ''}", caption_style="", caption_justify="left")  # fmt: skip
-            side = (
-                "right"
-                if isinstance(next(c.before if c.before is not None else c.after for c in changes), int)
-                else "left"
-            )
+            first = next(c.before if c.before is not None else c.after for c in changes)
+            side: Literal["right", "left"] = "right" if isinstance(first, int) else "left"
             table.add_column("", overflow="fold")
-            table.add_column("before", justify=side, overflow="fold")  # type: ignore[arg-type]
-            table.add_column("after", justify=side, overflow="fold")  # type: ignore[arg-type]
+            table.add_column("before", justify=side, overflow="fold")
+            table.add_column("after", justify=side, overflow="fold")
             for change in changes[:SHOWN]:
                 table.add_row(change.name, _spelled(change.before), _spelled(change.after))
             if left := len(changes) - SHOWN:

@@ -13,7 +13,7 @@ from typing import Any
 
 from milbuild.inspection.costs import Ledger, Unknown, flat
 from milbuild.inspection.outline import Group, Row, outline, rows
-from milbuild.inspection.report import Shape, landmark, ledgers, megabytes, scaled
+from milbuild.inspection.report import Shape, landmark, ledgers, scaled
 from milbuild.package.reader import Operation, Value
 from milbuild.pictures import check_picture
 
@@ -393,7 +393,7 @@ class _Panel:
         left = spine + 12
         costs = (sum(line.macs or 0 for line in self._own()), self.ledger.stored(*self.ledger.graph.work))
         count = len(self.ledger.graph.work)
-        head = f"{count:,} operations, {scaled(costs[0])} MMACs, {megabytes(costs[1])} MB of weights"
+        head = f"{count:,} operations, {scaled(costs[0])} MMACs, {scaled(costs[1])} MB of weights"
         page.texts.append(Text(x, y, title, 11, weight="bold"))
         page.texts.append(Text(x, y + 15, head, 8.5, FAINT))
         top = y + 30

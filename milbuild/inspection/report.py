@@ -13,8 +13,8 @@ from milbuild.inspection.bandwidth import GPU, NEURAL_ENGINE, TABLE
 from milbuild.inspection.costs import Costs, Ledger, Unknown, Weight
 from milbuild.inspection.shapes import open_lengths, play
 from milbuild.linting.graph import Graph, Subject
-from milbuild.linting.interfaces import target, type_name
-from milbuild.package.reader import Package
+from milbuild.linting.interfaces import target
+from milbuild.package.reader import Package, color_name, type_name
 
 Shape = tuple[int, ...]
 TOKENS = re.compile(r"(decoder_?)?(input_?ids?|token_?ids|tokens)", re.IGNORECASE)
@@ -134,7 +134,7 @@ class Inspection:
         from rich.console import Group
         from rich.text import Text
 
-        size = f"{self.name}: {megabytes(self.bytes)} MB, of these weights {megabytes(self.weights)} MB"
+        size = f"{self.name}: {scaled(self.bytes)} MB, of these weights {scaled(self.weights)} MB"
         parts: list[Any] = [Text(f"{size}; {target(self.version)} (specification version {self.version})", "bold")]
         for name, function in self.functions.items():
             standard = " (default)" if name == self.default and len(self.functions) > 1 else ""
@@ -207,7 +207,7 @@ class Inspection:
         for column in ("number", "elements", "MB"):
             table.add_column(column, justify="right")
         for group in self.weight_groups:
-            figures = (_number(group.number), _number(group.elements), megabytes(group.bytes))
+            figures = (_number(group.number), _number(group.elements), scaled(group.bytes))
             table.add_row(group.type, group.compression, *figures)
         return table
 
@@ -264,12 +264,8 @@ def landmark(name: str) -> str:
     return re.sub(r"(?<![^_.])\d+(?![^_.])", "*", name)
 
 
-def megabytes(count: int) -> str:
-    """Of 1e6 bytes: 0.3 of what is small, never 0.0 of what is something."""
-    return scaled(count)
-
-
 def scaled(count: int | None) -> str:
+    """In millions: 0.3 of what is small, never 0.0 of what is something."""
     if count is None:
         return "unknown"
     scaled = count / 1e6
@@ -421,7 +417,7 @@ def spell(feature: Any) -> str:
     array = feature.type.stateType.arrayType if kind == "stateType" else feature.type.multiArrayType
     if kind == "imageType":
         image = feature.type.imageType
-        color = type(image).ColorSpace.Name(image.colorSpace)
+        color = color_name(image)
         return f"image {color}, {image.height} x {image.width}"
     if kind not in ("stateType", "multiArrayType"):
         return str(kind)

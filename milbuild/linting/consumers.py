@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator
 
 from milbuild.linting.graph import Graph, Place, Subject, array_of, listed, ranges
-from milbuild.linting.interfaces import type_name
 from milbuild.linting.rules import ERROR, WARNING, rule
+from milbuild.package.reader import type_name
 
 Found = Iterator[tuple[Place, str]]
 

@@ -4,12 +4,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
-
-from coremltools import proto
 
 from milbuild.linting.graph import Graph, Place, Subject, array_of, flexible, listed, ranges
 from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
+from milbuild.package.reader import color_name, type_name
 
 Found = Iterator[tuple[Place, str]]
 
@@ -21,12 +19,6 @@ MOST_LISTED = 128
 
 def target(version: int) -> str:
     return TARGETS.get(version, f"specification version {version}")
-
-
-def type_name(array: Any) -> str:
-    number = array.dataType
-    known = proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType
-    return str(known.Name(number)) if number in known.values() else f"type {number}"
 
 
 @rule(
@@ -315,12 +307,11 @@ def interface_float32(subject: Subject) -> Found:
     source="coremltools image-inputs guide; its converter",
 )
 def image(subject: Subject) -> Found:
-    spaces = proto.FeatureTypes_pb2.ImageFeatureType.ColorSpace
     for kind in ("input", "output"):
         for graph, feature in subject.features(kind):
             if feature.type.WhichOneof("Type") != "imageType":
                 continue
-            color = spaces.Name(feature.type.imageType.colorSpace)
+            color = color_name(feature.type.imageType)
             value = graph.values.get(feature.name)
             shape = None if value is None else value.shape
             channels = 1 if "GRAYSCALE" in color else 3

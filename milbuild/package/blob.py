@@ -1,6 +1,10 @@
 """weight.bin, planned while the graph is lowered and written once, straight from the checkpoint."""
 
+import os
+import queue
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -8,6 +12,8 @@ import numpy as np
 
 from milbuild.package.storage import ALIGNMENT, CODES, HEADER, METADATA, SENTINEL, VERSION
 from milbuild.weights import Tensor, Unread
+
+WRITERS = 4  # threads at most: more wait for the memory
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,10 @@ class Blob:
     nbytes: int
     dtype: np.dtype[Any]
     content: Tensor | np.ndarray
+
+    def metadata(self) -> tuple[int, ...]:
+        """What stands in front of the data."""
+        return SENTINEL, CODES[self.dtype.name.upper()], self.nbytes, self.offset + METADATA.size, 0
 
     def pieces(self) -> Iterator[np.ndarray]:
         if isinstance(self.content, Tensor):
@@ -45,14 +55,44 @@ class BlobPlan:
         return self.blobs[key].offset
 
     def write(self, file: IO[bytes], progress: Callable[[int], None]) -> None:
-        """Writes the whole file; `progress` is told the number of bytes behind each piece. Raises `Error` for bad values."""
-        file.write(HEADER.pack(len(self.blobs), VERSION))
-        at = HEADER.size
-        for blob in self.blobs.values():
-            file.write(bytes(blob.offset - at))
-            start = blob.offset + METADATA.size
-            file.write(METADATA.pack(SENTINEL, CODES[blob.dtype.name.upper()], blob.nbytes, start, 0))
+        """Writes the whole file; `progress` is told the number of bytes behind each piece. Raises `Error` for bad values.
+
+        Each blob has its place, so threads read, convert and write beside each other, and the bytes are the same however
+        many there are. The largest come first, so that none is left for one thread at the end.
+        """
+        descriptor, stopped = file.fileno(), threading.Event()
+        told: queue.SimpleQueue[int | Future[None]] = queue.SimpleQueue()
+
+        def put(blob: Blob) -> None:
+            at = _write(descriptor, METADATA.pack(*blob.metadata()), blob.offset)
             for piece in blob.pieces():
-                file.write(piece.data.cast("B"))
-                progress(piece.nbytes)
-            at = start + blob.nbytes
+                if stopped.is_set():
+                    return
+                at = _write(descriptor, piece.data.cast("B"), at)
+                told.put(piece.nbytes)
+
+        _write(descriptor, HEADER.pack(len(self.blobs), VERSION), 0)
+        with ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1)) as pool:
+            try:
+                for blob in sorted(self.blobs.values(), key=lambda blob: -blob.nbytes):
+                    pool.submit(put, blob).add_done_callback(told.put)
+                left = len(self.blobs)
+                while left:
+                    found = told.get()
+                    if isinstance(found, int):
+                        progress(found)
+                    else:
+                        found.result()
+                        left -= 1
+            finally:
+                stopped.set()
+                pool.shutdown(cancel_futures=True)
+
+
+def _write(descriptor: int, data: bytes | memoryview, at: int) -> int:
+    """Writes all of `data` at a place of a file; returns the place behind it."""
+    rest = memoryview(data)
+    while rest:
+        count = os.pwrite(descriptor, rest, at)
+        rest, at = rest[count:], at + count
+    return at

@@ -233,6 +233,20 @@ def _model_path(path: Path) -> Path:
     return path / "Data" / inside
 
 
+def type_name(array: Any) -> str:
+    """The type of a described array or state (FLOAT32, INT32); of a number that nobody knows, the number."""
+    return _spelled(proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType, array.dataType)
+
+
+def color_name(image: Any) -> str:
+    """The color space of a described image (RGB, GRAYSCALE); of a number that nobody knows, the number."""
+    return _spelled(proto.FeatureTypes_pb2.ImageFeatureType.ColorSpace, image.colorSpace)
+
+
+def _spelled(kinds: Any, number: int) -> str:
+    return str(kinds.Name(number)) if number in kinds.values() else f"type {number}"
+
+
 def type_of(value: Any) -> tuple[str, tuple[int | None, ...] | None]:
     """The element type and shape of a Value protobuf, whose content is not looked at."""
     entry = _value(value)

@@ -1,6 +1,5 @@
 """From a program to a .mlpackage: lowered to protobuf, described, and written in one step that succeeds or leaves nothing."""
 
-import contextlib
 import errno
 import json
 import os
@@ -21,7 +20,7 @@ from coremltools.converters.mil.backend.mil.load import MILProtoExporter
 from coremltools.converters.mil.mil import Program, Var
 
 from milbuild.errors import Error
-from milbuild.package import passes
+from milbuild.package import passes, temporary
 from milbuild.package.blob import BlobPlan
 from milbuild.weights import Unread
 
@@ -162,28 +161,28 @@ def write(model: Any, weights: BlobPlan | Path, target: Path, progress: Progress
     """Writes a package at `target`, replacing what stands there only once the new one is whole and on the disk.
 
     `weights` is the plan of a build, or the weight.bin of a package that is saved again. Raises `Error` when the place
-    cannot be written to or the disk is full, and for weights that the precision cannot hold; nothing is left behind.
+    cannot be written to or the disk is full, and for weights that the precision cannot hold; nothing is left behind. What a
+    killed process has left behind is taken away.
     """
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir()  # which fails where the folder above does not exist
-        root = partial / ROOT
-        (root / WEIGHTS.parent).mkdir(parents=True)
-        with (root / WEIGHTS).open("wb") as file:
-            if isinstance(weights, BlobPlan):
-                _write_plan(weights, file, progress)
-            else:
-                with weights.open("rb") as source:
-                    shutil.copyfileobj(source, file, 1 << 20)
-            _sync(file)
-        with (root / "model.mlmodel").open("wb") as file:
-            file.write(model.SerializeToString(deterministic=True))
-            _sync(file)
-        (partial / "Manifest.json").write_text(manifest())
-        _replace(partial, target)
+        with temporary.folder(target) as partial:
+            root = partial / ROOT
+            (root / WEIGHTS.parent).mkdir(parents=True)
+            with (root / WEIGHTS).open("wb") as file:
+                if isinstance(weights, BlobPlan):
+                    _write_plan(weights, file, progress)
+                else:
+                    with weights.open("rb") as source:
+                        shutil.copyfileobj(source, file, 1 << 20)
+                _sync(file)
+            with (root / "model.mlmodel").open("wb") as file:
+                file.write(model.SerializeToString(deterministic=True))
+                _sync(file)
+            (partial / "Manifest.json").write_text(manifest())
+            temporary.put(partial, target)
     except OSError as error:
         where = target.parent if str(target.parent) != "." else Path.cwd()
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             needed = weights.end if isinstance(weights, BlobPlan) else weights.stat().st_size
             raise Error(
                 f"the disk of {where} is full: the package needs {needed / 1e6:,.1f} MB",
@@ -192,8 +191,6 @@ def write(model: Any, weights: BlobPlan | Path, target: Path, progress: Progress
         raise Error(
             f"{target} cannot be written: {error.strerror or error}", "Choose an existing folder that you may write to."
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_plan(plan: BlobPlan, file: Any, progress: Progress | None) -> None:
@@ -211,19 +208,3 @@ def _write_plan(plan: BlobPlan, file: Any, progress: Progress | None) -> None:
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _replace(partial: Path, target: Path) -> None:
-    """Renames `partial` to `target`; a package that stands there is moved aside first, and back if that fails."""
-    if not os.path.lexists(target):
-        partial.rename(target)
-        return
-    aside = partial.with_suffix(".replaced")
-    target.rename(aside)
-    try:
-        partial.rename(target)
-    except OSError:
-        aside.rename(target)
-        raise
-    with contextlib.suppress(OSError):
-        shutil.rmtree(aside) if aside.is_dir() and not aside.is_symlink() else aside.unlink()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from milbuild.errors import Error
-from milbuild.package.reader import DAMAGED, Function, Value
+from milbuild.package.reader import DAMAGED, Function, Value, color_name, type_name
 
 # PIL's modes for Core ML's color spaces, in and out; the order of a tensor's channels.
 COLORS = {
@@ -142,7 +142,7 @@ def _range(low: int, high: int) -> str:
 
 def _image(name: str, image: Any, value: Any, rounds: bool) -> torch.Tensor:
     """A picture as the program takes it: (1, 3 or 1, height, width), values of 0 to 255 (float for GRAYSCALE_FLOAT16)."""
-    space = type(image).ColorSpace.Name(image.colorSpace)
+    space = color_name(image)
     if space not in COLORS:
         raise Error(f"the input {name} is an image of the color space {space}; known are {', '.join(COLORS)}")
     mode, _, order = COLORS[space]
@@ -186,7 +186,7 @@ def outputs(description: Any, values: dict[str, Any]) -> dict[str, Any]:
         value, kind = values[feature.name], feature.type.WhichOneof("Type")
         if kind == "multiArrayType":
             multi = feature.type.multiArrayType
-            whole = multi.ArrayDataType.Name(multi.dataType) in ("INT32", "INT8")
+            whole = type_name(multi).startswith("INT")
             if not isinstance(value, torch.Tensor):
                 raise Error(
                     f"the output {feature.name} is described as an array, and the program gives a {type(value)}"
@@ -204,7 +204,7 @@ def _picture(name: str, image: Any, value: torch.Tensor) -> Any:
     """A PIL image of a tensor (1, 3 or 1, height, width), whose values are rounded and kept within 0 to 255."""
     from PIL import Image
 
-    space = type(image).ColorSpace.Name(image.colorSpace)
+    space = color_name(image)
     if space not in COLORS or tuple(value.shape[:2]) != (1, 3 if COLORS[space][2] else 1) or value.ndim != 4:
         raise Error(f"the output {name} is an image of the color space {space}; its shape is {tuple(value.shape)}")
     _, mode, order = COLORS[space]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from milbuild.errors import Error
-from milbuild.package.reader import Operation
+from milbuild.package.reader import Operation, color_name, type_name
 from milbuild.pictures import check_picture
 from milbuild.runtime.engine import Engine, State
 
@@ -158,7 +158,7 @@ def examples(model: Engine, shapes: dict[str, tuple[int, ...]] | None = None) ->
             continue
         multi = feature.type.multiArrayType
         shape = shapes.pop(feature.name, tuple(multi.shape))
-        whole = multi.ArrayDataType.Name(multi.dataType) in ("INT32", "INT8")
+        whole = type_name(multi).startswith("INT")
         made[feature.name] = np.zeros(shape, np.int32) if whole else random.standard_normal(shape).astype(np.float32)
     if shapes:
         raise Error(f"{model.where} has no array {', '.join(sorted(shapes))}; it has {', '.join(made)}")
@@ -169,7 +169,7 @@ def _noise(image: Any, random: np.random.Generator) -> Any:
     from PIL import Image
 
     size = (image.height, image.width)
-    space = type(image).ColorSpace.Name(image.colorSpace)
+    space = color_name(image)
     if space == "GRAYSCALE_FLOAT16":
         return Image.fromarray(random.random(size, np.float32))
     shape = size if space == "GRAYSCALE" else (*size, 3)

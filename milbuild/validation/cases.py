@@ -8,6 +8,7 @@ import numpy as np
 
 from milbuild import architectures
 from milbuild.options import AUDIO, IMAGE, INTERFACES, Plan, longest
+from milbuild.package.reader import type_name
 from milbuild.validation import answers, reference
 from milbuild.validation.material import PICTURES, Material
 from milbuild.validation.player import Player
@@ -162,7 +163,7 @@ def _declared(data: dict[str, Any], description: Any) -> dict[str, Any]:
     for feature in description.input:
         array = feature.type.multiArrayType
         if isinstance(data.get(feature.name), np.ndarray):
-            whole = array.ArrayDataType.Name(array.dataType).startswith("INT")
+            whole = type_name(array).startswith("INT")
             data[feature.name] = data[feature.name].astype(np.int32 if whole else np.float32)
     return data
 
@@ -188,6 +189,12 @@ def _pictures(plan: Plan, truth: Any, material: Material, description: Any) -> C
             inputs[name] = material.random.normal(size=shape).astype(np.float32)
     name = f"{count} pictures of {width} x {height}"
     return _case(plan, truth, name, inputs, description, images=images if IMAGE in names else None)
+
+
+def backwards(config: Any) -> bool:
+    """Whether a model looks at what came before only, so that the scores behind a token do not depend on later ones."""
+    known = architectures.SUPPORTED.get(config.model_type)
+    return known is not None and (known.decoder or bool(getattr(config, "is_decoder", False)))
 
 
 def two_halves(config: Any) -> bool:
@@ -217,12 +224,7 @@ def _calls(plan: Plan, truth: Any, material: Material, description: Any) -> Iter
         mask, hidden = mask.copy(), count // 3
         if not hidden or (sound and count - hidden < _shortest(config, plan.task)):
             continue
-        left = (
-            not sound
-            and config.model_type in architectures.SUPPORTED
-            and architectures.SUPPORTED[config.model_type].decoder
-        )
-        if not left:
+        if sound or not backwards(config):
             mask[..., count - hidden :] = 0
             inputs = inputs | {"attention_mask": mask}
             yield _case(plan, truth, f"{name}, padded on the right", inputs, description)

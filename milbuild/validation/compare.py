@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from milbuild import architectures, tasks
+from milbuild import tasks
 from milbuild.errors import Error
 from milbuild.generation import Session
 from milbuild.model import Model
@@ -126,7 +126,7 @@ def _continued(plan: Plan, truth: Any, material: Material, player: Player) -> It
         plan.task not in tasks.GENERATION
         or INTERFACES[plan.interface].packages
         or plan.outputs.get("logits", ()) is None
-        or not (plan.apart or _backwards(truth.config))
+        or not (plan.apart or cases.backwards(truth.config))
     ):
         return
     session = player.session()
@@ -137,11 +137,6 @@ def _continued(plan: Plan, truth: Any, material: Material, player: Player) -> It
         found = greedy.answer(plan, truth, inputs, sound, name, session.context)
     if found is not None:
         yield found
-
-
-def _backwards(config: Any) -> bool:
-    """Whether a model looks at what came before only, so that the scores behind a token do not depend on later ones."""
-    return architectures.SUPPORTED[config.model_type].decoder or bool(getattr(config, "is_decoder", False))
 
 
 def _typical(plan: Plan, truth: Any, material: Material, chosen: list[Case]) -> Case:

@@ -139,7 +139,7 @@ def _by_value(player: Player, case: Case, expected: dict[str, np.ndarray]) -> di
         shapes.setdefault(value.shape, []).append(module)
     nearest: dict[str, tuple[float, str]] = {}
 
-    def note(function: str, operation: Operation, results: tuple[Any, ...]) -> None:
+    def note(operation: Operation, results: tuple[Any, ...]) -> None:
         if len(results) != 1 or not isinstance(results[0], torch.Tensor) or not results[0].is_floating_point():
             return
         for module in shapes.get(tuple(results[0].shape), ()):
@@ -147,11 +147,8 @@ def _by_value(player: Player, case: Case, expected: dict[str, np.ndarray]) -> di
             if error < min(NEAR, nearest.get(module, (math.inf, ""))[0]):
                 nearest[module] = error, operation.name
 
-    player.note = note
-    try:
+    with player.watched(note):
         case.play(player)
-    finally:
-        player.note = None
     return {module: operation for module, (_, operation) in nearest.items()}
 
 
@@ -160,7 +157,7 @@ def _watched(player: Player, case: Case, wanted: set[str], large: list[Large] | 
     kept: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     largest: dict[str, Large] = {}
 
-    def note(function: str, operation: Operation, results: tuple[Any, ...]) -> None:
+    def note(operation: Operation, results: tuple[Any, ...]) -> None:
         if operation.name in wanted:
             kept[operation.name].append(results[0].float().numpy().copy())
         if large is None:
@@ -172,11 +169,8 @@ def _watched(player: Player, case: Case, wanted: set[str], large: list[Large] | 
                 if reached > LARGEST_HALF / HEADROOM and reached > getattr(largest.get(operation.name), "largest", 0):
                     largest[operation.name] = Large(operation.name, operation.type, reached)
 
-    player.note = note
-    try:
+    with player.watched(note):
         case.play(player)
-    finally:
-        player.note = None
     if large is not None:
         large += largest.values()
     return kept

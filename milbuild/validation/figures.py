@@ -1,6 +1,7 @@
 """How far an output lies from transformers': numbers over the range, and what a reader of the output would notice."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,12 +90,12 @@ def distance(expected: np.ndarray, value: np.ndarray) -> tuple[float, float, flo
     return worst, worst / span, psnr, min(1.0, cosine)
 
 
-def _blocks(expected: np.ndarray, value: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _blocks(expected: np.ndarray, value: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Both along their first axis in pieces of float64, which of whole scores of a long text would fill the memory."""
     width = max(1, expected[:1].size)
     step = max(1, BLOCK // width)
     places = range(0, len(expected), step)
-    return ((expected[at : at + step].astype(np.float64), value[at : at + step].astype(np.float64)) for at in places)  # type: ignore[return-value]
+    return ((expected[at : at + step].astype(np.float64), value[at : at + step].astype(np.float64)) for at in places)
 
 
 def _chooses(output: str) -> bool:
@@ -113,7 +114,8 @@ def _choices(expected: np.ndarray, value: np.ndarray, logits: bool) -> tuple[flo
         ours, theirs = (_logarithms(each, logits) for each in (other, one))
         divergence += float((np.exp(theirs) * (theirs - ours)).sum())
     rows = max(1, expected.size // classes)
-    return same / rows, shared / rows if classes > TOP else None, max(0.0, divergence / rows)
+    divergence = math.inf if math.isnan(divergence) else max(0.0, divergence / rows)
+    return same / rows, shared / rows if classes > TOP else None, divergence
 
 
 def _logarithms(rows: np.ndarray, logits: bool) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A package on one backend: its engines, loaded once, and what may watch them."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,16 @@ CORE_ML = "Core ML"
 # Core ML chooses for itself with "all": each of these says what one unit makes of a package.
 UNITS = ("cpu_only", "cpu_and_gpu", "cpu_and_ne")
 
-# Called behind every operation with the function's name, the operation and its results, as tensors
-Note = Callable[[str, Operation, tuple[Any, ...]], None]
+# Called behind every operation with the operation and its results, as tensors
+Note = Callable[[Operation, tuple[Any, ...]], None]
 
 
 class Player:
-    """`backend` is "float32" or "declared" (how the runtime rounds), or "Core ML" with the compute units behind it.
-
-    `note` watches the operations of the runtime.
-    """
+    """`backend` is "float32" or "declared" (how the runtime rounds), or "Core ML" with the compute units behind it."""
 
     def __init__(self, package: Path, encoder: Path | None, backend: str) -> None:
         self.package, self.backend = package, backend
-        units = backend.removeprefix(CORE_ML).strip() or ct.ComputeUnit.ALL
-        units = units if backend.startswith(CORE_ML) else ct.ComputeUnit.ALL
+        units = backend.removeprefix(CORE_ML).strip() if backend.startswith(CORE_ML) else ct.ComputeUnit.ALL
         self.model = Model(package, compute_units=units)
         self.encoder = None if encoder is None else Model(encoder, compute_units=units)
         self.note: Note | None = None
@@ -54,6 +51,15 @@ class Player:
             for name, value in outputs.items()
             if not isinstance(value, str)
         }
+
+    @contextlib.contextmanager
+    def watched(self, note: Note) -> Iterator[None]:
+        """While it is open, `note` sees every operation of the runtime."""
+        self.note = note
+        try:
+            yield
+        finally:
+            self.note = None
 
     def operations(self) -> Iterator[Operation]:
         """Those of every function, the encoder's first, as they are computed; a name that two functions have comes once."""
@@ -87,8 +93,7 @@ class _Engine:
         note = self._player.note
         if note is None:
             return self.loaded.predict(data) if state is None else self.loaded.predict(data, state)
-        function = self.loaded.function.name
-        return self.loaded.predict(data, state, lambda operation, results: note(function, operation, results))
+        return self.loaded.predict(data, state, note)
 
     def make_state(self) -> Any:
         return self.loaded.make_state()

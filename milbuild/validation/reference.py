@@ -13,6 +13,7 @@ import transformers
 from safetensors import SafetensorError
 
 from milbuild.errors import Error
+from milbuild.outputs import CLASSIFIERS
 from milbuild.tasks import TASKS
 from milbuild.weights.checkpoint import locate, modern
 
@@ -195,7 +196,7 @@ def postprocessed(
             "scores": found["logits"].softmax(-1)[..., :-1],
             "boxes": corners * torch.tensor([size[1], size[0], size[1], size[0]]),
         }
-    if task in ("text-classification", "image-classification", "audio-classification"):
+    if task in CLASSIFIERS:
         if config.problem_type == "regression":
             return outputs
         alone = config.num_labels == 1 and task != "audio-classification"

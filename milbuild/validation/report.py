@@ -30,17 +30,21 @@ UNPROVED = (
 @dataclass(frozen=True)
 class Bar:
     """What every output must hold: a largest error over the reference's range, a least PSNR in dB, or both; `compiled` is the
-    PSNR on Core ML itself. None: the default of the package's precision, or where others are given, none."""
+    PSNR on Core ML itself. None: the default of the package's precision, or where others are given, none.
+
+    Raises `Error` for a number that is none above 0."""
 
     max_error: float | None = None
     min_psnr: float | None = None
     compiled: float | None = None
 
-    def filled(self, plan: Plan) -> "Bar":
-        """With defaults where nothing was given. Raises `Error` for what is no bar."""
+    def __post_init__(self) -> None:
         for name, value in (("max_error", self.max_error), ("min_psnr", self.min_psnr)):
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise Error(f"{name} is {value!r}; it is a number above 0")
+
+    def filled(self, plan: Plan) -> "Bar":
+        """With defaults where nothing was given."""
         if self.max_error is not None or self.min_psnr is not None:
             return self
         if plan.precision == "float16":

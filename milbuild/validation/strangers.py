@@ -9,14 +9,20 @@ import numpy as np
 from milbuild import tasks
 from milbuild.errors import Error
 from milbuild.options import IMAGE, TARGET, Length, Output, Plan
+from milbuild.outputs import CLASSIFIERS
 from milbuild.validation.player import Player
 
 Arrays = dict[str, np.ndarray]
 
 # What can be made for a package, by transformers' names.
 KNOWN = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "bool_masked_pos", "input_values")
+# What a call is made of, and how its arrays lie.
+AXES = {
+    "input_ids": ("batch", "tokens"),
+    "input_values": ("batch", "samples"),
+    "pixel_values": ("batch", "channels", "height", "width"),
+}
 MANY = 512  # the longest call where a range has no end
-CLASSIFIERS = ("text-classification", "image-classification", "audio-classification")
 
 
 def task(package: str, name: str | None) -> str:
@@ -36,6 +42,11 @@ def plan(player: Player, truth: Any, task: str) -> Plan:
     name.
     """
     name, description = player.package.name, player.model.interface
+    if truth.main_input_name not in AXES:
+        raise Error(f"validate knows no values for {truth.main_input_name}; known are {', '.join(KNOWN)}")
+    if truth.config.is_encoder_decoder:
+        hint = "Build it with milbuild, or compare its parts by transformers' own classes."
+        raise Error(f"{name} is of a model with an encoder and a decoder, and milbuild did not build it", hint)
     if description.state or len(player.model.get_spec().description.functions) > 1:
         hint = "validate plays caches and functions of packages that milbuild built."
         raise Error(f"{name} keeps states or has several functions, and milbuild did not build it", hint)
@@ -43,23 +54,23 @@ def plan(player: Player, truth: Any, task: str) -> Plan:
     main = features.get(truth.main_input_name) or features.get(IMAGE)
     if main is None:
         raise Error(f"{name} does not take {truth.main_input_name}; it takes {', '.join(features)}")
+    axes, image, array = AXES[truth.main_input_name], main.type.imageType, main.type.multiArrayType
+    shape = (1, 3, image.height, image.width) if IMAGE in features else tuple(array.shape)
+    if len(shape) != len(axes) or (IMAGE in features and "height" not in axes):
+        takes = f"the image {main.name}" if IMAGE in features else f"{main.name} of the shape {shape}"
+        raise Error(f"{name} takes {takes}; {truth.main_input_name} is ({', '.join(axes)})")
     size = length = None
-    if truth.main_input_name == "pixel_values":
-        image = main.type.imageType
-        size = (image.height, image.width) if IMAGE in features else tuple(main.type.multiArrayType.shape[2:])
-        batch = 1 if IMAGE in features else main.type.multiArrayType.shape[0]
+    if "height" in axes:
+        size = shape[2:]
     else:
-        batch = main.type.multiArrayType.shape[0]
-        limit = getattr(truth.config, "max_position_embeddings", MANY)
-        length = _length(
-            main.type.multiArrayType, MANY if truth.main_input_name == "input_values" else min(limit, MANY)
-        )
+        limit = getattr(truth.config, "max_position_embeddings", MANY) if "tokens" in axes else MANY
+        length = _length(array, min(limit, MANY))
     halves = any(value.dtype == "FLOAT16" for operation in player.operations() for value in operation.outputs)
     return Plan(
         task=task,
         sequence_length=length,
         image_size=size,
-        batch_size=int(batch),
+        batch_size=int(shape[0]),
         attention_mask="attention_mask" in features,
         token_type_ids="token_type_ids" in features,
         num_choices=None,
@@ -86,20 +97,14 @@ def told_apart(found: Plan, expected: Arrays, outputs: Arrays) -> Plan:
     Raises `Error` where none has the shape of one of the model's.
     """
     named = {name: name for name in expected if name in outputs and outputs[name].shape == expected[name].shape}
-    softmax = False
     for name, value in outputs.items():
         same = [each for each in expected if each not in named and expected[each].shape == value.shape]
         if name not in named and same:
             named[same[0]] = name
-    for name, theirs in list(named.items()):
-        value = outputs[theirs]
-        if (
-            name == "logits"
-            and found.task in CLASSIFIERS
-            and value.min() >= 0
-            and np.allclose(value.sum(-1), 1, atol=0.01)
-        ):
-            named["probabilities"], softmax = named.pop(name), True
+    scores = outputs[named["logits"]] if "logits" in named and found.task in CLASSIFIERS else None
+    softmax = scores is not None and scores.min() >= 0 and np.allclose(scores.sum(-1), 1, atol=0.01)
+    if softmax:
+        named["probabilities"] = named.pop("logits")
     if not named:
         ours, theirs_ = (
             ", ".join(f"{name} {value.shape}" for name, value in each.items()) for each in (outputs, expected)

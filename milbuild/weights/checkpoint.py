@@ -168,9 +168,8 @@ class Checkpoint:
         one, two = (self.tensors[self._key(name, prefix) or ""] for name in (path, other))
         if one.shape != two.shape or one.dtype != two.dtype:
             return False
-        a, b = one.reshape(-1).view(np.uint8), two.reshape(-1).view(np.uint8)
-        step = 1 << 20
-        return all(np.array_equal(a[i : i + step], b[i : i + step]) for i in range(0, a.size, step))
+        both = (safetensors.pieces(each.reshape(-1).view(np.uint8)) for each in (one, two))
+        return all(np.array_equal(a, b) for a, b in zip(*both, strict=True))
 
     def mark_read(self, path: str, prefix: str) -> None:
         """Counts a parameter as used though its content comes from elsewhere (the second copy of a tied tensor)."""

@@ -8,12 +8,14 @@ import ml_dtypes
 import numpy as np
 
 from milbuild.errors import Error
+from milbuild.weights.safetensors import PIECE, Stored, pieces
 
-PIECE = 1 << 16  # elements converted at a time: source, result and what lies between stay in the processor's cache
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT32 = np.dtype(np.float32)
 UNSIGNED = {size: np.dtype(f"u{size}") for size in (2, 4, 8)}
-TILE = (512, 128)  # rows and columns of a matrix in the file that are transposed together
+# Of a matrix that is transposed: the numbers of its rows in the file that are read together, the columns of them that are
+# copied together, and the bytes of the result that are held at once (for more its rows are read again).
+READ, TILE, HELD = 1 << 19, 256, 6 << 20
 # Of float32's bits without the sign, doubled: 2^-14, float16's smallest normal number, and how far from there to 65,520, from
 # which on it overflows. BIAS takes 112 off the exponent and adds just less than half of the last place that stays.
 SMALLEST = np.uint32(2 * 0x38800000)
@@ -22,7 +24,7 @@ BIAS = np.uint32(0x100000000 - (112 << 23) + 0xFFF)
 
 
 class Tensor:
-    """A name in the checkpoint and a view on its mapped bytes; transposing and slicing only change the view.
+    """A name in the checkpoint and a view on its bytes there; transposing and slicing only change the view.
 
     `key` is equal for equal content: the name, and what was done to it.
     """
@@ -45,6 +47,8 @@ class Tensor:
 
     def reshaped(self, *shape: int) -> "Tensor":
         """The same values in another shape."""
+        if not self.data.flags.c_contiguous:
+            raise AssertionError(f"{self.key} is no longer as it stands in the file; reshape it before")
         return Tensor(self.name, f"{self.key} as {shape}", self.data.reshape(shape))
 
     def values(self, dtype: np.dtype[Any] = FLOAT32) -> np.ndarray:
@@ -170,42 +174,67 @@ def _converted(data: np.ndarray, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
     if data.flags.c_contiguous:
         flat = data.reshape(-1)
         if flat.dtype == dtype:
-            yield from (flat[start : start + PIECE] for start in range(0, flat.size, PIECE))
+            yield from pieces(flat)
             return
         cast = _Cast(flat.dtype, dtype, min(PIECE, flat.size))
-        for start in range(0, flat.size, PIECE):
-            yield cast.numbers(flat[start : start + PIECE])
-    elif data.ndim == 2 and data.T.flags.c_contiguous and dtype.itemsize in UNSIGNED:
+        for piece in pieces(flat):
+            yield cast.numbers(piece)
+    elif data.ndim == 2 and data.strides[0] == data.itemsize <= data.strides[1] and dtype.itemsize in UNSIGNED:
         yield from _transposed(data.T, dtype)
     else:
         for row in data:
-            yield from _converted(np.ascontiguousarray(row), dtype)
+            yield from _converted(row if row.flags.c_contiguous else _gathered(row), dtype)
+
+
+def _gathered(data: np.ndarray) -> np.ndarray:
+    """A copy in C order of a tensor that does not lie so."""
+    if isinstance(data, Stored) and data.file is not None:
+        raise AssertionError("only matrices are transposed on their way out of a file")
+    return np.ascontiguousarray(data)
 
 
 def _transposed(stored: np.ndarray, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
-    """The transposed matrix of one that stands in C order in the file, a few rows at a time.
+    """The transposed matrix of one whose rows (or parts of them) stand in C order in the file.
 
-    It is read and cast in tiles that stay in the processor's cache. Numpy copies with a stride number by number, whatever their
-    size: so two or four rows of a tile are first put side by side into wider numbers, and those are copied.
+    They are read, cast, and copied in tiles that stay in the processor's cache. Numpy copies with a stride number by number,
+    whatever their size: so two or four rows of a tile are first put side by side into wider numbers, and those are copied.
     """
     columns, rows = stored.shape
-    cast = _Cast(stored.dtype, dtype, TILE[0] * TILE[1])
-    unsigned = UNSIGNED[dtype.itemsize]
-    whole = np.empty((min(TILE[1], rows), columns), unsigned)
-    for start in range(0, rows, TILE[1]):
-        band = stored[:, start : start + TILE[1]]
-        result = whole[: band.shape[1]]
-        for first in range(0, columns, TILE[0]):
-            tile = band[first : first + TILE[0]]
-            wide = cast.bits(np.ascontiguousarray(tile).reshape(-1)).reshape(tile.shape)
-            target, size = result[:, first : first + TILE[0]], dtype.itemsize
-            while size < 8 and len(wide) % 2 == 0 and columns * dtype.itemsize % (2 * size) == 0:
-                size *= 2
-                right: np.ndarray = wide[1::2].astype(UNSIGNED[size])
-                np.left_shift(right, UNSIGNED[size].type(4 * size), out=right)
-                wide = np.bitwise_or(right, wide[0::2], out=right)
-            np.copyto(target.view(UNSIGNED[size]), wide.T, casting="unsafe")
+    height = min(columns, max(4, READ // rows // 4 * 4))
+    cast, width = _Cast(stored.dtype, dtype, height * min(TILE, rows)), dtype.itemsize
+    held = np.empty((min(rows, max(TILE, HELD // (columns * width))), columns), UNSIGNED[width])
+    for start in range(0, rows, len(held)):
+        result = held[: rows - start]
+        for first, part in _parts(stored[:, start : start + len(held)], height):
+            for left in range(0, len(result), TILE):
+                tile = part[:, left : left + TILE]
+                wide = cast.bits(np.ascontiguousarray(tile).reshape(-1)).reshape(tile.shape)
+                target, size = result[left : left + TILE, first : first + len(part)], width
+                while size < 8 and len(wide) % 2 == 0 and columns * width % (2 * size) == 0:
+                    size *= 2
+                    right: np.ndarray = wide[1::2].astype(UNSIGNED[size])
+                    np.left_shift(right, UNSIGNED[size].type(4 * size), out=right)
+                    wide = np.bitwise_or(right, wide[0::2], out=right)
+                np.copyto(target.view(UNSIGNED[size]), wide.T, casting="unsafe")
         yield result.reshape(-1).view(dtype)
+
+
+def _parts(stored: np.ndarray, height: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(where it begins, the next `height` rows), read from the file where they are in one."""
+    file = stored.file if isinstance(stored, Stored) else None
+    pitch = stored.strides[0] // stored.itemsize
+    buffer = np.empty(0 if file is None else height * pitch, stored.dtype)
+    for first in range(0, len(stored), height):
+        part = stored[first : first + height]
+        if file is not None:
+            assert isinstance(part, Stored)
+            count, width = part.shape
+            # With what stands between the rows, but for the last one, which the file may end with.
+            file.fill(buffer[: (count - 1) * pitch + width], part.offset)
+            part = buffer.reshape(height, pitch)[:count, :width]
+        yield first, part
+    if file is not None:
+        file.check()
 
 
 class _Cast:

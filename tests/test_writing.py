@@ -1,0 +1,240 @@
+"""That what is written is the same however it is written, and that nothing is lost whatever happens meanwhile."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import milbuild
+from milbuild import architectures
+from milbuild.package import blob, temporary
+from tests import broken
+from tests.conftest import checkpoint
+
+KILLS = 200
+WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
+
+
+def contents(package: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(package)): file.read_bytes() for file in package.rglob("*") if file.is_file()}
+
+
+def run(script: str, *arguments: Any, hash_seed: int = 0, cwd: Path | None = None) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(broken.ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        env=environment,
+        cwd=cwd,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+# The same bytes
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task"),
+    [
+        pytest.param(name, entry.tasks[0], marks=[] if name in ("gpt2", "llama", "vit") else [pytest.mark.all])
+        for name, entry in architectures.SUPPORTED.items()
+    ],
+)
+def test_threads_do_not_show(model_type: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one thread, by several, by several again."""
+    for number, writers in enumerate((1, 4, 4)):
+        monkeypatch.setattr(blob, "WRITERS", writers)
+        monkeypatch.setattr(os, "cpu_count", lambda: 4)
+        milbuild.build(checkpoint(model_type, task), task=task, postprocess=False).save(
+            tmp_path / f"{number}.mlpackage"
+        )
+    first, *others = [contents(tmp_path / f"{number}.mlpackage") for number in range(3)]
+    assert all(other == first for other in others)
+
+
+def test_places_and_hash_seeds_do_not_show(tmp_path: Path) -> None:
+    """Processes with other seeds, in other folders, from copies of the checkpoint elsewhere."""
+    script = """
+        import sys, milbuild
+        milbuild.build(sys.argv[1], cache="state", prefill_length=4).save(sys.argv[2])
+    """
+    processes = []
+    for number in range(3):
+        here = tmp_path / ("here" * (number + 1))
+        shutil.copytree(checkpoint(), here / "checkpoint" / "c")
+        processes.append(run(script, "checkpoint/c", "out.mlpackage", hash_seed=number * 77, cwd=here))
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    first, *others = [contents(here / "out.mlpackage") for here in tmp_path.iterdir()]
+    assert all(other == first for other in others)
+
+
+# Killed
+
+# For each line of standard input a copy of this process that builds (or only saves) a package onto the path.
+BUILDER = """
+    import os, sys, milbuild
+    source, target = sys.argv[1:]
+    models = [milbuild.build(source, sequence_length=5 + n) for n in (0, 1)]
+    for line in sys.stdin:
+        whole, n = map(int, line.split())
+        child = os.fork()
+        if not child:
+            (milbuild.build(source, sequence_length=5 + n) if whole else models[n]).save(target)
+            os._exit(0)
+        print(child, flush=True)
+        os.waitpid(child, 0)
+        print("done", flush=True)
+"""
+IN_STEPS = "from milbuild.package import temporary; temporary._exchange = temporary._exchange_in_steps"
+
+
+@pytest.mark.parametrize(
+    "exchanges", [pytest.param(True, id="in one step"), pytest.param(False, id="in steps", marks=pytest.mark.all)]
+)
+def test_killed_at_any_moment(exchanges: bool, tmp_path: Path) -> None:
+    """SIGKILL at 200 moments of building and of writing: a whole package stands there, and the next build takes away what is
+    beside it. Where the file system cannot exchange two names in one step, it first puts the old package back."""
+    source, target, wholes = checkpoint(), tmp_path / "out" / "x.mlpackage", []
+    target.parent.mkdir()
+    for length in (5, 6):
+        milbuild.build(source, sequence_length=length).save(tmp_path / "whole.mlpackage")
+        wholes.append(contents(tmp_path / "whole.mlpackage"))
+    process = run(("" if exchanges else IN_STEPS) + textwrap.dedent(BUILDER), source, target)
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def build(whole: bool, number: int, after: float) -> float:
+        print(int(whole), number, file=process.stdin, flush=True)
+        child, started = int(process.stdout.readline()), time.perf_counter()
+        time.sleep(after)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL) if after else None
+        assert process.stdout.readline() == "done\n"
+        return time.perf_counter() - started
+
+    takes = {whole: max(build(whole, 0, 0) for _ in range(2)) for whole in (True, False)}
+    moments, killed = random.Random(7), Counter[str]()
+    for number in range(KILLS):
+        whole = number % 4 == 0
+        build(whole, number % 2, moments.uniform(1e-4, 1.1) * takes[whole])
+        left = sorted(path.name.rpartition(".")[2] for path in target.parent.iterdir() if path != target)
+        killed[" ".join(left)] += 1
+        if target.exists():
+            assert contents(target) in wholes
+        else:
+            assert not exchanges
+            (aside,) = target.parent.glob(".*.replaced")
+            assert contents(aside) in wholes
+    assert sum(killed[left] for left in killed if left) > KILLS / 20, killed
+    assert max(len(left.split()) for left in killed) <= (1 if exchanges else 2)
+    build(False, 1, 0)
+    assert list(target.parent.iterdir()) == [target]
+    assert contents(target) == wholes[1]
+    process.communicate(timeout=60)
+
+
+def test_what_was_moved_aside_is_put_back(tmp_path: Path) -> None:
+    """Between the two steps of a file system that cannot do both in one."""
+    target = tmp_path / "x.mlpackage"
+    (tmp_path / ".x.mlpackage.0123abcd.replaced").mkdir()
+    (tmp_path / ".x.mlpackage.0123abcd.partial").mkdir()
+    (tmp_path / ".x.mlpackage.0123abcd.replaced" / "old").touch()
+    with temporary.folder(target):
+        assert os.listdir(target) == ["old"]
+    assert os.listdir(tmp_path) == ["x.mlpackage"]
+
+
+def test_names_that_others_made_are_left_alone(tmp_path: Path) -> None:
+    names = [
+        ".x.mlpackage.partial",
+        ".x.mlpackage.mine.partial",
+        ".y.mlpackage.0123abcd.partial",
+        "x.mlpackage.partial",
+    ]
+    for name in names:
+        (tmp_path / name).mkdir()
+    milbuild.build(checkpoint(), sequence_length=4).save(tmp_path / "x.mlpackage")
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "x.mlpackage"])
+
+
+# Two at once
+
+
+def test_builds_onto_one_path_at_once(tmp_path: Path) -> None:
+    """Each is done without an error, whoever is last stays, and what the other is still writing is not taken away."""
+    target = tmp_path / "out" / "x.mlpackage"
+    target.parent.mkdir()
+    script = """
+        import sys, milbuild
+        model = milbuild.build(sys.argv[1], sequence_length=int(sys.argv[3]))
+        for _ in range(30):
+            model.save(sys.argv[2])
+    """
+    wholes = []
+    for length in (5, 6, 7):
+        milbuild.build(checkpoint(), sequence_length=length).save(tmp_path / "whole.mlpackage")
+        wholes.append(contents(tmp_path / "whole.mlpackage"))
+    processes = [run(script, checkpoint(), target, length) for length in (5, 6, 7)]
+    for process in processes:
+        _, err = process.communicate(timeout=180)
+        assert process.returncode == 0, err
+    assert list(target.parent.iterdir()) == [target]
+    assert contents(target) in wholes
+
+
+# Files that change
+
+
+def _truncated(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 3)
+
+
+def _emptied(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def _written(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(-8, os.SEEK_END)
+        opened.write(bytes(8))
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1_000_000))  # a clock that ticks slowly
+
+
+@pytest.mark.parametrize("change", [_truncated, _emptied, _written])
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_a_checkpoint_that_changes_while_it_is_read(model_type: str, change: Any, tmp_path: Path) -> None:
+    """gpt2's matrices are transposed on the way, llama's are not. A mapping would end the process."""
+    source = shutil.copytree(checkpoint(model_type), tmp_path / "c")
+    target = tmp_path / "x.mlpackage"
+    milbuild.build(source, sequence_length=4).save(target)
+    before = contents(target)
+    model = milbuild.build(source, sequence_length=5)
+    with pytest.raises(milbuild.Error, match=r"model\.safetensors was changed while it was read"):
+        model.save(target, progress=lambda done, total: change(source / "model.safetensors"))
+    assert contents(target) == before
+    assert sorted(os.listdir(tmp_path)) == ["c", "x.mlpackage"]
+
+
+def test_a_checkpoint_that_is_removed_meanwhile(tmp_path: Path) -> None:
+    """A file that is open outlives its name."""
+    source = shutil.copytree(checkpoint(), tmp_path / "c")
+    model = milbuild.build(source, sequence_length=5)
+    shutil.rmtree(source)
+    model.save(tmp_path / "x.mlpackage")
+    milbuild.build(checkpoint(), sequence_length=5).save(tmp_path / "y.mlpackage")
+    one, other = (contents(tmp_path / name)[WEIGHTS] for name in ("x.mlpackage", "y.mlpackage"))
+    assert one == other
