@@ -1,10 +1,11 @@
-"""What a build costs, ours against `torch.jit.trace` and `coremltools.convert`, and against a copy: time, memory, operations.
+"""What a build costs, ours against what PyTorch's tracer or exporter and `coremltools.convert` take of the same checkpoint.
 
-    python benchmarks/build.py [--model gpt2] [--repeat 3] [--json FILE]
+    python benchmarks/build.py [MODEL ...] [--cases ours,floor,traced] [--repeat 3] [--json FILE]
+    python benchmarks/build.py --scaling [MODEL ...] [--plot FILE] [--json FILE]
 
-Both make a float16 package of (1, 64) token ids from the same checkpoint of random weights (benchmarks/checkpoints.py).
-Each case runs in a process of its own, the cases take turns, and the table shows medians: absolute seconds move between
-machines and hours, the ratio within one run does not.
+Each makes a float16 package from one checkpoint of random weights (benchmarks/checkpoints.py). Each run is a process of its own,
+the cases take turns, and the table shows medians: absolute seconds move between machines and hours, the ratio within one run
+does not. `--scaling` builds models of all sizes with milbuild alone and asks whether time grows with bytes in a straight line.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,13 +27,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import checkpoints
+import floor as floor_
+from operations import CASES as OPERATIONS
+from operations import TOKENS, Case, input_types, mended, wrapped
 
-TOKENS = 64
 STATUS = Path("/proc/self/status")
 INTERVAL = 0.005  # seconds between two looks at the memory
-PIECE = 1 << 18  # numbers that the floor casts together: 1 MiB of float32
-
-Case = Callable[[Path, Path, "Clock"], None]
 Runs = dict[str, list[dict[str, Any]]]  # case -> what each of its runs reported
 
 
@@ -96,67 +97,81 @@ def private_memory() -> float | None:
     return int(text.partition("RssAnon:")[2].split(None, 1)[0]) * 1024 / 1e6
 
 
-def ours(folder: Path, package: Path, clock: Clock) -> None:
+def ours(subject: Case, folder: Path, package: Path, clock: Clock, **options: Any) -> None:
     from milbuild.cli.imports import prepare
 
     prepare(configurations=True)  # as `milbuild build` does
     from transformers import CONFIG_MAPPING
 
-    from milbuild.architectures import gpt2  # noqa: F401
+    from milbuild import architectures
     from milbuild.builder import build
 
-    CONFIG_MAPPING["gpt2"]  # imports the class, which `build` would do
+    # The classes of the family and of its configuration, which `build` would import.
+    CONFIG_MAPPING[subject.model_type]
+    architectures.find(subject.model_type)
+    from milbuild import linting  # noqa: F401
+
     clock.imported()
-    model = build(folder, sequence_length=TOKENS, precision="float16")
+    half = {"encoder": {"function": "encode"}, "decoder": {"function": "decode"}}.get(subject.half, {})
+    model = build(folder, **{"task": subject.task} | subject.options | half | options)
     clock.mark("build")
     model.save(package)
     clock.mark("save")
 
 
-def traced(folder: Path, package: Path, clock: Clock) -> None:
+def ranged(subject: Case, folder: Path, package: Path, clock: Clock) -> None:
+    ours(subject, folder, package, clock, sequence_length=(1, 128))
+
+
+def state(subject: Case, folder: Path, package: Path, clock: Clock) -> None:
+    ours(subject, folder, package, clock, cache="state", sequence_length=1)
+
+
+def prefill(subject: Case, folder: Path, package: Path, clock: Clock) -> None:
+    ours(subject, folder, package, clock, cache="state", sequence_length=1, prefill_length=TOKENS)
+
+
+def traced(subject: Case, folder: Path, package: Path, clock: Clock, *, export: bool = False) -> None:
+    """With a mask and positions that are ready (see operations.py); coremltools as it comes, but for one fault of its with
+    numpy 2.4 where the model does not convert otherwise."""
     import coremltools as ct
-    import numpy as np
     import torch
-    from transformers import GPT2LMHeadModel
+    import transformers
 
-    class Logits(torch.nn.Module):
-        """token ids -> logits, with a mask that is ready.
-
-        As it comes GPT-2 does not convert with transformers 5 and coremltools 9: the code that makes the mask traces to
-        operations that coremltools does not know (`diff`, `new_ones`, `__and__`). A mask of four axes passes through
-        untouched. It is a buffer of this module rather than an input or made in `forward`, because then nothing of it is
-        left as an `int` operation, which coremltools 9.0 fails to convert with numpy 2.4 (`TypeError: only 0-dimensional
-        arrays can be converted to Python scalars`): no patch of coremltools is needed.
-        """
-
-        def __init__(self, model: torch.nn.Module) -> None:
-            super().__init__()
-            self.model = model
-            self.register_buffer("mask", torch.full((1, 1, TOKENS, TOKENS), -1e4).triu(1))
-
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=self.mask, use_cache=False).logits
-            return logits
-
+    auto = getattr(transformers, subject.auto)
     clock.imported()
     # Other types of a checkpoint's weights coremltools does not convert (bfloat16), or fails on (float16, layer_norm).
-    model = GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     clock.mark("load")
+    module, example = wrapped(subject, model)
     with torch.no_grad():
-        example = torch.zeros((1, TOKENS), dtype=torch.int64)
-        graph = torch.jit.trace(Logits(model), example, check_trace=False)  # type: ignore[no-untyped-call]
-    clock.mark("trace")
-    converted = ct.convert(
-        graph,
-        inputs=[ct.TensorType("input_ids", (1, TOKENS), np.int32)],
-        outputs=[ct.TensorType("logits")],
-        minimum_deployment_target=ct.target.iOS18,
-        compute_precision=ct.precision.FLOAT16,
-        skip_model_load=True,
-    )
+        if export:
+            graph = torch.export.export(module, example).run_decompositions({})
+        else:
+            graph = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+    clock.mark("export" if export else "trace")
+    with mended():
+        converted = ct.convert(
+            graph,
+            inputs=list(input_types(subject).values()),
+            minimum_deployment_target=ct.target.iOS18,
+            compute_precision=ct.precision.FLOAT16,
+            skip_model_load=True,
+        )
     clock.mark("convert")
     converted.save(str(package))
     clock.mark("save")
+
+
+def exported(subject: Case, folder: Path, package: Path, clock: Clock) -> None:
+    traced(subject, folder, package, clock, export=True)
+
+
+def floor(subject: Case, folder: Path, package: Path, clock: Clock) -> None:
+    package.mkdir(parents=True, exist_ok=True)
+    clock.imported()
+    floor_.write(folder, package / "weight.bin")
+    clock.mark("write")
 
 
 def count_operations(package: Path) -> int:
@@ -173,48 +188,39 @@ def count_operations(package: Path) -> int:
     return count(function.block_specializations[function.opset])
 
 
-def floor(folder: Path, package: Path, clock: Clock) -> None:
-    """The same numbers read, cast and written by plain numpy, in pieces: what any program written so has to do.
-
-    GPT-2's matrices stand in the file as (in, out), and a `linear` takes (out, in): these are transposed.
-    """
-    import numpy as np
-
-    clock.imported()
-    package.mkdir(parents=True, exist_ok=True)
-    with open(folder / "model.safetensors", "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-    header.pop("__metadata__", None)
-    whole = np.memmap(folder / "model.safetensors", np.uint8, "r", offset=8 + size)
-    with open(package / "weight.bin", "wb") as file:
-        for name, entry in header.items():
-            first, last = entry["data_offsets"]
-            kind = {"F32": np.float32, "F16": np.float16}[entry["dtype"]]
-            tensor = whole[first:last].view(kind).reshape(entry["shape"])
-            if tensor.ndim == 2 and ".c_" in name:
-                step = max(1, PIECE // tensor.shape[0])
-                for start in range(0, tensor.shape[1], step):
-                    file.write(np.ascontiguousarray(tensor[:, start : start + step].T).astype(np.float16).tobytes())
-            else:
-                flat = tensor.reshape(-1)
-                for start in range(0, flat.size, PIECE):
-                    file.write(flat[start : start + PIECE].astype(np.float16).tobytes())
-    clock.mark("write")
+RATIOS = (("traced", "ours"), ("exported", "ours"), ("ours", "floor"), ("ranged", "ours"), ("prefill", "state"))
+CASES: dict[str, Callable[[Case, Path, Path, Clock], None]] = {
+    "ours": ours,
+    "floor": floor,
+    "traced": traced,
+    "exported": exported,
+    "ranged": ranged,
+    "state": state,
+    "prefill": prefill,
+}
+# Checkpoint -> what is built of it.
+SUBJECTS = {
+    **{name: OPERATIONS["gpt2"] for name in checkpoints.MODELS if name.startswith("gpt2")},
+    **{name: OPERATIONS["TinyLlama-1.1B"] for name in checkpoints.MODELS if name.startswith("llama")},
+    "bert-base": OPERATIONS["bert-base"]._replace(inputs={"input_ids": (1, TOKENS)}),
+    "vit-base": OPERATIONS["vit-base"],
+    "whisper-base": OPERATIONS["whisper-base's encoder"],
+    "t5-small": OPERATIONS["t5-small's decoder"]._replace(
+        inputs={"decoder_input_ids": (1, TOKENS), "encoder_outputs": (1, TOKENS, 512)}
+    ),
+}
+SMALL = ("gpt2", "bert-base", "vit-base", "whisper-base", "t5-small")
+SCALE = ("gpt2", "gpt2-medium", "gpt2-large", "llama-0.1b", "llama-0.5b", "llama-1.1b", "llama-3b", "llama-7b")
 
 
-RATIOS = (("traced", "ours"), ("ours", "floor"))
-CASES: dict[str, Case] = {"ours": ours, "floor": floor, "traced": traced}
-
-
-def child(case: str, folder: Path, package: Path) -> None:
+def child(case: str, subject: str, folder: Path, package: Path) -> None:
     """Runs one case (or `count`, over a package that is there) and prints one line of JSON, whatever else gets printed."""
     if case == "count":
         result: dict[str, Any] = {"operations": count_operations(package)}
     else:
         clock = Clock()
         with redirect_stdout(sys.stderr):
-            CASES[case](folder, package, clock)
+            CASES[case](SUBJECTS[subject], folder, package, clock)
         result = clock.stop()
     print(json.dumps(result))
 
@@ -232,6 +238,7 @@ class Row(NamedTuple):
 
 ROWS = (
     Row("wall s", "wall_s", 2),
+    Row("wall s, work", "work_wall_s", 2),
     Row("CPU s, whole process", "cpu_s", 2),
     Row("CPU s, imports", "imports_cpu_s", 2),
     Row("CPU s, work", "work_cpu_s", 2),
@@ -243,9 +250,9 @@ ROWS = (
 )
 
 
-def run(case: str, folder: Path, package: Path) -> dict[str, Any]:
+def run(case: str, subject: str, folder: Path, package: Path) -> dict[str, Any]:
     """One case in a fresh process: what it reports of itself, and what the system says of it once it is gone."""
-    command = [sys.executable, __file__, "--child", case, str(folder), str(package)]
+    command = [sys.executable, __file__, "--child", case, subject, str(folder), str(package)]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err)
@@ -262,19 +269,20 @@ def run(case: str, folder: Path, package: Path) -> dict[str, Any]:
     return report | {"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "peak_rss_mb": peak}
 
 
-def measure(folder: Path, outputs: Path, cases: list[str], repeat: int) -> Runs:
+def measure(subject: str, folder: Path, outputs: Path, cases: list[str], repeat: int) -> Runs:
     """Every run of every case, the cases taking turns."""
     runs: Runs = {case: [] for case in cases}
-    packages = {case: outputs / f"{case}.mlpackage" for case in cases}
+    packages = {case: outputs / f"{subject}-{case}.mlpackage" for case in cases}
     for turn in range(repeat):
         for case, package in packages.items():
-            note(f"{case}, {turn + 1} of {repeat}")
-            runs[case].append(run(case, folder, package))
+            note(f"{subject}, {case}, {turn + 1} of {repeat}")
+            runs[case].append(run(case, subject, folder, package))
     for case, package in packages.items():
         size = sum(file.stat().st_size for file in package.rglob("*") if file.is_file())
-        same = None if case == "floor" else run("count", folder, package)["operations"]
+        same = None if case == "floor" else run("count", subject, folder, package)["operations"]
         for report in runs[case]:
             report |= {"operations": same, "package_bytes": size}
+        shutil.rmtree(package)
     return runs
 
 
@@ -299,70 +307,139 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def show(title: str, runs: Runs) -> None:
+def table(columns: list[str], rows: list[list[str]]) -> Any:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     # Between ASCII bars, so that it can be pasted into a Markdown page.
-    table = Table(box=box.MARKDOWN)
-    table.add_column("")
-    for case in runs:
-        table.add_column(case, justify="right")
+    made = Table(box=box.MARKDOWN)
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def show(title: str, runs: Runs, console: Any) -> None:
     ratios = [pair for pair in RATIOS if set(pair) <= set(runs)]
-    for pair in ratios:
-        table.add_column(" / ".join(pair), justify="right")
+    rows = []
     for row in ROWS:
         values = {case: median(reports, row.key) for case, reports in runs.items()}
         cells = ["-" if value is None else f"{value:,.{row.digits}f}" for value in values.values()]
         sides = [(values[over], values[under]) for over, under in ratios]
-        table.add_row(row.label, *cells, *("-" if not (a and b) else f"{a / b:,.2f}" for a, b in sides))
-    console = Console()
-    console.print(title, table, highlight=False)
+        rows.append([row.label, *cells, *("-" if not (a and b) else f"{a / b:,.2f}" for a, b in sides)])
+    columns = ["", *runs, *(" / ".join(pair) for pair in ratios)]
+    console.print(f"{title}\n", table(columns, rows), highlight=False)
     for case, reports in runs.items():
         phases = [report["phases_cpu_s"] for report in reports]
         spelled = [f"{phase} {statistics.median(each[phase] for each in phases):.2f}" for phase in phases[0]]
-        console.print(f"{case}, CPU s: {', '.join(spelled)}", highlight=False)
-    console.print(machine(), highlight=False, soft_wrap=True)
+        console.print(f"{case}, CPU s: {', '.join(spelled)}  ", highlight=False)
+    console.print()
+
+
+def scale(found: dict[str, tuple[int, int, Runs]], plot: Path | None, console: Any) -> None:
+    """How time and memory grow with the bytes of a checkpoint, and how far that is from a straight line."""
+    import numpy as np
+
+    rows, points = [], []
+    for name, (parameters, read, runs) in found.items():
+        reports = runs["ours"]
+        cpu, wall = median(reports, "work_cpu_s") or 0.0, median(reports, "work_wall_s") or 0.0
+        points.append((read / 1e9, cpu))
+        private, peak = median(reports, "work_rss_anon_mb"), median(reports, "peak_rss_mb")
+        rows.append([name, f"{parameters / 1e6:,.0f}", f"{read / 1e6:,.0f}", f"{cpu:.2f}", f"{wall:.2f}",
+                     "-" if private is None else f"{private:.1f}", f"{peak:,.0f}"])  # fmt: skip
+    columns = [
+        "",
+        "million parameters",
+        "MB read",
+        "CPU s, work",
+        "wall s, work",
+        "RssAnon MB, above imports",
+        "peak RSS MB",
+    ]
+    console.print(table(columns, rows), highlight=False)
+    x, y = np.array(points).T
+    if len(points) > 2:
+        slope, constant = np.polyfit(x, y, 1)
+        fit = 1 - ((y - slope * x - constant) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+        console.print(f"{slope:.2f} s of CPU a GB read, and {constant:.2f} s; R² {fit:.4f}\n", highlight=False)
+    if plot is not None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.loglog(x, y, "o", color="#4c72b0")
+        for name, at, cpu in zip(found, x, y, strict=True):
+            axes.annotate(name, (at, cpu), xytext=(6, -3), textcoords="offset points", fontsize=8)
+        if len(points) > 2:
+            line = np.geomspace(x.min(), x.max(), 100)
+            axes.loglog(
+                line, slope * line + constant, color="#999999", linewidth=1, label=f"straight line, R² {fit:.4f}"
+            )
+            axes.legend(frameon=False)
+        axes.set(xlabel="GB of the checkpoint", ylabel="seconds of CPU, build and save")
+        figure.savefig(plot)
 
 
 def main() -> None:
+    from rich.console import Console
+
     parser = argparse.ArgumentParser(
-        description="Measures what a build costs, against torch.jit.trace and coremltools.convert."
-    )
-    parser.add_argument("--model", choices=checkpoints.SIZES, default="gpt2")
-    parser.add_argument(
-        "--dtype", choices=checkpoints.DTYPES, default="float32", help="the checkpoint's type (default: float32)"
+        description="Measures what a build costs, against tracing or exporting and coremltools.convert."
     )
     parser.add_argument(
-        "--folder", type=Path, help="a GPT-2 checkpoint that is there, in the place of --model and --dtype"
+        "models", nargs="*", metavar="MODEL", help=f"{', '.join(SUBJECTS)} (default: {', '.join(SMALL)})"
     )
+    parser.add_argument(
+        "--cases", default="ours,traced", help=f"{', '.join(CASES)} (default: ours,traced; of gpt2 all)"
+    )
+    parser.add_argument("--dtype", choices=checkpoints.DTYPES, help="the checkpoint's type")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each case (default: 3)")
-    parser.add_argument("--no-trace", action="store_true", help="ours only: tracing a large model takes many gigabytes")
+    parser.add_argument(
+        "--scaling", action="store_true", help=f"ours alone, time against bytes (default: {', '.join(SCALE)})"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="of --scaling, as svg, png or pdf")
+    parser.add_argument(
+        "--scratch", type=Path, metavar="FOLDER", help="where checkpoints and packages are made meanwhile"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every run to FILE")
-    parser.add_argument("--child", nargs=3, metavar=("CASE", "FOLDER", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=4, metavar=("CASE", "MODEL", "FOLDER", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        case, folder, package = arguments.child
-        return child(case, Path(folder), Path(package))
+        case, subject, folder, package = arguments.child
+        return child(case, subject, Path(folder), Path(package))
     if arguments.repeat < 1:
         parser.error("--repeat is 1 or more")
+    if arguments.plot and not arguments.scaling:
+        parser.error("--plot draws --scaling")
+    if unknown := [name for name in arguments.models if name not in SUBJECTS]:
+        parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(SUBJECTS)}")
+    if unknown := [name for name in arguments.cases.split(",") if name not in CASES]:
+        parser.error(f"there is no case {', '.join(unknown)}; there are {', '.join(CASES)}")
 
-    with tempfile.TemporaryDirectory(prefix="milbuild-benchmark-") as name:
-        outputs = Path(name)
-        folder = arguments.folder
-        if folder is None:
-            folder = outputs / arguments.model
-            note(f"making {arguments.model} ({arguments.dtype})")
-            checkpoints.make(arguments.model, folder, arguments.dtype)
-        cases = [case for case in CASES if case != "traced" or not arguments.no_trace]
-        if arguments.dtype == "bfloat16":
-            cases.remove("floor")  # numpy has no such type
-        runs = measure(folder, outputs, cases, arguments.repeat)
-    title = f"{folder.name}, (1, {TOKENS}), float16 package, medians of {arguments.repeat}"
-    show(title, runs)
+    console, found = Console(width=200), {}
+    for name in arguments.models or (SCALE if arguments.scaling else SMALL):
+        cases = (
+            list(CASES)
+            if name == "gpt2" and arguments.cases == parser.get_default("cases")
+            else arguments.cases.split(",")
+        )
+        with tempfile.TemporaryDirectory(prefix="milbuild-benchmark-", dir=arguments.scratch) as scratch:
+            folder = Path(scratch) / name
+            note(f"making {name}")
+            parameters = checkpoints.make(name, folder, arguments.dtype)
+            read = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            runs = measure(name, folder, Path(scratch), ["ours"] if arguments.scaling else cases, arguments.repeat)
+        found[name] = parameters, read, runs
+        if not arguments.scaling:
+            show(f"{name}, {parameters / 1e6:,.0f} million parameters, medians of {arguments.repeat}", runs, console)
+    if arguments.scaling:
+        scale(found, arguments.plot, console)
+    console.print(machine(), highlight=False, soft_wrap=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"title": title, "machine": machine(), "runs": runs}, indent=2) + "\n")
+        written = {name: {"parameters": each[0], "bytes": each[1], "runs": each[2]} for name, each in found.items()}
+        arguments.json.write_text(json.dumps({"machine": machine(), "models": written}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

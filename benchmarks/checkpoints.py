@@ -1,9 +1,10 @@
-"""Checkpoints of real configurations with random weights, in the folder layout of Hugging Face.
+"""Checkpoints of published configurations with random weights, in the folder layout of Hugging Face.
 
-    python benchmarks/checkpoints.py gpt2 FOLDER [--dtype float16]
+    python benchmarks/checkpoints.py llama-7b FOLDER [--dtype bfloat16]
 
-The sizes and names are those of the published models, the numbers are not: what a build costs depends on the former only.
-Every tensor goes to the file in pieces, so a checkpoint of any size needs a few megabytes of memory.
+Names, shapes and shards are those of `save_pretrained`, the numbers are not: what a build costs depends on the former only.
+transformers' model is made without memory (on the device `meta`), and its tensors go to the files in pieces, so a checkpoint
+of any size needs a few megabytes.
 """
 
 import argparse
@@ -11,28 +12,61 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-PIECE = 1 << 20  # elements drawn at a time
+PIECE = 1 << 20  # numbers written at a time
+SHARD = 5_000_000_000  # bytes of a file, as save_pretrained divides them
 
 
-class Size(NamedTuple):
-    layers: int
-    width: int
-    heads: int
+class Model(NamedTuple):
+    """`config`: what differs from transformers' own defaults, which are those of the smallest published model."""
+
+    model_type: str
+    auto: str
+    config: dict[str, Any]
+    dtype: str = "float32"
 
 
-# The published configurations of openai-community: 124, 355, 774 and 1,558 million parameters.
-SIZES = {
-    "gpt2": Size(12, 768, 12),
-    "gpt2-medium": Size(24, 1024, 16),
-    "gpt2-large": Size(36, 1280, 20),
-    "gpt2-xl": Size(48, 1600, 25),
-}
-VOCABULARY, CONTEXT = 50257, 1024
+def _gpt2(layers: int, width: int, heads: int) -> Model:
+    return Model("gpt2", "AutoModelForCausalLM", {"n_layer": layers, "n_embd": width, "n_head": heads})
+
+
+def _llama(layers: int, width: int, inner: int, heads: int, shared: int, vocabulary: int = 32000) -> Model:
+    config = {
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_attention_heads": heads,
+        "num_key_value_heads": shared,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 2048,
+    }
+    return Model("llama", "AutoModelForCausalLM", config, "bfloat16")
+
+
+MODELS = {
+    "gpt2": _gpt2(12, 768, 12),
+    "gpt2-medium": _gpt2(24, 1024, 16),
+    "gpt2-large": _gpt2(36, 1280, 20),
+    "gpt2-xl": _gpt2(48, 1600, 25),
+    "llama-0.1b": _llama(12, 768, 2048, 12, 12),
+    "llama-0.5b": _llama(24, 1024, 4096, 16, 8),
+    "llama-1.1b": _llama(22, 2048, 5632, 32, 4),  # TinyLlama
+    "llama-3b": _llama(28, 3072, 8192, 24, 8, 128256),  # Llama 3.2, its head stored
+    "llama-7b": _llama(32, 4096, 11008, 32, 32),  # Llama 2
+    "bert-base": Model("bert", "AutoModel", {}),
+    "vit-base": Model("vit", "AutoModel", {}),
+    "t5-small": Model("t5", "AutoModelForSeq2SeqLM", {"decoder_start_token_id": 0}),
+    "whisper-base": Model(
+        "whisper",
+        "AutoModelForSpeechSeq2Seq",
+        {"d_model": 512, "encoder_layers": 6, "decoder_layers": 6, "encoder_attention_heads": 8, "decoder_attention_heads": 8,
+         "encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048, "vocab_size": 51865},
+    ),
+}  # fmt: skip
 
 # A type's name in config.json -> (its name in a safetensors header, numpy's type).
 DTYPES = {
@@ -42,65 +76,43 @@ DTYPES = {
 }
 
 
-def config(size: Size, dtype: str) -> dict[str, object]:
-    """config.json as the published checkpoints have it."""
-    return {
-        "activation_function": "gelu_new",
-        "architectures": ["GPT2LMHeadModel"],
-        "attn_pdrop": 0.1,
-        "bos_token_id": 50256,
-        "dtype": dtype,
-        "embd_pdrop": 0.1,
-        "eos_token_id": 50256,
-        "initializer_range": 0.02,
-        "layer_norm_epsilon": 1e-05,
-        "model_type": "gpt2",
-        "n_ctx": CONTEXT,
-        "n_embd": size.width,
-        "n_head": size.heads,
-        "n_layer": size.layers,
-        "n_positions": CONTEXT,
-        "resid_pdrop": 0.1,
-        "vocab_size": VOCABULARY,
-    }
+def make(name: str, folder: Path, dtype: str | None = None) -> int:
+    """Writes config.json and the weights into `folder`; equal arguments give equal files. Returns the number of parameters."""
+    import torch
+    import transformers
 
-
-def tensors(size: Size) -> dict[str, tuple[int, ...]]:
-    """Name -> shape. The head is tied to the token embedding and therefore not stored."""
-    d = size.width
-    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (VOCABULARY, d), "wpe.weight": (CONTEXT, d)}
-    for layer in range(size.layers):
-        block: dict[str, tuple[int, ...]] = {
-            "ln_1.weight": (d,),
-            "ln_1.bias": (d,),
-            "attn.c_attn.weight": (d, 3 * d),
-            "attn.c_attn.bias": (3 * d,),
-            "attn.c_proj.weight": (d, d),
-            "attn.c_proj.bias": (d,),
-            "ln_2.weight": (d,),
-            "ln_2.bias": (d,),
-            "mlp.c_fc.weight": (d, 4 * d),
-            "mlp.c_fc.bias": (4 * d,),
-            "mlp.c_proj.weight": (4 * d, d),
-            "mlp.c_proj.bias": (d,),
-        }
-        shapes |= {f"h.{layer}.{name}": shape for name, shape in block.items()}
-    shapes |= {"ln_f.weight": (d,), "ln_f.bias": (d,)}
-    return {f"transformer.{name}": shape for name, shape in shapes.items()}
-
-
-def make(model: str, folder: Path, dtype: str = "float32", seed: int = 0) -> None:
-    """Writes config.json and model.safetensors into `folder`; equal arguments give equal files."""
     folder.mkdir(parents=True, exist_ok=True)
-    size, (code, kind) = SIZES[model], DTYPES[dtype]
-    (folder / "config.json").write_text(json.dumps(config(size, dtype), indent=2) + "\n")
-    random = np.random.default_rng(seed)
-    shapes = tensors(size)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(_header(shapes, code, kind.itemsize))
-        for name, shape in shapes.items():
-            for piece in _values(name, math.prod(shape), random):
-                file.write(piece.astype(kind, copy=False).view(np.uint8).data)
+    model = MODELS[name]
+    dtype = dtype or model.dtype
+    config = transformers.AutoConfig.for_model(model.model_type, **model.config)
+    with torch.device("meta"):
+        made = getattr(transformers, model.auto).from_config(config)
+    config.architectures, config.dtype = [type(made).__name__], dtype
+    config.save_pretrained(folder)
+    tied = set(made.all_tied_weights_keys) if getattr(config, "tie_word_embeddings", False) else set()
+    shapes = {key: tuple(value.shape) for key, value in made.state_dict().items() if key not in tied}
+    code, kind = DTYPES[dtype]
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
+    for key, shape in shapes.items():
+        if sum(math.prod(each) for each in (*shards[-1].values(), shape)) * kind.itemsize > SHARD and shards[-1]:
+            shards.append({})
+        shards[-1][key] = shape
+    files = ["model.safetensors"] if len(shards) == 1 else [
+        f"model-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))
+    ]  # fmt: skip
+    random = np.random.default_rng(0)
+    block = (random.standard_normal(2 * PIECE, np.float32) * np.float32(0.02)).astype(kind)
+    for file, part in zip(files, shards, strict=True):
+        with (folder / file).open("wb") as opened:
+            opened.write(_header(part, code, kind.itemsize))
+            for shape in part.values():
+                for piece in _values(math.prod(shape), block, random):
+                    opened.write(piece.view(np.uint8).data)
+    if len(files) > 1:
+        where = {key: file for file, part in zip(files, shards, strict=True) for key in part}
+        index = {"metadata": {}, "weight_map": where}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _header(shapes: dict[str, tuple[int, ...]], code: str, width: int) -> bytes:
@@ -115,27 +127,27 @@ def _header(shapes: dict[str, tuple[int, ...]], code: str, width: int) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _values(name: str, count: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """Normal with a deviation of 0.02, as GPT-2 is initialised; around 1 for the scales of layer norms.
+def _values(count: int, block: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Normal with a deviation of 0.02. Drawing 7 billion would take minutes: each piece is another part of one block.
 
     Biases are random too: zeros would be equal to one another, and whoever merges equal constants would save their bytes.
     """
-    centre = np.float32("ln_" in name and name.endswith(".weight"))
     for start in range(0, count, PIECE):
-        yield random.standard_normal(min(PIECE, count - start), np.float32) * np.float32(0.02) + centre
+        at = int(random.integers(0, len(block) - PIECE))
+        yield block[at : at + min(PIECE, count - start)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes a checkpoint of a real configuration with random weights.")
-    parser.add_argument("model", choices=SIZES)
+    parser = argparse.ArgumentParser(description="Makes a checkpoint of a published configuration with random weights.")
+    parser.add_argument("model", choices=MODELS, metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the tensors (default: float32)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="type of the tensors (default: bfloat16 for llama, else float32)"
+    )
     arguments = parser.parse_args()
-    make(arguments.model, arguments.folder, arguments.dtype, arguments.seed)
-    file = arguments.folder / "model.safetensors"
-    parameters = sum(math.prod(shape) for shape in tensors(SIZES[arguments.model]).values())
-    print(f"{file}: {parameters / 1e6:,.0f} million parameters, {file.stat().st_size / 1e6:,.1f} MB")
+    parameters = make(arguments.model, arguments.folder, arguments.dtype)
+    size = sum(file.stat().st_size for file in arguments.folder.glob("*.safetensors"))
+    print(f"{arguments.folder}: {parameters / 1e6:,.0f} million parameters, {size / 1e6:,.1f} MB")
 
 
 if __name__ == "__main__":

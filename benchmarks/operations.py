@@ -211,7 +211,29 @@ def traced(case: Case, model: Any, package: Path) -> int | None:
 def convert(case: Case, model: Any, package: Path, types: dict[str, Any] | None = None, **options: Any) -> None:
     """Traces a model and saves what coremltools makes of it; `types` stand for those of inputs, `options` are the converter's."""
     import coremltools as ct
+    import torch
+
+    module, example = wrapped(case, model)
+    with torch.no_grad():
+        graph = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+    settings = {"minimum_deployment_target": ct.target.iOS18, "compute_precision": ct.precision.FLOAT16}
+    inputs = list((input_types(case) | (types or {})).values())
+    ct.convert(graph, inputs=inputs, skip_model_load=True, **settings | options).save(str(package))
+
+
+def input_types(case: Case) -> dict[str, Any]:
+    """coremltools' types of the inputs."""
+    import coremltools as ct
     import numpy as np
+
+    return {
+        name: ct.TensorType(name, shape, np.int32 if name.endswith(("ids", "mask")) else np.float32)
+        for name, shape in case.inputs.items()
+    }
+
+
+def wrapped(case: Case, model: Any) -> tuple[Any, tuple[Any, ...]]:
+    """(the model, or the half of it, as a module that can be traced, its example inputs)."""
     import torch
 
     class First(torch.nn.Module):
@@ -243,19 +265,11 @@ def convert(case: Case, model: Any, package: Path, types: dict[str, Any] | None 
                 named["attention_mask"] = hidden * torch.finfo(torch.float32).min
             return self.model(**named, **dict(self.named_buffers(recurse=False)), **cache)[0]
 
-    example = [
+    example = tuple(
         torch.ones(shape, dtype=torch.int64) if name.endswith(("ids", "mask")) else torch.randn(shape)
         for name, shape in case.inputs.items()
-    ]
-    plain = {
-        name: ct.TensorType(name, shape, np.int32 if name.endswith(("ids", "mask")) else np.float32)
-        for name, shape in case.inputs.items()
-    }
-    settings = {"minimum_deployment_target": ct.target.iOS18, "compute_precision": ct.precision.FLOAT16}
-    with torch.no_grad():
-        graph = torch.jit.trace(First().eval(), example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
-    inputs = list((plain | (types or {})).values())
-    ct.convert(graph, inputs=inputs, skip_model_load=True, **settings | options).save(str(package))
+    )
+    return First().eval(), example
 
 
 def operations(package: Path, half: str = "") -> int:

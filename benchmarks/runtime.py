@@ -47,7 +47,7 @@ def gpt2(folder: Path) -> dict[str, Case]:
     for count in (64, 512):
         path = folder / f"prefill{count}.mlpackage"
         milbuild.build(folder / "checkpoint", sequence_length=count).save(path)
-        ids = token_ids(count, checkpoints.VOCABULARY)
+        ids = token_ids(count, eager.config.vocab_size)
         tokens = torch.from_numpy(ids).long()
         case: Case = {"Hugging Face": lambda tokens=tokens: eager(tokens, use_cache=False).logits}
         for precision in PRECISIONS:
@@ -59,7 +59,7 @@ def gpt2(folder: Path) -> dict[str, Case]:
     milbuild.build(folder / "checkpoint", cache="state", context_length=PROMPT + DECODED, prefill_length=PROMPT).save(
         path
     )
-    ids = token_ids(PROMPT, checkpoints.VOCABULARY)
+    ids = token_ids(PROMPT, eager.config.vocab_size)
 
     def decode_eager() -> float:
         output = eager(torch.from_numpy(ids).long(), use_cache=True)
