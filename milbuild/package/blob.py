@@ -13,7 +13,8 @@ import numpy as np
 from milbuild.package.storage import ALIGNMENT, CODES, HEADER, METADATA, SENTINEL, VERSION
 from milbuild.weights import Tensor, Unread
 
-WRITERS = 4  # threads at most: more wait for the memory
+WRITERS = 2  # threads: more would wait for one another, since only what numpy does goes on beside the interpreter
+SAID = 4 << 20  # bytes behind which progress is told: each time the threads wait for one another
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,15 @@ class BlobPlan:
         told: queue.SimpleQueue[int | Future[None]] = queue.SimpleQueue()
 
         def put(blob: Blob) -> None:
-            at = _write(descriptor, METADATA.pack(*blob.metadata()), blob.offset)
+            at = said = _write(descriptor, METADATA.pack(*blob.metadata()), blob.offset)
             for piece in blob.pieces():
                 if stopped.is_set():
                     return
                 at = _write(descriptor, piece.data.cast("B"), at)
-                told.put(piece.nbytes)
+                if at - said > SAID:
+                    told.put(at - said)
+                    said = at
+            told.put(at - said)
 
         _write(descriptor, HEADER.pack(len(self.blobs), VERSION), 0)
         with ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1)) as pool:

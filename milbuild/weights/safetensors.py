@@ -33,7 +33,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
 }
 MAX_HEADER = 100_000_000  # the limit of the format's own library
-PIECE = 1 << 16  # numbers read at a time: they, and what is made of them, stay in the processor's cache
+PIECE = (
+    1 << 18
+)  # numbers read at a time: few enough for the processor's cache, and enough for threads not to wait for each other
 DOWNLOAD_AGAIN = "The file is damaged or was cut off while it was copied: download it again."
 
 

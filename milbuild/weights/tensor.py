@@ -13,9 +13,7 @@ from milbuild.weights.safetensors import PIECE, Stored, pieces
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT32 = np.dtype(np.float32)
 UNSIGNED = {size: np.dtype(f"u{size}") for size in (2, 4, 8)}
-# Of a matrix that is transposed: the numbers of its rows in the file that are read together, the columns of them that are
-# copied together, and the bytes of the result that are held at once (for more its rows are read again).
-READ, TILE, HELD = 1 << 19, 256, 6 << 20
+HELD = 5 << 20  # bytes of a transposed matrix that are held at once; for more its rows are read again
 # Of float32's bits without the sign, doubled: 2^-14, float16's smallest normal number, and how far from there to 65,520, from
 # which on it overflows. BIAS takes 112 off the exponent and adds just less than half of the last place that stays.
 SMALLEST = np.uint32(2 * 0x38800000)
@@ -196,27 +194,26 @@ def _gathered(data: np.ndarray) -> np.ndarray:
 def _transposed(stored: np.ndarray, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
     """The transposed matrix of one whose rows (or parts of them) stand in C order in the file.
 
-    They are read, cast, and copied in tiles that stay in the processor's cache. Numpy copies with a stride number by number,
-    whatever their size: so two or four rows of a tile are first put side by side into wider numbers, and those are copied.
+    They are read and cast some at a time. Numpy copies with a stride number by number, whatever their size: so two or four
+    rows are first put side by side into wider numbers, and those are copied.
     """
     columns, rows = stored.shape
-    height = min(columns, max(4, READ // rows // 4 * 4))
-    cast, width = _Cast(stored.dtype, dtype, height * min(TILE, rows)), dtype.itemsize
-    held = np.empty((min(rows, max(TILE, HELD // (columns * width))), columns), UNSIGNED[width])
+    held = np.empty((min(rows, max(1, HELD // (columns * dtype.itemsize))), columns), UNSIGNED[dtype.itemsize])
+    height = min(columns, max(4, PIECE // len(held) // 4 * 4))
+    cast = _Cast(stored.dtype, dtype, height * len(held))
     for start in range(0, rows, len(held)):
         result = held[: rows - start]
         for first, part in _parts(stored[:, start : start + len(held)], height):
-            for left in range(0, len(result), TILE):
-                tile = part[:, left : left + TILE]
-                wide = cast.bits(np.ascontiguousarray(tile).reshape(-1)).reshape(tile.shape)
-                target, size = result[left : left + TILE, first : first + len(part)], width
-                while size < 8 and len(wide) % 2 == 0 and columns * width % (2 * size) == 0:
-                    size *= 2
-                    right: np.ndarray = wide[1::2].astype(UNSIGNED[size])
-                    np.left_shift(right, UNSIGNED[size].type(4 * size), out=right)
-                    wide = np.bitwise_or(right, wide[0::2], out=right)
-                np.copyto(target.view(UNSIGNED[size]), wide.T, casting="unsafe")
-        yield result.reshape(-1).view(dtype)
+            wide = cast.bits(np.ascontiguousarray(part).reshape(-1)).reshape(part.shape)
+            size = dtype.itemsize
+            while size < 8 and len(wide) % 2 == 0 and columns * dtype.itemsize % (2 * size) == 0:
+                size *= 2
+                right: np.ndarray = wide[1::2].astype(UNSIGNED[size])
+                np.left_shift(right, UNSIGNED[size].type(4 * size), out=right)
+                wide = np.bitwise_or(right, wide[0::2], out=right)
+            target = result[:, first : first + len(part)].view(UNSIGNED[size])
+            np.copyto(target, wide.T, casting="unsafe")
+        yield from pieces(result.reshape(-1).view(dtype))
 
 
 def _parts(stored: np.ndarray, height: int) -> Iterator[tuple[int, np.ndarray]]:
