@@ -101,7 +101,7 @@ def ours(subject: Case, folder: Path, package: Path, clock: Clock, **options: An
     from milbuild.cli.imports import prepare
 
     prepare(configurations=True)  # as `milbuild build` does
-    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     from milbuild import architectures
     from milbuild.builder import build
@@ -139,6 +139,7 @@ def traced(subject: Case, folder: Path, package: Path, clock: Clock, *, export: 
     import transformers
 
     auto = getattr(transformers, subject.auto)
+    auto._model_mapping[type(transformers.AutoConfig.from_pretrained(folder))]  # imports the class
     clock.imported()
     # Other types of a checkpoint's weights coremltools does not convert (bfloat16), or fails on (float16, layer_norm).
     model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()

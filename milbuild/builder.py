@@ -273,7 +273,7 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise Error(f"config.json of {checkpoint.name} has {named!r} for architectures, which are a list of names")
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
         return Config(CONFIG_MAPPING[found].from_dict(dict(checkpoint.config)))

@@ -137,7 +137,7 @@ class Joined(Computed):
 
 def zeros(*shape: int) -> Tensor:
     """Where the checkpoint has nothing and a joined tensor needs something."""
-    return Tensor("zeros", f"zeros {shape}", np.broadcast_to(np.float32(0), shape))
+    return Tensor("zeros", f"zeros {shape}", np.zeros(shape, np.float32))
 
 
 class Unread(np.ndarray):
