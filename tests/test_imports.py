@@ -156,6 +156,29 @@ assert torch.__version__
     _run(code)
 
 
+def test_a_build_of_the_command_line_imports_configurations_alone(tmp_path: Path) -> None:
+    """Of transformers neither models nor the packages that list them all, which whoever asks for more of it gets then."""
+    from tests.conftest import checkpoint
+
+    code = f"""
+import sys, types
+from milbuild.cli.app import app
+app(["build", {str(checkpoint())!r}, {str(tmp_path / "out.mlpackage")!r}], standalone_mode=False)
+assert "transformers.models.gpt2.configuration_gpt2" in sys.modules
+heavy = {{"torch", "sklearn", "scipy", "transformers.modeling_utils", "transformers.models.gpt2.modeling_gpt2"}}
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
+assert type(sys.modules["transformers"]) is types.ModuleType
+import transformers
+assert transformers.__version__
+from transformers import AutoTokenizer, CONFIG_MAPPING
+assert "gpt2" in CONFIG_MAPPING
+import transformers
+assert type(transformers) is not types.ModuleType
+assert transformers.models.gpt2.GPT2Config is CONFIG_MAPPING["gpt2"]
+"""
+    _run(code)
+
+
 def test_as_a_library_milbuild_hides_nothing(tmp_path: Path) -> None:
     """A user's own conversion of a torch model goes on working in the process that built with milbuild."""
     from tests.conftest import checkpoint

@@ -739,26 +739,25 @@ def test_save_where_nothing_can_be(target: str, words: str, whole: Path, tmp_pat
 
 
 class _Full:
-    """A disk that takes `room` bytes more."""
+    """A file on a disk that takes `room` bytes more."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
-        self.pwrite_ = os.pwrite
+    def __init__(self, file: Any, room: int) -> None:
+        self.file, self.room = file, room
 
-    def write(self, data: Any) -> None:
+    def write(self, data: Any) -> int:
         self.room -= len(memoryview(data).cast("B"))
         if self.room < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def pwrite(self, descriptor: int, data: Any, offset: int) -> int:
-        self.write(data)
-        return self.pwrite_(descriptor, data, offset)
+        return int(self.file.write(data))
 
     def __enter__(self) -> "_Full":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        pass
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 @pytest.mark.parametrize(("file", "room"), [("weight.bin", 0), ("weight.bin", 40_000), ("model.mlmodel", 10)])
@@ -772,20 +771,14 @@ def test_full_disk(
     if old:
         shutil.copytree(whole / "p.mlpackage", target)
     before = files(tmp_path)
-    open_, disk = Path.open, _Full(room)
+    open_ = Path.open
 
     def opened(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
         real = open_(path, mode, *arguments, **options)
-        if path.name != "model.mlmodel" or "w" not in mode:
-            return real
-        real.close()
-        return disk
+        return _Full(real, room) if path.name == file and "w" in mode else real
 
     with monkeypatch.context() as patch:
-        if file == "weight.bin":
-            patch.setattr(os, "pwrite", disk.pwrite)
-        else:
-            patch.setattr(Path, "open", opened)
+        patch.setattr(Path, "open", opened)
         text = message(model.save, target)
     assert f"the disk of {tmp_path} is full: the package needs 0.1 MB" in text
     assert "hint: Free some space" in text

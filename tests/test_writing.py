@@ -52,11 +52,12 @@ def run(script: str, *arguments: Any, hash_seed: int = 0, cwd: Path | None = Non
         for name, entry in architectures.SUPPORTED.items()
     ],
 )
-def test_threads_do_not_show(model_type: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one thread, by several, by several again."""
-    for number, writers in enumerate((1, 4, 4)):
-        monkeypatch.setattr(blob, "WRITERS", writers)
-        monkeypatch.setattr(os, "cpu_count", lambda: 4)
+def test_what_goes_on_beside_does_not_show(
+    model_type: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a disk that is set to work behind every piece, at the end only, and again."""
+    for number, flushed in enumerate((1, blob.FLUSHED, 1)):
+        monkeypatch.setattr(blob, "FLUSHED", flushed)
         milbuild.build(checkpoint(model_type, task), task=task, postprocess=False).save(
             tmp_path / f"{number}.mlpackage"
         )

@@ -1,8 +1,7 @@
 """weight.bin, planned while the graph is lowered and written once, straight from the checkpoint."""
 
+import errno
 import os
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ import numpy as np
 from milbuild.package.storage import ALIGNMENT, CODES, HEADER, METADATA, SENTINEL, VERSION
 from milbuild.weights import Tensor, Unread
 
-WRITERS = 2  # threads: more would wait for one another, since only what numpy does goes on beside the interpreter
-SAID = 4 << 20  # bytes behind which progress is told: each time the threads wait for one another
+FLUSHED = 64 << 20  # bytes behind which the disk is set to work
 
 
 @dataclass(frozen=True)
@@ -25,10 +23,6 @@ class Blob:
     nbytes: int
     dtype: np.dtype[Any]
     content: Tensor | np.ndarray
-
-    def metadata(self) -> tuple[int, ...]:
-        """What stands in front of the data."""
-        return SENTINEL, CODES[self.dtype.name.upper()], self.nbytes, self.offset + METADATA.size, 0
 
     def pieces(self) -> Iterator[np.ndarray]:
         if isinstance(self.content, Tensor):
@@ -58,45 +52,35 @@ class BlobPlan:
     def write(self, file: IO[bytes], progress: Callable[[int], None]) -> None:
         """Writes the whole file; `progress` is told the number of bytes behind each piece. Raises `Error` for bad values.
 
-        Each blob has its place, so threads read, convert and write beside each other, and the bytes are the same however
-        many there are. The largest come first, so that none is left for one thread at the end.
+        The disk is set to work while the rest is still being converted, so that little is left for it at the end.
         """
-        descriptor, stopped = file.fileno(), threading.Event()
-        told: queue.SimpleQueue[int | Future[None]] = queue.SimpleQueue()
-
-        def put(blob: Blob) -> None:
-            at = said = _write(descriptor, METADATA.pack(*blob.metadata()), blob.offset)
-            for piece in blob.pieces():
-                if stopped.is_set():
-                    return
-                at = _write(descriptor, piece.data.cast("B"), at)
-                if at - said > SAID:
-                    told.put(at - said)
-                    said = at
-            told.put(at - said)
-
-        _write(descriptor, HEADER.pack(len(self.blobs), VERSION), 0)
-        with ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1)) as pool:
-            try:
-                for blob in sorted(self.blobs.values(), key=lambda blob: -blob.nbytes):
-                    pool.submit(put, blob).add_done_callback(told.put)
-                left = len(self.blobs)
-                while left:
-                    found = told.get()
-                    if isinstance(found, int):
-                        progress(found)
-                    else:
-                        found.result()
-                        left -= 1
-            finally:
-                stopped.set()
-                pool.shutdown(cancel_futures=True)
+        _reserve(file.fileno(), self.end)
+        file.write(HEADER.pack(len(self.blobs), VERSION))
+        at = flushed = HEADER.size
+        with ThreadPoolExecutor(1) as beside:
+            flush: Future[None] | None = None
+            for blob in self.blobs.values():
+                file.write(bytes(blob.offset - at))
+                start = blob.offset + METADATA.size
+                file.write(METADATA.pack(SENTINEL, CODES[blob.dtype.name.upper()], blob.nbytes, start, 0))
+                at = start
+                for piece in blob.pieces():
+                    file.write(piece.data.cast("B"))
+                    progress(piece.nbytes)
+                    at += piece.nbytes
+                    if at - flushed >= FLUSHED and (flush is None or flush.done()):
+                        if flush is not None:
+                            flush.result()  # the error of a disk is told once
+                        flushed, flush = at, beside.submit(os.fsync, file.fileno())
+            if flush is not None:
+                flush.result()
 
 
-def _write(descriptor: int, data: bytes | memoryview, at: int) -> int:
-    """Writes all of `data` at a place of a file; returns the place behind it."""
-    rest = memoryview(data)
-    while rest:
-        count = os.pwrite(descriptor, rest, at)
-        rest, at = rest[count:], at + count
-    return at
+def _reserve(descriptor: int, size: int) -> None:
+    """Asks for the room of the whole file: a disk that has it not says so before anything is converted."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+                raise

@@ -11,11 +11,14 @@ milbuild.
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from milbuild.errors import missing_torch
 
 if TYPE_CHECKING:
+    from milbuild.package.reader import Package
     from milbuild.runtime.dropin import disable, enable
 
 __all__ = ["disable", "enable", "load"]
@@ -42,15 +45,27 @@ def load(
     Raises:
         milbuild.Error: for what is no package, has no such function, or holds an operation that is not known.
     """
-    from milbuild.package.reader import Package
-
     try:
         from milbuild.runtime.engine import Engine
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise missing_torch("milbuild.runtime") from None
-    return Engine(Package(os.fspath(path)), function_name, precision, keep)
+    return Engine(_opened(Path(path)), function_name, precision, keep)
+
+
+def _opened(path: Path) -> "Package":
+    """A package, the same while it is in use and its files are: functions and precisions share its weights then."""
+    from milbuild.package.reader import Package
+
+    stats = [(file, file.stat()) for file in sorted(path.rglob("*"))] if path.is_dir() else []
+    key = path, *((file, stat.st_ino, stat.st_size, stat.st_mtime_ns) for file, stat in stats)
+    if (package := _packages.get(key)) is None:
+        package = _packages[key] = Package(path)
+    return package
+
+
+_packages: WeakValueDictionary[Any, "Package"] = WeakValueDictionary()
 
 
 def __getattr__(name: str) -> Any:

@@ -5,10 +5,12 @@ freed after its last use. A slice of a state is written in place where nobody ca
 """
 
 import fnmatch
+import mmap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -138,7 +140,7 @@ class Engine:
             if op.type == "const":
                 if "val" not in op.attributes or len(op.outputs) != 1:
                     raise Error(f"{self.where}: the constant {op.name} has no value", DAMAGED)
-                made[op.outputs[0].name] = _constant(op.attributes["val"])
+                made[op.outputs[0].name] = self._constant(op.attributes["val"])
             else:
                 step = self._step(op, known, visible)
                 if op.type.startswith("constexpr_") and step.reads <= visible.keys():
@@ -160,6 +162,16 @@ class Engine:
         # A weight that was only there to be decoded is not kept beside what it became.
         needed = {name: value for name, value in constants.items() if name in read or name in block.outputs}
         return _Body(block, steps, needed, (read | set(block.outputs)) & outer)
+
+    def _constant(self, value: Any) -> Any:
+        """What `_constant` makes of a value; of weights in a file the same for every function and precision."""
+        if not isinstance(value, np.ndarray) or value.dtype != np.float16 or not _mapped(value):
+            return _constant(value)
+        shared = _WIDENED.setdefault(self.package, WeakValueDictionary())
+        key = value.__array_interface__["data"][0], value.shape
+        if (widened := shared.get(key)) is None:
+            widened = shared[key] = _constant(value)
+        return widened
 
     def _step(self, op: Operation, known: set[str], visible: dict[str, Any]) -> "_Step":
         place = f"{self.where}: operation {op.name} ({op.type})"
@@ -424,6 +436,10 @@ _ROUNDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+# float16 weights in float32, by the package that has them and the place where it is mapped.
+_WIDENED: WeakKeyDictionary[Package, WeakValueDictionary[Any, torch.Tensor]] = WeakKeyDictionary()
+
+
 def _constant(value: Any) -> Any:
     """A constant as operations take it: a tensor, a string or a list. Weights are converted once, here."""
     if isinstance(value, list):
@@ -438,6 +454,13 @@ def _constant(value: Any) -> Any:
         wide = np.int64 if value.dtype.itemsize > 4 or value.dtype == np.uint32 else np.int32
         return torch.from_numpy(value.astype(wide))
     return torch.from_numpy(value.astype(np.float32))
+
+
+def _mapped(value: Any) -> bool:
+    """Whether an array lies in a mapped file, whose addresses belong to nothing else while the package is there."""
+    while isinstance(value, np.ndarray):
+        value = value.base
+    return isinstance(value, mmap.mmap)
 
 
 def _truth(value: Any, place: str) -> bool:

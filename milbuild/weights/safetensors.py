@@ -33,9 +33,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
 }
 MAX_HEADER = 100_000_000  # the limit of the format's own library
-PIECE = (
-    1 << 18
-)  # numbers read at a time: few enough for the processor's cache, and enough for threads not to wait for each other
+PIECE = 1 << 17  # numbers read at a time: few enough for the processor's cache
 DOWNLOAD_AGAIN = "The file is damaged or was cut off while it was copied: download it again."
 
 
