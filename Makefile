@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 JOBS ?= auto
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint mutants conformance conformance-ci bench clean setup
+.PHONY: demo test test-all fuzz lint mutants conformance conformance-ci bench clean setup
 
 setup: .venv/ready
 
@@ -28,6 +28,10 @@ test: setup
 
 test-all: setup
 	MILBUILD_HYPOTHESIS=explore $(BIN)/python -m pytest -n $(JOBS)
+
+# 70,000 damaged safetensors files and 30,000 damaged packages.
+fuzz: setup
+	MILBUILD_HYPOTHESIS=fuzz $(BIN)/python -m pytest -n $(JOBS) -m fuzz
 
 lint: setup
 	$(BIN)/ruff check .

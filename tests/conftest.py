@@ -6,7 +6,10 @@ import json
 import logging
 import os
 import re
+import resource
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,12 @@ from milbuild import architectures
 from milbuild.tasks import TASKS
 from tests.tiny import TABLE
 
-# The same examples in every run of `make test`; new ones in `make test-all`.
+# The same examples in every run of `make test`; new ones in `make test-all`, and 100,000 damaged files in `make fuzz`.
+PROFILE = os.environ.get("MILBUILD_HYPOTHESIS", "steady")
 hypothesis.settings.register_profile("steady", derandomize=True)
 hypothesis.settings.register_profile("explore", print_blob=True)
-hypothesis.settings.load_profile(os.environ.get("MILBUILD_HYPOTHESIS", "steady"))
+hypothesis.settings.register_profile("fuzz", print_blob=True, database=None)
+hypothesis.settings.load_profile(PROFILE)
 
 SHARED = Path(__file__).parents[2] / "shared" / "checkpoints"
 
@@ -39,6 +44,15 @@ torch.set_num_threads(1)  # tests run side by side
 def _quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """The process holds no gigabyte more at any time of a test than at its most before."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    kilobytes = 1 if sys.platform == "linux" else 1 / 1024
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * kilobytes < 1_000_000
 
 
 def checkpoint(model_type: str = "gpt2", task: str = "text-generation", **flags: Any) -> Path:

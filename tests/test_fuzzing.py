@@ -20,16 +20,17 @@ from hypothesis import strategies as st
 import milbuild
 from milbuild import Error, runtime
 from milbuild.runtime.profiling import examples
-from tests.conftest import checkpoint
+from tests.conftest import PROFILE, checkpoint
 from tests.runtime.witness import TARGETS, save
 
 MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
 WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
 EXAMPLES = hypothesis.settings(
-    max_examples=150 if hypothesis.settings.get_current_profile_name() != "explore" else 2000,
+    max_examples={"explore": 2000, "fuzz": 20_000}.get(PROFILE, 150),
     deadline=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
+FEWER = hypothesis.settings(EXAMPLES, max_examples=10_000) if PROFILE == "fuzz" else EXAMPLES  # they take longer
 
 
 @functools.cache
@@ -124,6 +125,8 @@ def test_what_is_not_damaged_plays() -> None:
 
 @EXAMPLES
 @given(data=st.data())
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.fuzz
 def test_flipped_and_missing_bytes(data: Any) -> None:
     source = data.draw(st.sampled_from(packages()))
     file = data.draw(st.sampled_from([MODEL, WEIGHTS, Path("Manifest.json")]))
@@ -216,8 +219,10 @@ def parsed(path: Path) -> Any:
     return proto.Model_pb2.Model.FromString((path / MODEL).read_bytes())
 
 
-@EXAMPLES
+@FEWER
 @given(data=st.data())
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.fuzz
 def test_changed_programs(data: Any) -> None:
     """Any field of the protobuf may say anything, and any part of a list may be missing, doubled or at another place."""
     source = data.draw(st.sampled_from(packages()))

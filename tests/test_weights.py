@@ -21,9 +21,11 @@ from milbuild.weights import safetensors as reader
 from milbuild.weights.tensor import PIECE, _converted
 from tests import broken
 from tests.broken import LAYERS, POSITIONS, VOCABULARY, WIDTH, CommandLine, assert_refused, files
+from tests.conftest import PROFILE
 
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+HEADERS = 35_000 if PROFILE == "fuzz" else 200
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -686,8 +688,10 @@ def _mutations(data: bytes, head: int) -> st.SearchStrategy[bytes]:
     return st.lists(st.tuples(kinds, places, new), min_size=1, max_size=4).map(mutate)
 
 
-@settings(QUICK, max_examples=200)
+@settings(QUICK, max_examples=HEADERS)
 @given(data=st.one_of(_mutations(WHOLE, 3000), _mutations(WHOLE, len(WHOLE)), st.binary(max_size=80)))
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.fuzz
 def test_fuzzed_safetensors(data: bytes, tmp_path: Path) -> None:
     """Any bytes: `Error`, or arrays that are views on the file, of their shapes."""
     file = tmp_path / "x.safetensors"
@@ -724,8 +728,10 @@ ENTRIES = st.one_of(
 )
 
 
-@settings(QUICK, max_examples=200)
+@settings(QUICK, max_examples=HEADERS)
 @given(header=st.one_of(JSON, st.dictionaries(st.text(max_size=5), ENTRIES, max_size=3)), data=st.binary(max_size=64))
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.fuzz
 def test_fuzzed_headers(header: Any, data: bytes, tmp_path: Path) -> None:
     """Any JSON for a header: types, shapes and offsets of every kind."""
     file = tmp_path / "x.safetensors"
