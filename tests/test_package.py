@@ -18,13 +18,14 @@ from coremltools.converters.mil.mil import Function, Program, types
 from safetensors.numpy import load_file, save_file
 
 import milbuild
-from milbuild import runtime
+from milbuild import architectures, runtime
 from milbuild.options import Plan
 from milbuild.package import passes, temporary
 from milbuild.package.reader import Package
 from milbuild.validation import reference as hf
 from milbuild.weights import Unread
 from tests.conftest import checkpoint, difference, reference, tokens
+from tests.tiny import TABLE
 
 # coremltools leaves its temporary folders to the garbage collector, which Python reports.
 THEIR_TEMPORARY_FOLDERS = pytest.mark.filterwarnings(
@@ -386,15 +387,32 @@ def test_every_pass_is_needed(skipped, monkeypatch: pytest.MonkeyPatch) -> None:
     assert constants() > lean
 
 
+# A call of each family, and with a state where it has one.
+ORACLES = [
+    pytest.param(
+        name, options, id=f"{name}{' state' * bool(options)}", marks=[] if name == "gpt2" else [pytest.mark.all]
+    )
+    for name, entry in architectures.SUPPORTED.items()
+    for options in ([{}, {"cache": "state", "context_length": 24}] if entry.decoder else [{}])
+]
+
+
 @THEIR_TEMPORARY_FOLDERS
-def test_no_more_operations_than_coremltools_own_pipeline_leaves(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model_type", "options"), ORACLES)
+def test_no_more_operations_than_coremltools_own_pipeline_leaves(
+    model_type: str, options: dict[str, Any], tmp_path: Path
+) -> None:
     """coremltools' default pipeline over our program is the oracle: it takes nothing more away, and keeps the numbers."""
-    model = milbuild.build(checkpoint(), sequence_length=11, precision="float32")
     from coremltools.converters.mil.frontend.milproto import load
 
-    program = load.load(model.get_spec(), 9, model.weights_dir)
+    from milbuild.runtime.profiling import examples
+
+    task = "feature-extraction"
+    if TABLE[model_type].kind == "pictures":
+        options = {"image_size": TABLE[model_type].size}
+    model = milbuild.build(checkpoint(model_type, task), task=task, postprocess=False, precision="float32", **options)
     converted = ct.convert(
-        program,
+        load.load(model.get_spec(), 9, model.weights_dir),
         source="milinternal",
         convert_to="mlprogram",
         minimum_deployment_target=ct.target.iOS18,
@@ -406,9 +424,11 @@ def test_no_more_operations_than_coremltools_own_pipeline_leaves(tmp_path: Path)
         return sum(op.type != "const" for op in Package(Path(str(path))).function().operations)
 
     assert count(model.package_path) <= count(tmp_path / "default.mlpackage")
-    inputs = {"input_ids": tokens(1, 11)}
-    theirs = runtime.load(tmp_path / "default.mlpackage").predict(inputs)
-    assert difference(theirs["logits"], model.predict(inputs)["logits"]) <= 1e-5
+    engines = [runtime.load(path) for path in (model.package_path, tmp_path / "default.mlpackage")]
+    inputs = examples(engines[0])
+    ours, theirs = (engine.predict(inputs, engine.make_state()) for engine in engines)
+    for name in theirs:
+        assert difference(theirs[name], ours[name]) <= 1e-5
 
 
 def test_equal_small_constants_are_one_and_others_are_not() -> None:

@@ -338,7 +338,7 @@ CONVNEXT = Tiny(
         "layer_scale_init_value": 0.1,
         "num_labels": 7,
     },
-    operations=2 + 4 + 2 * 4 + 9 * 6,
+    operations=4 + 2 * 4 + 9 * 6,
     flags={
         "plain": {},
         "no layer scale": {"layer_scale_init_value": 0.0},

@@ -2,7 +2,8 @@
 
 Reference: transformers/models/convnext/modeling_convnext.py.
 
-Shapes: B batch, C channels of a stage, H and W its height and width. Norms and MLPs see the channels last, (B, H, W, C).
+Shapes: B batch, C channels of a stage, H and W its height and width. Norms and MLPs see the channels last, (B, H, W, C). The
+first stage stands between two norms: it keeps them last throughout, which saves two transposes.
 """
 
 from typing import Any
@@ -14,7 +15,6 @@ from milbuild.heads import pooled, pooled_states
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import (
     average,
-    channel_norm,
     channels_first,
     channels_last,
     check_stages,
@@ -44,29 +44,35 @@ class ConvNext:
         config, w = self.config, self.weights
         patch, first = pair(config.patch_size), config.hidden_sizes[0]
         x = convolution(pixel_values, w / "embeddings.patch_embeddings", first, patch, stride=patch)
-        x = channel_norm(x, w / "embeddings.layernorm", EPSILON)
+        norm = w / "embeddings.layernorm"
+        x = layer_norm(channels_last(x, norm / "pixels"), norm, EPSILON)
         for i in range(config.num_stages):
             x = self.stage(x, w / f"encoder.stages.{i}", i)
-        return x
+        return x if config.num_stages > 1 else channels_first(x, w / "encoder.picture")
 
     def stage(self, x: Var, w: Cursor, i: int) -> Var:
+        """(B, C, H, W) -> (B, C, H, W); the first one has the channels last, as the second takes them."""
         if i > 0:
             down = w / "downsampling_layer"
-            x = convolution(channel_norm(x, down / "0", EPSILON), down / "1", self.config.hidden_sizes[i], 2, stride=2)
+            x = x if i == 1 else channels_last(x, down / "0.pixels")
+            x = channels_first(layer_norm(x, down / "0", EPSILON, f"{(down / '0').name}_normed"), down / "0")
+            x = convolution(x, down / "1", self.config.hidden_sizes[i], 2, stride=2)
         for j in range(self.config.depths[i]):
-            x = self.block(x, w / f"layers.{j}")
+            x = self.block(x, w / f"layers.{j}", last=i == 0)
         return x
 
-    def block(self, x: Var, w: Cursor) -> Var:
-        width = x.shape[1]
-        y = convolution(x, w / "dwconv", width, 7, padding=3, groups=width)
+    def block(self, x: Var, w: Cursor, last: bool) -> Var:
+        """`last`: x and what is given have their channels last."""
+        width = x.shape[-1 if last else 1]
+        y = channels_first(x, w / "picture") if last else x
+        y = convolution(y, w / "dwconv", width, 7, padding=3, groups=width)
         y = layer_norm(channels_last(y, w / "pixels"), w / "layernorm", EPSILON)
         y = activation(linear(y, w / "pwconv1", 4 * width), self.config.hidden_act, w / "act")
         y = linear(y, w / "pwconv2", width)
         if self.config.layer_scale_init_value > 0:
             # Not part of pwconv2's weight: a small scale of small numbers is nothing in float16.
             y = mul(y, constant(w.tensor("layer_scale_parameter", width), w, "layer_scale"), w / "scaled")
-        return add(x, channels_first(y, w / "picture"), w)
+        return add(x, y if last else channels_first(y, w / "picture"), w)
 
     def pooler(self, hidden: Var) -> Var:
         """(B, C, H, W) -> (B, C): the mean, normed."""

@@ -8,7 +8,6 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
 from milbuild.layers.linear import constant
-from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Computed, Cursor, Tensor
 
 # Above and below, left and right.
@@ -124,14 +123,6 @@ def channels_last(x: Var, w: Cursor) -> Var:
 def channels_first(x: Var, w: Cursor) -> Var:
     """(B, H, W, C) -> (B, C, H, W)."""
     return mb.transpose(x=x, perm=[0, 3, 1, 2], name=w.name)
-
-
-def channel_norm(x: Var, w: Cursor, epsilon: float) -> Var:
-    """(B, C, H, W) -> (B, C, H, W): a layer norm of each pixel's channels.
-
-    With the channels last: over another axis it has overflowed float16 on some systems (core-ml-facts N9).
-    """
-    return channels_first(layer_norm(channels_last(x, w / "pixels"), w, epsilon, f"{w.name}_normed"), w)
 
 
 def average(x: Var, w: Cursor, keep: bool = True) -> Var:

@@ -179,7 +179,7 @@ def _watched(player: Player, case: Case, wanted: set[str], large: list[Large] | 
 def _joined(values: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
     """The values of all calls as the one array that the module gives of the whole sequence; None where they make no such.
 
-    A package that takes several sequences at once may have been given one.
+    A package that takes several sequences at once may have been given one. Of pictures the channels may stand last.
     """
     if values and values[0].ndim == len(shape) and values[0].shape[0] > shape[0]:
         values = [value[: shape[0]] for value in values]
@@ -191,7 +191,7 @@ def _joined(values: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray | No
                 continue
             if whole.shape == shape:
                 return whole
-    return None
+    return reference.channels_first(values[0], shape) if len(values) == 1 else None
 
 
 def _share(psnr: float) -> float:

@@ -278,6 +278,11 @@ def landmarks(paths: Iterable[str], operations: Iterable[str]) -> dict[str, str]
     return found
 
 
+def channels_first(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A picture (B, H, W, C) as the module gives it, (B, C, H, W), where that is `shape`; graphs keep some the other way."""
+    return np.moveaxis(value, -1, 1) if value.ndim == 4 and np.moveaxis(value, -1, 1).shape == shape else None
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps transformers' progress bars and advice out of a report."""
