@@ -1,6 +1,8 @@
 """The runtime's own manners: inputs, states, precision, kept values, and errors that name what is wrong."""
 
+import gc
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from milbuild import runtime
 from milbuild.package.writer import Description, Feature, lower, write
 from milbuild.runtime.profiling import profile
 from tests.conftest import checkpoint, difference, tokens
+
+PRECISIONS = ("float32", "declared")
 
 
 def program(
@@ -217,6 +221,43 @@ def test_decoding_writes_the_cache_in_place() -> None:
     model = milbuild.build(checkpoint(), cache="state")
     steps = runtime.load(model.package_path)._body.steps
     assert all(step.constants["in_place"] for step in steps if step.op.type == "slice_update")
+
+
+def test_functions_and_precisions_have_their_weights_in_common(tmp_path: Path) -> None:
+    """Each is widened once while the package is in use; one that took its place has its own."""
+    path = tmp_path / "x.mlpackage"
+    milbuild.build(checkpoint(), cache="state", prefill_length=4).save(path)
+
+    def weights(engine: Any) -> set[int]:
+        return {tensor.data_ptr() for tensor in engine.constants() if tensor.numel() > 99}
+
+    engines = [runtime.load(path, name, precision) for name in ("main", "prefill") for precision in PRECISIONS]
+    first, *others = map(weights, engines)
+    assert len(first) > 10
+    assert all(first == other for other in others)
+    milbuild.build(checkpoint(), cache="state", prefill_length=5).save(path)
+    assert not first & weights(runtime.load(path))
+
+
+def test_decoding_holds_no_more_with_every_token() -> None:
+    model = milbuild.build(checkpoint(), cache="state", context_length=24)
+    state = model.make_state()
+
+    def decode(count: int) -> int:
+        for at in range(count):
+            model.predict(
+                {"input_ids": np.array([[at % 61]], np.int32), "position": np.array([at % 24], np.int32)}, state
+            )
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        decode(720)  # some caches of Python's own fill slowly
+        before = decode(240)
+        assert decode(480) - before < 2_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_unknown_operations_are_named(tmp_path: Path) -> None:
