@@ -2,9 +2,10 @@
 
     python benchmarks/runtime.py [--repeat 7] [--threads N] [--json FILE]
 
-GPT-2 (124 million parameters, random weights): a prefill of 64 and of 512 tokens, and 64 tokens decoded one by one behind a
-prompt of 64, with a state. BERT base: 64 tokens through a package that torch.jit.trace and coremltools made. The three
-competitors of a row take turns within one process; the table shows medians and the ratio to Hugging Face's.
+Random weights of published configurations (benchmarks/checkpoints.py). GPT-2: a prefill of 64 and of 512 tokens, and 64 tokens
+decoded one by one behind a prompt of 64, with a state. BERT base at 128 tokens, ViT base at 224 pixels, Whisper base's encoder at
+30 seconds. BERT base once more at 64 tokens, through a package that torch.jit.trace and coremltools made. The three competitors
+of a row take turns within one process; the table shows medians of the processor's time, and the ratio to Hugging Face's.
 """
 
 import argparse
@@ -64,26 +65,62 @@ def gpt2(folder: Path) -> dict[str, Case]:
     def decode_eager() -> float:
         output = eager(torch.from_numpy(ids).long(), use_cache=True)
         cache, token = output.past_key_values, output.logits[:, -1:].argmax(-1)
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(DECODED):
             output = eager(token, past_key_values=cache, use_cache=True)
             token = output.logits[:, -1:].argmax(-1)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     def decode(model: Any, prefill: Any) -> float:
         state = model.make_state()
         logits = prefill.predict({"input_ids": ids, "position": [0]}, state)["logits"]
         token = logits[:, -1:].argmax(-1)
-        start = time.perf_counter()
+        start = time.process_time()
         for at in range(PROMPT, PROMPT + DECODED):
             token = model.predict({"input_ids": token, "position": [at]}, state)["logits"].argmax(-1)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     case = {"Hugging Face": decode_eager}
     for precision in PRECISIONS:
         model, prefill = (runtime.load(path, name, precision) for name in ("main", "prefill"))
         case[precision] = lambda model=model, prefill=prefill: decode(model, prefill)
     cases[f"GPT-2, {DECODED} tokens decoded"] = case
+    return cases
+
+
+def encoders(folder: Path) -> dict[str, Case]:
+    import transformers
+
+    import milbuild
+    from milbuild import runtime
+
+    wanted = {
+        "BERT base, 128 tokens": ("bert-base", {"sequence_length": 128, "attention_mask": False}, {"input_ids": (1, 128)}),
+        "ViT base, 224 x 224": ("vit-base", {"image_size": 224, "postprocess": False}, {"pixel_values": (1, 3, 224, 224)}),
+        "Whisper base's encoder, 30 s": (
+            "whisper-base", {"task": "feature-extraction", "function": "encode", "postprocess": False},
+            {"input_features": (1, 80, 3000)},
+        ),
+    }  # fmt: skip
+    cases: dict[str, Case] = {}
+    random = np.random.default_rng(0)
+    for label, (name, options, shapes) in wanted.items():
+        checkpoints.make(name, folder / name)
+        path = folder / f"{name}.mlpackage"
+        milbuild.build(folder / name, **{"task": "feature-extraction"} | options).save(path)
+        eager = transformers.AutoModel.from_pretrained(folder / name, attn_implementation="eager").eval()
+        eager = eager.get_encoder() if name == "whisper-base" else eager
+        given = {
+            key: token_ids(shape[1], 30522) if key == "input_ids" else random.standard_normal(shape).astype(np.float32)
+            for key, shape in shapes.items()
+        }
+        tensors = {key: torch.from_numpy(value) for key, value in given.items()}
+        tensors = {key: value if value.is_floating_point() else value.long() for key, value in tensors.items()}
+        case: Case = {"Hugging Face": lambda eager=eager, tensors=tensors: eager(**tensors)[0]}
+        for precision in PRECISIONS:
+            model = runtime.load(path, precision=precision)
+            case[precision] = lambda model=model, given=given: model.predict(given)
+        cases[label] = case
     return cases
 
 
@@ -130,14 +167,14 @@ def bert(folder: Path) -> dict[str, Case]:
 
 
 def measure(case: Case, repeat: int) -> dict[str, float]:
-    """Median milliseconds of each competitor, who take turns. One that times itself returns its seconds."""
+    """Median milliseconds of the processor of each competitor, who take turns. One that times itself returns its seconds."""
     taken: dict[str, list[float]] = {name: [] for name in case}
     for turn in range(repeat + 1):
         for name, run in case.items():
-            start = time.perf_counter()
+            start = time.process_time()
             with torch.no_grad():
                 own = run()
-            seconds = own if isinstance(own, float) else time.perf_counter() - start
+            seconds = own if isinstance(own, float) else time.process_time() - start
             if turn:  # the first round only warms up
                 taken[name].append(1e3 * seconds)
     return {name: statistics.median(times) for name, times in taken.items()}
@@ -145,7 +182,7 @@ def measure(case: Case, repeat: int) -> dict[str, float]:
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     lines = [
-        "| ms, median | Hugging Face, float32 | runtime, float32 | ratio | runtime, declared float16 | ratio |",
+        "| ms of CPU, median | Hugging Face, float32 | runtime, float32 | ratio | runtime, declared float16 | ratio |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
@@ -162,12 +199,12 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", choices=("gpt2", "bert"))
+    parser.add_argument("--only", choices=("gpt2", "encoders", "bert"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in {"gpt2": gpt2, "bert": bert}.items():
+        for name, make in {"gpt2": gpt2, "encoders": encoders, "bert": bert}.items():
             if arguments.only in (None, name):
                 with torch.no_grad():
                     cases = make(Path(folder))
