@@ -49,7 +49,7 @@ conformance-ci: setup
 	$(BIN)/python -m tests.conformance.run --ci
 
 bench: setup
-	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/build.py gpt2 --cases ours,floor,traced
 	$(BIN)/python benchmarks/runtime.py
 	$(BIN)/python benchmarks/operations.py
 

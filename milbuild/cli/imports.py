@@ -50,8 +50,8 @@ def prepare(configurations: bool = False) -> None:
 def _without_indexes() -> None:
     """Lets the modules of transformers be imported without the packages above them.
 
-    These read all 2,000 files of the library, twice, to list every class that there is: half of a build's time. Packages of the
-    same names that list nothing stand in their places, until somebody asks one of them for what it does not have.
+    These read the files of all models, twice, to list every class that there is, which takes a second. Packages of the same
+    names that list nothing stand in their places, until somebody asks one of them for what it does not have.
     """
     if "transformers" in sys.modules:
         return
