@@ -148,6 +148,7 @@ def traced(subject: Case, folder: Path, package: Path, clock: Clock, *, export: 
     with torch.no_grad():
         if export:
             graph = torch.export.export(module, example).run_decompositions({})
+            without_aliases(graph.graph_module.graph)
         else:
             graph = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
     clock.mark("export" if export else "trace")
@@ -162,6 +163,14 @@ def traced(subject: Case, folder: Path, package: Path, clock: Clock, *, export: 
     clock.mark("convert")
     converted.save(str(package))
     clock.mark("save")
+
+
+def without_aliases(graph: Any) -> None:
+    """Takes away what coremltools 9.0 does not know (`Unsupported fx node alias`): other names of the same value."""
+    for node in list(graph.nodes):
+        if str(node.target) == "aten.alias.default":
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def exported(subject: Case, folder: Path, package: Path, clock: Clock) -> None:
