@@ -41,8 +41,9 @@ class State:
     def __init__(self, model: str, shapes: dict[str, tuple[int, ...]]) -> None:
         self.model = model
         try:
-            self.buffers = {name: torch.zeros(shape) for name, shape in shapes.items()}
-        except RuntimeError as error:
+            # numpy's zeros take no memory before they are written; torch's are written at once.
+            self.buffers = {name: torch.from_numpy(np.zeros(shape, np.float32)) for name, shape in shapes.items()}
+        except (MemoryError, ValueError) as error:
             sizes = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise Error(f"there is no memory for the states {sizes}", DAMAGED) from error
 
