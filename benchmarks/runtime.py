@@ -98,7 +98,7 @@ def encoders(folder: Path) -> dict[str, Case]:
         "BERT base, 128 tokens": ("bert-base", {"sequence_length": 128, "attention_mask": False}, {"input_ids": (1, 128)}),
         "ViT base, 224 x 224": ("vit-base", {"image_size": 224, "postprocess": False}, {"pixel_values": (1, 3, 224, 224)}),
         "Whisper base's encoder, 30 s": (
-            "whisper-base", {"task": "feature-extraction", "function": "encode", "postprocess": False},
+            "whisper-base", {"task": "speech-seq2seq", "function": "encode", "postprocess": False},
             {"input_features": (1, 80, 3000)},
         ),
     }  # fmt: skip
