@@ -42,7 +42,7 @@ class File:
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
         self._state = self._stat()
         self.size = self._state[0]
