@@ -1,17 +1,19 @@
 """Options + checkpoint + architecture -> program -> Model. Every input and output name and shape is decided here."""
 
 import contextlib
+import functools
+import gc
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import coremltools as ct
 import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, types
+from coremltools.converters.mil.mil.types import type_list, type_mapping, type_state
 
 import milbuild
 from milbuild import architectures, caches, heads, whisperkit
@@ -167,27 +169,28 @@ def build(
         precision=precision,
         target=target,
     )
-    program, descriptions, graphs = Program(), {}, []
-    for name in plan.functions():
-        graphs.append(GRAPHS.get(plan.interface, _Graph)(plan, name, checkpoint, config, family))
-        with _fresh_builder():
-            function, descriptions[name] = graphs[-1].function()
-        program.add_function(name, function)
-    for half in FUNCTIONS:
-        # The other halves, for the tensors that they read: every one of the checkpoint is accounted for.
-        if plan.function is not None and half != plan.function:
-            other = replace(plan, function=half, prefill_length=None)
+    with _no_collections():
+        program, descriptions, graphs = Program(), {}, []
+        for name in plan.functions():
+            graphs.append(GRAPHS.get(plan.interface, _Graph)(plan, name, checkpoint, config, family))
             with _fresh_builder():
-                GRAPHS.get(plan.interface, _Graph)(other, "main", checkpoint, config, family).function()
-    _check_names(plan, graphs)
-    program.default_function_name = next(iter(descriptions))
-    program.export_as_multifunction = len(descriptions) > 1
-    others = [module for head in family.heads.values() for module in head.modules]
-    halves = (r"decoder\..*",) if graphs[0].inputs.halves == ("encoder",) and not plan.apart else ()
-    checkpoint.check((*family.ignored, *halves), others, family.prefix)
-    model, weights = lower(program, descriptions, TARGETS[target])
-    _write_metadata(model.description.metadata, checkpoint, config, plan, lint)
-    return Model.built(model, weights, units, _linted(model, checkpoint.name) if lint else None)
+                function, descriptions[name] = graphs[-1].function()
+            program.add_function(name, function)
+        for half in FUNCTIONS:
+            # The other halves, for the tensors that they read: every one of the checkpoint is accounted for.
+            if plan.function is not None and half != plan.function:
+                other = replace(plan, function=half, prefill_length=None)
+                with _fresh_builder():
+                    GRAPHS.get(plan.interface, _Graph)(other, "main", checkpoint, config, family).function()
+        _check_names(plan, graphs)
+        program.default_function_name = next(iter(descriptions))
+        program.export_as_multifunction = len(descriptions) > 1
+        others = [module for head in family.heads.values() for module in head.modules]
+        halves = (r"decoder\..*",) if graphs[0].inputs.halves == ("encoder",) and not plan.apart else ()
+        checkpoint.check((*family.ignored, *halves), others, family.prefix)
+        model, weights = lower(program, descriptions, TARGETS[target])
+        _write_metadata(model.description.metadata, checkpoint, config, plan, lint)
+        return Model.built(model, weights, units, _linted(model, checkpoint.name) if lint else None)
 
 
 def _linted(model: Any, name: str) -> "Report":
@@ -205,14 +208,31 @@ def _linted(model: Any, name: str) -> "Report":
     return report
 
 
+_type_info = functools.cache(types.get_type_info)
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Python looks for garbage again and again while a graph grows, a tenth of the time, and everything is still in use."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 @contextlib.contextmanager
 def _fresh_builder() -> Iterator[None]:
     """The builder numbers names by a counter of the whole process; ours must not depend on what was built before.
 
-    And it adds a constant for each parameter of each operation, axes and masks over and over, which takes half of its time:
-    inside, equal small ones are one.
+    And two habits of it take most of its time. It adds a constant for each parameter of each operation, axes and masks over
+    and over: inside, equal small ones are one. And it describes a type, to learn of which kind it is, some forty times for
+    each operation: inside, each is described once.
     """
     before, add = dict(mb.name_count), mb._add_const
+    asking = {module: module.get_type_info for module in (type_list, type_mapping, type_state)}
     shared: dict[Any, Var] = {}
 
     def add_once(value: Any, name: str, before_op: Any) -> Var:
@@ -225,9 +245,13 @@ def _fresh_builder() -> Iterator[None]:
 
     mb.name_count.clear()
     mb._add_const = add_once
+    for module in asking:
+        module.get_type_info = _type_info
     try:
         yield
     finally:
+        for module, described in asking.items():
+            module.get_type_info = described
         mb._add_const = add
         mb.name_count.clear()
         mb.name_count.update(before)
@@ -466,7 +490,7 @@ class _WhisperKit(_Graph):
         reader = self.family(self.config, self.weights, self.inputs.encoder_cache(inputs, given))
         states, layers = self.inputs.encoder_states(inputs), caches.shape(self.config)[0]
 
-        @cache
+        @functools.cache
         def made(layer: int) -> tuple[Var, Var]:
             keys, values = reader.cross(states, layer)
             return keys, values

@@ -24,7 +24,7 @@ import pytest
 import torch
 import transformers
 
-from milbuild import architectures
+from milbuild import architectures, builder
 from milbuild.tasks import TASKS
 from tests.tiny import TABLE
 
@@ -44,6 +44,20 @@ torch.set_num_threads(1)  # tests run side by side
 def _quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _validated() -> Iterator[None]:
+    """coremltools validates every program that a test lowers: a build leaves that out."""
+    before = builder.lower
+
+    def lower(program: Any, *rest: Any) -> Any:
+        program.validate(check_essential_scope=True)
+        return before(program, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builder, "lower", lower)
+        yield
 
 
 @pytest.fixture

@@ -263,7 +263,13 @@ def _value(entry: Any) -> Value:
 
 
 def _tensor_type(entry: Any) -> tuple[str, tuple[int | None, ...] | None]:
-    tensor = entry.tensorType
+    return _parsed_type(entry.tensorType.SerializeToString())
+
+
+@functools.lru_cache(4096)
+def _parsed_type(data: bytes) -> tuple[str, tuple[int | None, ...] | None]:
+    """The same few types return thousands of times in a program, and protobuf's fields are slow to ask."""
+    tensor = proto.MIL_pb2.TensorType.FromString(data)
     name = NAMES.get(tensor.dataType) or str(tensor.dataType)
     shape: list[int | None] = []
     for dimension in tensor.dimensions:
