@@ -9,9 +9,11 @@ does not. `--scaling` builds models of all sizes with milbuild alone and asks wh
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
+import resource
 import shlex
 import shutil
 import statistics
@@ -28,8 +30,8 @@ from typing import Any, NamedTuple
 
 import checkpoints
 import floor as floor_
-from operations import CASES as OPERATIONS
-from operations import TOKENS, Case, input_types, mended, wrapped
+import operations
+from operations import TOKENS, Case
 
 STATUS = Path("/proc/self/status")
 INTERVAL = 0.005  # seconds between two looks at the memory
@@ -46,6 +48,7 @@ class Clock:
         self.phases: dict[str, float] = {}
         self.cpu = 0.0  # from the start of the process: the interpreter's own is part of the imports
         self.started = time.perf_counter()
+        self.kernel = 0.0
         self.work_wall = 0.0
         self.before: float | None = None
         self.highest: float | None = None
@@ -65,16 +68,19 @@ class Clock:
         if self.before is not None:
             self.sampler = threading.Thread(target=self._sample, daemon=True)
             self.sampler.start()
+        self.kernel = resource.getrusage(resource.RUSAGE_SELF).ru_stime
         self.started = time.perf_counter()
 
     def stop(self) -> dict[str, Any]:
         self.work_wall = time.perf_counter() - self.started
+        self.kernel = resource.getrusage(resource.RUSAGE_SELF).ru_stime - self.kernel
         self.done.set()
         if self.sampler is not None:
             self.sampler.join()
         above = None if self.before is None or self.highest is None else self.highest - self.before
         return {
             "work_cpu_s": sum(seconds for phase, seconds in self.phases.items() if phase != "imports"),
+            "work_kernel_s": self.kernel,
             "work_wall_s": self.work_wall,
             "imports_cpu_s": self.phases["imports"],
             "phases_cpu_s": self.phases,
@@ -106,10 +112,10 @@ def ours(subject: Case, folder: Path, package: Path, clock: Clock, **options: An
     from milbuild import architectures
     from milbuild.builder import build
 
-    # The classes of the family and of its configuration, which `build` would import.
+    # What `build` would import: the classes of the family and of its configuration, and the rules of lint.
     CONFIG_MAPPING[subject.model_type]
     architectures.find(subject.model_type)
-    from milbuild import linting  # noqa: F401
+    importlib.import_module("milbuild.linting")
 
     clock.imported()
     half = {"encoder": {"function": "encode"}, "decoder": {"function": "decode"}}.get(subject.half, {})
@@ -134,32 +140,26 @@ def prefill(subject: Case, folder: Path, package: Path, clock: Clock) -> None:
 def traced(subject: Case, folder: Path, package: Path, clock: Clock, *, export: bool = False) -> None:
     """With a mask and positions that are ready (see operations.py); coremltools as it comes, but for one fault of its with
     numpy 2.4 where the model does not convert otherwise."""
-    import coremltools as ct
     import torch
     import transformers
 
     auto = getattr(transformers, subject.auto)
     auto._model_mapping[type(transformers.AutoConfig.from_pretrained(folder))]  # imports the class
+    importlib.import_module("coremltools")
     clock.imported()
     # Other types of a checkpoint's weights coremltools does not convert (bfloat16), or fails on (float16, layer_norm).
     model = auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     clock.mark("load")
-    module, example = wrapped(subject, model)
-    with torch.no_grad():
-        if export:
+    module, example = operations.wrapped(subject, model)
+    if export:
+        with torch.no_grad():
             graph = torch.export.export(module, example).run_decompositions({})
-            without_aliases(graph.graph_module.graph)
-        else:
-            graph = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+        without_aliases(graph.graph_module.graph)
+    else:
+        graph = operations.trace(module, example)
     clock.mark("export" if export else "trace")
-    with mended():
-        converted = ct.convert(
-            graph,
-            inputs=list(input_types(subject).values()),
-            minimum_deployment_target=ct.target.iOS18,
-            compute_precision=ct.precision.FLOAT16,
-            skip_model_load=True,
-        )
+    with operations.mended():
+        converted = operations.converted(subject, graph)
     clock.mark("convert")
     converted.save(str(package))
     clock.mark("save")
@@ -210,12 +210,12 @@ CASES: dict[str, Callable[[Case, Path, Path, Clock], None]] = {
 }
 # Checkpoint -> what is built of it.
 SUBJECTS = {
-    **{name: OPERATIONS["gpt2"] for name in checkpoints.MODELS if name.startswith("gpt2")},
-    **{name: OPERATIONS["TinyLlama-1.1B"] for name in checkpoints.MODELS if name.startswith("llama")},
-    "bert-base": OPERATIONS["bert-base"]._replace(inputs={"input_ids": (1, TOKENS)}),
-    "vit-base": OPERATIONS["vit-base"],
-    "whisper-base": OPERATIONS["whisper-base's encoder"],
-    "t5-small": OPERATIONS["t5-small's decoder"]._replace(
+    **{name: operations.CASES["gpt2"] for name in checkpoints.MODELS if name.startswith("gpt2")},
+    **{name: operations.CASES["TinyLlama-1.1B"] for name in checkpoints.MODELS if name.startswith("llama")},
+    "bert-base": operations.CASES["bert-base"]._replace(inputs={"input_ids": (1, TOKENS)}),
+    "vit-base": operations.CASES["vit-base"],
+    "whisper-base": operations.CASES["whisper-base's encoder"],
+    "t5-small": operations.CASES["t5-small's decoder"]._replace(
         inputs={"decoder_input_ids": (1, TOKENS), "encoder_outputs": (1, TOKENS, 512)}
     ),
 }
@@ -252,6 +252,7 @@ ROWS = (
     Row("CPU s, whole process", "cpu_s", 2),
     Row("CPU s, imports", "imports_cpu_s", 2),
     Row("CPU s, work", "work_cpu_s", 2),
+    Row("of that the kernel", "work_kernel_s", 2),
     Row("RssAnon MB, after the imports", "imports_rss_anon_mb", 1),
     Row("RssAnon MB, peak above that", "work_rss_anon_mb", 1),
     Row("peak RSS MB, mapped files too", "peak_rss_mb", 0),

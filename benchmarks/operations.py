@@ -210,15 +210,23 @@ def traced(case: Case, model: Any, package: Path) -> int | None:
 
 def convert(case: Case, model: Any, package: Path, types: dict[str, Any] | None = None, **options: Any) -> None:
     """Traces a model and saves what coremltools makes of it; `types` stand for those of inputs, `options` are the converter's."""
-    import coremltools as ct
+    converted(case, trace(*wrapped(case, model)), types, **options).save(str(package))
+
+
+def trace(module: Any, example: tuple[Any, ...]) -> Any:
     import torch
 
-    module, example = wrapped(case, model)
     with torch.no_grad():
-        graph = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+        return torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+
+
+def converted(case: Case, graph: Any, types: dict[str, Any] | None = None, **options: Any) -> Any:
+    """coremltools' model of a traced or exported one."""
+    import coremltools as ct
+
     settings = {"minimum_deployment_target": ct.target.iOS18, "compute_precision": ct.precision.FLOAT16}
     inputs = list((input_types(case) | (types or {})).values())
-    ct.convert(graph, inputs=inputs, skip_model_load=True, **settings | options).save(str(package))
+    return ct.convert(graph, inputs=inputs, skip_model_load=True, **settings | options)
 
 
 def input_types(case: Case) -> dict[str, Any]:

@@ -5,7 +5,8 @@
 Random weights of published configurations (benchmarks/checkpoints.py). GPT-2: a prefill of 64 and of 512 tokens, and 64 tokens
 decoded one by one behind a prompt of 64, with a state. BERT base at 128 tokens, ViT base at 224 pixels, Whisper base's encoder at
 30 seconds. BERT base once more at 64 tokens, through a package that torch.jit.trace and coremltools made. The three competitors
-of a row take turns within one process; the table shows medians of the processor's time, and the ratio to Hugging Face's.
+of a row take turns within one process; the table shows medians of the processor's time, and the ratio to Hugging Face's. In
+brackets the time that passed: as much where one thread is busy, half where two are, whether with work or with waiting for some.
 """
 
 import argparse
@@ -30,6 +31,17 @@ PROMPT, DECODED = 64, 64
 PRECISIONS = ("float32", "declared")
 
 Case = dict[str, Callable[[], Any]]
+Row = dict[str, tuple[float, float]]  # competitor -> milliseconds of the processor, and those that passed
+
+
+class Timer:
+    """Seconds since it was made: of the processor, and those that passed."""
+
+    def __init__(self) -> None:
+        self.started = time.process_time(), time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        return time.process_time() - self.started[0], time.perf_counter() - self.started[1]
 
 
 def token_ids(count: int, vocabulary: int) -> np.ndarray:
@@ -62,23 +74,23 @@ def gpt2(folder: Path) -> dict[str, Case]:
     )
     ids = token_ids(PROMPT, eager.config.vocab_size)
 
-    def decode_eager() -> float:
+    def decode_eager() -> tuple[float, float]:
         output = eager(torch.from_numpy(ids).long(), use_cache=True)
         cache, token = output.past_key_values, output.logits[:, -1:].argmax(-1)
-        start = time.process_time()
+        timer = Timer()
         for _ in range(DECODED):
             output = eager(token, past_key_values=cache, use_cache=True)
             token = output.logits[:, -1:].argmax(-1)
-        return time.process_time() - start
+        return timer.read()
 
-    def decode(model: Any, prefill: Any) -> float:
+    def decode(model: Any, prefill: Any) -> tuple[float, float]:
         state = model.make_state()
         logits = prefill.predict({"input_ids": ids, "position": [0]}, state)["logits"]
         token = logits[:, -1:].argmax(-1)
-        start = time.process_time()
+        timer = Timer()
         for at in range(PROMPT, PROMPT + DECODED):
             token = model.predict({"input_ids": token, "position": [at]}, state)["logits"].argmax(-1)
-        return time.process_time() - start
+        return timer.read()
 
     case = {"Hugging Face": decode_eager}
     for precision in PRECISIONS:
@@ -166,30 +178,32 @@ def bert(folder: Path) -> dict[str, Case]:
     return {f"BERT base, traced, {PROMPT} tokens": case}
 
 
-def measure(case: Case, repeat: int) -> dict[str, float]:
-    """Median milliseconds of the processor of each competitor, who take turns. One that times itself returns its seconds."""
-    taken: dict[str, list[float]] = {name: [] for name in case}
+def measure(case: Case, repeat: int) -> Row:
+    """Medians of each competitor, who take turns. One that times a part of itself returns a timer's reading."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in case}
     for turn in range(repeat + 1):
         for name, run in case.items():
-            start = time.process_time()
+            timer = Timer()
             with torch.no_grad():
                 own = run()
-            seconds = own if isinstance(own, float) else time.process_time() - start
+            reading = own if isinstance(own, tuple) else timer.read()
             if turn:  # the first round only warms up
-                taken[name].append(1e3 * seconds)
-    return {name: statistics.median(times) for name, times in taken.items()}
+                taken[name].append(reading)
+    medians = {
+        name: [1e3 * statistics.median(each) for each in zip(*times, strict=True)] for name, times in taken.items()
+    }
+    return {name: (cpu, wall) for name, (cpu, wall) in medians.items()}
 
 
-def table(rows: dict[str, dict[str, float]]) -> str:
+def table(rows: dict[str, Row]) -> str:
     lines = [
-        "| ms of CPU, median | Hugging Face, float32 | runtime, float32 | ratio | runtime, declared float16 | ratio |",
+        "| ms of CPU (and of wall time) | Hugging Face, float32 | runtime, float32 | ratio | runtime, declared float16 | ratio |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
-        base = row["Hugging Face"]
-        cells = [f"{base:.1f}"]
+        cells = ["{:.1f} ({:.1f})".format(*row["Hugging Face"])]
         for precision in PRECISIONS:
-            cells += [f"{row[precision]:.1f}", f"{row[precision] / base:.2f}"]
+            cells += ["{:.1f} ({:.1f})".format(*row[precision]), f"{row[precision][0] / row['Hugging Face'][0]:.2f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -202,7 +216,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("gpt2", "encoders", "bert"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, make in {"gpt2": gpt2, "encoders": encoders, "bert": bert}.items():
             if arguments.only in (None, name):

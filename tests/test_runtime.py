@@ -9,6 +9,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import pytest
+import torch
 from coremltools import proto
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Program
@@ -221,6 +222,39 @@ def test_decoding_writes_the_cache_in_place() -> None:
     model = milbuild.build(checkpoint(), cache="state")
     steps = runtime.load(model.package_path)._body.steps
     assert all(step.constants["in_place"] for step in steps if step.op.type == "slice_update")
+
+
+def test_decoding_takes_one_thread(tmp_path: Path) -> None:
+    """And gives back the others, after an error too."""
+    path = tmp_path / "x.mlpackage"
+    milbuild.build(checkpoint(), cache="state", prefill_length=4).save(path)
+    torch.set_num_threads(3)
+    try:
+        used = {}
+        for name in ("main", "prefill"):
+            engine = runtime.load(path, name)
+            given = {"input_ids": [[1] * (1 if name == "main" else 4)], "position": [0]}
+            threads = set()
+            engine.predict(given, engine.make_state(), lambda *_, seen=threads: seen.add(torch.get_num_threads()))
+            used[name] = threads, engine.threads
+            with pytest.raises(ZeroDivisionError):
+                engine.predict(given, engine.make_state(), lambda *_: 1 / 0)
+            assert torch.get_num_threads() == 3
+        assert used == {"main": ({1}, 1), "prefill": ({3}, 3)}
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_row_at_the_end_of_a_large_network_takes_all_threads() -> None:
+    """MobileNet's classifier is its only `linear`, and has one row."""
+    source = checkpoint("mobilenet_v2", "image-classification")
+    model = milbuild.build(source, image_size=256, postprocess=False)
+    engine = runtime.load(model.package_path)
+    torch.set_num_threads(3)
+    try:
+        assert engine.threads == 3
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_functions_and_precisions_have_their_weights_in_common(tmp_path: Path) -> None:

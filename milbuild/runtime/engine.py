@@ -4,7 +4,9 @@ Floats are held in float32, whatever narrower type is declared, and rounded to t
 freed after its last use. A slice of a state is written in place where nobody can see the difference.
 """
 
+import contextlib
 import fnmatch
+import math
 import mmap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +27,11 @@ __all__ = ["Engine", "State"]
 assert operations  # importing it registers every operation
 
 STATEFUL = ("read_state", "write_state")
+# What multiplies matrices besides `linear`, and how many numbers torch leaves to one thread (at::internal::GRAIN_SIZE).
+PRODUCTS = (
+    "conv", "conv_transpose", "einsum", "gru", "lstm", "matmul", "rnn", "scaled_dot_product_attention",
+)  # fmt: skip
+GRAIN = 32768
 # Operations with blocks, and how many: the engine plays them itself.
 BRANCHES = {"cond": 2, "while_loop": 2}
 OPSETS = {f"CoreML{number}": number for number in range(5, 10)}  # iOS15, iOS16, iOS17, iOS18, iOS26
@@ -85,6 +92,7 @@ class Engine:
         features.check(self.description, self.function, self.where)
         self._body = self._compile(self.function, {value.name for value in self.function.inputs}, {})
         _write_in_place(self._body.steps, self._body.block)
+        self._row_by_row = _row_by_row(self._body.steps)
 
     def make_state(self) -> State:
         """A new state for one sequence. A function without states gives an empty one, as Core ML does."""
@@ -102,9 +110,14 @@ class Engine:
         values.update(features.inputs(self.description.input, self.function.inputs, data, self.where, self.rounds))
         buffers = self._buffers(state)
         self.kept = {}
-        with torch.inference_mode():
+        with torch.inference_mode(), _threads(self.threads):
             self._play(self._body.steps, values, buffers, callback)
             return features.outputs(self.description, values)
+
+    @property
+    def threads(self) -> int:
+        """Those of torch that a prediction runs on: as many as are set, and one where tokens are decoded one by one."""
+        return 1 if self._row_by_row else torch.get_num_threads()
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Keeps the values of other operations from the next prediction on; `*` is a wildcard."""
@@ -165,13 +178,13 @@ class Engine:
         return _Body(block, steps, needed, (read | set(block.outputs)) & outer)
 
     def _constant(self, value: Any) -> Any:
-        """What `_constant` makes of a value; of weights in a file the same for every function and precision."""
+        """What `_converted` makes of a value; of weights in a file the same for every function and precision."""
         if not isinstance(value, np.ndarray) or value.dtype != np.float16 or not _mapped(value):
-            return _constant(value)
+            return _converted(value)
         shared = _WIDENED.setdefault(self.package, WeakValueDictionary())
         key = value.__array_interface__["data"][0], value.shape
         if (widened := shared.get(key)) is None:
-            widened = shared[key] = _constant(value)
+            widened = shared[key] = _converted(value)
         return widened
 
     def _step(self, op: Operation, known: set[str], visible: dict[str, Any]) -> "_Step":
@@ -382,7 +395,7 @@ class _Step:
             if len(bindings) > 1 and not parameter.several:
                 raise Error(f"{place} has {len(bindings)} values for its parameter {name}", DAMAGED)
             sources = [
-                _constant(binding) if not isinstance(binding, str) else visible.get(binding, _Name(binding))
+                _converted(binding) if not isinstance(binding, str) else visible.get(binding, _Name(binding))
                 for binding in bindings
             ]
             if parameter.several:
@@ -441,10 +454,10 @@ _ROUNDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 _WIDENED: WeakKeyDictionary[Package, WeakValueDictionary[Any, torch.Tensor]] = WeakKeyDictionary()
 
 
-def _constant(value: Any) -> Any:
+def _converted(value: Any) -> Any:
     """A constant as operations take it: a tensor, a string or a list. Weights are converted once, here."""
     if isinstance(value, list):
-        return [_constant(entry) for entry in value]
+        return [_converted(entry) for entry in value]
     if value.dtype == object:
         return str(value.item()) if value.ndim == 0 else [str(text) for text in value.reshape(-1).tolist()]
     if value.dtype in (np.float32, np.int32, np.bool_):
@@ -489,6 +502,37 @@ def _all(steps: list[_Step]) -> Iterator[_Step]:
         yield step
         for body in step.bodies:
             yield from _all(body.steps)
+
+
+def _row_by_row(steps: list[_Step]) -> bool:
+    """Whether weights are multiplied with one row at a time, as where one token is decoded, and nothing else is large.
+
+    torch has one thread for such a product, which waits for memory. The others would only be woken for the small operations
+    between, and turn idly until the next: with two threads, GPT-2 took twice the processor's time, and no less of ours.
+    """
+    found = False
+    for step in _all(steps):
+        if step.op.type == "linear" or step.op.type in PRODUCTS:
+            shape = step.outputs[0].shape or (None,)
+            sizes = [d for d in shape if d is not None]
+            rows = step.op.type == "linear"
+            if len(sizes) < len(shape) or (math.prod(sizes[:-1]) > 1 if rows else math.prod(sizes) > GRAIN):
+                return False
+            found = found or rows
+    return found
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _free_after_last_use(steps: list[_Step], block: Block, around: set[str]) -> None:

@@ -134,7 +134,7 @@ def profile(model: Engine, inputs: dict[str, Any] | None = None, repeat: int = 5
         package=model.package.path.name,
         function=model.function.name,
         precision="declared" if model.rounds else "float32",
-        threads=torch.get_num_threads(),
+        threads=model.threads,
         repeat=repeat,
         seconds=statistics.median(totals),
         peak=watch.peak,
