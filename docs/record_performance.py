@@ -28,7 +28,7 @@ SECTIONS = {
         "`ours` builds and saves; `floor` is plain numpy that reads, casts, transposes and writes the same tensors and does\n"
         "nothing else (benchmarks/floor.py); `traced` is PyTorch's tracer with `coremltools.convert`; `ranged` takes 1 to 128\n"
         "tokens; `state` keeps its cache in a state, and `prefill` has a second function for prompts.",
-        "build.py gpt2 --cases ours,floor,traced,ranged,state,prefill --repeat 2",
+        "build.py gpt2 --cases ours,floor,traced,ranged,state,prefill --repeat 5",
         "",
     ),
     "families": (

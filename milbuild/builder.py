@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import gc
+import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ import coremltools as ct
 import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, Var, types
+from coremltools.converters.mil.mil.ops.defs.iOS15.tensor_transformation import reshape
 from coremltools.converters.mil.mil.types import type_list, type_mapping, type_state
+from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 import milbuild
 from milbuild import architectures, caches, heads, whisperkit
@@ -209,6 +212,15 @@ def _linted(model: Any, name: str) -> "Report":
 
 
 _type_info = functools.cache(types.get_type_info)
+_SOLVED = reshape.enforce_volumetric_constraint
+
+
+def _opened(volume: Any, shape: Sequence[Any]) -> list[Any]:
+    """The shape into which a reshape puts so many numbers: a symbol in it stands for a length that is left open."""
+    known = [int(size) for size in shape if not is_symbolic(size)]
+    if len(known) != len(shape) - 1 or not is_symbolic(volume) or 0 in known:
+        return list(_SOLVED(volume, shape))
+    return [volume / math.prod(known) if is_symbolic(size) else int(size) for size in shape]
 
 
 @contextlib.contextmanager
@@ -227,9 +239,10 @@ def _no_collections() -> Iterator[None]:
 def _fresh_builder() -> Iterator[None]:
     """The builder numbers names by a counter of the whole process; ours must not depend on what was built before.
 
-    And two habits of it take most of its time. It adds a constant for each parameter of each operation, axes and masks over
-    and over: inside, equal small ones are one. And it describes a type, to learn of which kind it is, some forty times for
-    each operation: inside, each is described once.
+    And three habits of it take most of its time. It adds a constant for each parameter of each operation, axes and masks over
+    and over: inside, equal small ones are one. It describes a type, to learn of which kind it is, some forty times for each
+    operation: inside, each is described once. And it solves equations for a length that a reshape leaves open: inside, a
+    division finds it.
     """
     before, add = dict(mb.name_count), mb._add_const
     asking = {module: module.get_type_info for module in (type_list, type_mapping, type_state)}
@@ -245,6 +258,7 @@ def _fresh_builder() -> Iterator[None]:
 
     mb.name_count.clear()
     mb._add_const = add_once
+    reshape.enforce_volumetric_constraint = staticmethod(_opened)
     for module in asking:
         module.get_type_info = _type_info
     try:
@@ -252,6 +266,7 @@ def _fresh_builder() -> Iterator[None]:
     finally:
         for module, described in asking.items():
             module.get_type_info = described
+        reshape.enforce_volumetric_constraint = staticmethod(_SOLVED)
         mb._add_const = add
         mb.name_count.clear()
         mb.name_count.update(before)

@@ -18,7 +18,7 @@ from coremltools.converters.mil.mil import Function, Program, types
 from safetensors.numpy import load_file, save_file
 
 import milbuild
-from milbuild import architectures, runtime
+from milbuild import architectures, builder, runtime
 from milbuild.options import Plan
 from milbuild.package import passes, temporary
 from milbuild.package.reader import Package
@@ -467,6 +467,24 @@ def test_equal_small_constants_are_one_and_others_are_not() -> None:
         function.set_outputs([x])
     assert mb._add_const == add
     assert [op.op_type for op in function.operations].count("const") == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [((2, None, 6), (2, None, 3, 2)), ((1, 4, None, 6), (1, None, 24)), ((None, 6), (None, 12)), ((3, 5), (None, 5)),
+     ((None, None, 6), (None, None, 3, 2)), ((2, None), (2, None, 0))],
+)  # fmt: skip
+def test_an_open_length_is_what_coremltools_solves_it_to(given: tuple[Any, ...], shape: tuple[Any, ...]) -> None:
+    from coremltools.converters.mil.mil import get_new_symbol
+    from coremltools.converters.mil.mil.ops.defs.iOS15.tensor_transformation import reshape
+
+    volume = np.prod([get_new_symbol() if size is None else size for size in given])
+    asked = [get_new_symbol() if size is None else size for size in shape]
+
+    expected = reshape.enforce_volumetric_constraint(volume, asked)
+    found = builder._opened(volume, asked)
+    assert found == expected
+    assert [isinstance(size, int) for size in found] == [isinstance(size, int) for size in expected]
 
 
 def test_a_state_is_written_at_places_that_keys_and_values_share() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 import milbuild
 from milbuild.architectures.gpt2 import GPT2
@@ -22,6 +23,7 @@ from milbuild.weights.tensor import PIECE, _converted
 from tests import broken
 from tests.broken import LAYERS, POSITIONS, VOCABULARY, WIDTH, CommandLine, assert_refused, files
 from tests.conftest import PROFILE
+from tests.conftest import checkpoint as checkpoint_of
 
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -211,7 +213,6 @@ def test_read_is_exact(stored: dict[str, np.ndarray], tmp_path: Path) -> None:
 
 
 def test_read_agrees_with_the_formats_own_library(tmp_path: Path) -> None:
-    from safetensors.numpy import load_file, save_file
 
     random = np.random.default_rng(0)
     stored = {str(dtype): random.integers(0, 2, (3, 4)).astype(dtype) for dtype in broken.CODES if dtype != BFLOAT16}
@@ -821,6 +822,26 @@ def test_all_that_is_missing_or_misshapen_is_listed(tmp_path: Path) -> None:
     with pytest.raises(milbuild.Error) as misshapen:
         milbuild.build(folder, sequence_length=4)
     assert str(misshapen.value).count("config.json asks for") == 2 * broken.LAYERS
+
+
+RESHAPED = [("t5", ".relative_attention_bias."), ("bart", "final_logits_bias")]
+
+
+@pytest.mark.parametrize(("model_type", "name"), RESHAPED)
+def test_a_tensor_that_a_layer_reshapes_is_listed_too(model_type: str, name: str, tmp_path: Path) -> None:
+    """What stands for a tensor that is missing or misshapen goes the whole way through the graph."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint_of(model_type, "text2text-generation"), folder)
+    file = folder / "model.safetensors"
+    whole = load_file(file)
+    if name not in whole:
+        whole["final_logits_bias"] = np.zeros((1, 1), np.float32)
+    found = [key for key in whole if name in key]
+    save_file({key: value[:, :1] if key in found else value for key, value in whole.items()}, file)
+    with pytest.raises(milbuild.Error) as misshapen:
+        milbuild.build(folder, sequence_length=4)
+    assert all(key in str(misshapen.value) for key in found)
+    assert str(misshapen.value).count("config.json asks for") == len(found) > 0
 
 
 def test_absurd_sizes_are_refused_before_the_graph_is_tried(tmp_path: Path) -> None:

@@ -55,9 +55,10 @@ def run(script: str, *arguments: Any, hash_seed: int = 0, cwd: Path | None = Non
 def test_what_goes_on_beside_does_not_show(
     model_type: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a disk that is set to work behind every piece, at the end only, and again."""
-    for number, flushed in enumerate((1, blob.FLUSHED, 1)):
+    """With a disk that is set to work behind every piece, at the end only, and again for a file that does not stay in memory."""
+    for number, (flushed, large) in enumerate(((1, blob.LARGE), (blob.FLUSHED, blob.LARGE), (1, 0))):
         monkeypatch.setattr(blob, "FLUSHED", flushed)
+        monkeypatch.setattr(blob, "LARGE", large)
         milbuild.build(checkpoint(model_type, task), task=task, postprocess=False).save(
             tmp_path / f"{number}.mlpackage"
         )

@@ -344,6 +344,7 @@ CONVNEXT = Tiny(
         "no layer scale": {"layer_scale_init_value": 0.0},
         "gray": {"num_channels": 1},
         "oblong patches": {"patch_size": (4, 2)},
+        "one stage": {"num_stages": 1, "hidden_sizes": [12], "depths": [2]},
         "large epsilon": {"layer_norm_eps": 1e-1},
         **_ACTIVATIONS,
     },

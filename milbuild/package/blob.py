@@ -13,6 +13,7 @@ from milbuild.package.storage import ALIGNMENT, CODES, HEADER, METADATA, SENTINE
 from milbuild.weights import Tensor, Unread
 
 FLUSHED = 64 << 20  # bytes behind which the disk is set to work
+LARGE = 1 << 30  # bytes of a file that is not kept in memory when it is written
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,17 @@ class BlobPlan:
                     if at - flushed >= FLUSHED and (flush is None or flush.done()):
                         if flush is not None:
                             flush.result()  # the error of a disk is told once
-                        flushed, flush = at, beside.submit(os.fsync, file.fileno())
+                        flush = beside.submit(_settle, file.fileno(), flushed, at, self.end)
+                        flushed = at
             if flush is not None:
                 flush.result()
+
+
+def _settle(descriptor: int, start: int, stop: int, size: int) -> None:
+    """Has what was written put on the disk; of a large file it does not stay in memory besides, in the place of what does."""
+    os.fsync(descriptor)
+    if size >= LARGE and hasattr(os, "posix_fadvise"):  # macOS has none
+        os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -6,6 +6,7 @@ freed after its last use. A slice of a state is written in place where nobody ca
 
 import contextlib
 import fnmatch
+import hashlib
 import math
 import mmap
 from collections import defaultdict
@@ -148,6 +149,7 @@ class Engine:
         steps: list[_Step] = []
         constants: dict[str, Any] = {}
         visible = dict(visible)
+        origins: dict[str, Any] = {}  # what the constants of this block are made of
         outer, known = known - {value.name for value in block.inputs}, set(known)
         for op in block.operations:
             made: dict[str, Any] = {}
@@ -155,12 +157,11 @@ class Engine:
                 if "val" not in op.attributes or len(op.outputs) != 1:
                     raise Error(f"{self.where}: the constant {op.name} has no value", DAMAGED)
                 made[op.outputs[0].name] = self._constant(op.attributes["val"])
+                origins[op.outputs[0].name] = _origin(op.attributes["val"])
             else:
                 step = self._step(op, known, visible)
                 if op.type.startswith("constexpr_") and step.reads <= visible.keys():
-                    values = {name: visible[name] for name in step.reads}
-                    self._play([step], values, {}, None)
-                    made.update((value.name, values[value.name]) for value in op.outputs)
+                    made.update(self._decoded(step, visible, origins))
                 else:
                     steps.append(step)
             constants.update(made)
@@ -181,11 +182,33 @@ class Engine:
         """What `_converted` makes of a value; of weights in a file the same for every function and precision."""
         if not isinstance(value, np.ndarray) or value.dtype != np.float16 or not _mapped(value):
             return _converted(value)
-        shared = _WIDENED.setdefault(self.package, WeakValueDictionary())
-        key = value.__array_interface__["data"][0], value.shape
+        shared = _SHARED.setdefault(self.package, WeakValueDictionary())
+        key = _origin(value)
         if (widened := shared.get(key)) is None:
             widened = shared[key] = _converted(value)
         return widened
+
+    def _decoded(self, step: "_Step", visible: dict[str, Any], origins: dict[str, Any]) -> dict[str, Any]:
+        """The results of an operation on constants, by name; of the same constants the same for every function."""
+        op = step.op
+        bound = {**{name: [value] for name, value in op.attributes.items()}, **op.inputs}
+        made_of = tuple(
+            (name, *(origins.get(each) if isinstance(each, str) else _origin(each) for each in bindings))
+            for name, bindings in sorted(bound.items())
+        )
+        shared = _SHARED.setdefault(self.package, WeakValueDictionary())
+        made: dict[str, Any] = {}
+        for output in op.outputs:
+            key = op.type, self.rounds, output.dtype, output.shape, made_of, len(made)
+            # What is made of a constant around this block is not followed there.
+            origins[output.name] = None if any(None in each for each in made_of) else key
+            made[output.name] = shared.get(key)
+        if any(value is None or origins[name] is None for name, value in made.items()):
+            values = {name: visible[name] for name in step.reads}
+            self._play([step], values, {}, None)
+            made = {name: values[name] for name in made}
+            shared.update({origins[name]: value for name, value in made.items() if origins[name] is not None})
+        return made
 
     def _step(self, op: Operation, known: set[str], visible: dict[str, Any]) -> "_Step":
         place = f"{self.where}: operation {op.name} ({op.type})"
@@ -450,8 +473,8 @@ _ROUNDED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-# float16 weights in float32, by the package that has them and the place where it is mapped.
-_WIDENED: WeakKeyDictionary[Package, WeakValueDictionary[Any, torch.Tensor]] = WeakKeyDictionary()
+# What was made of a package's weights, by what it was made of, for as long as a function uses it.
+_SHARED: WeakKeyDictionary[Package, WeakValueDictionary[Any, torch.Tensor]] = WeakKeyDictionary()
 
 
 def _converted(value: Any) -> Any:
@@ -468,6 +491,16 @@ def _converted(value: Any) -> Any:
         wide = np.int64 if value.dtype.itemsize > 4 or value.dtype == np.uint32 else np.int32
         return torch.from_numpy(value.astype(wide))
     return torch.from_numpy(value.astype(np.float32))
+
+
+def _origin(value: Any) -> Any:
+    """What tells the constants of a package apart: where one stands in the mapped file, or what it holds."""
+    if isinstance(value, list):
+        return tuple(map(_origin, value))
+    if value.dtype == object:
+        return value.shape, tuple(value.reshape(-1).tolist())
+    content = value.__array_interface__["data"][0] if _mapped(value) else hashlib.sha256(value.tobytes()).digest()
+    return value.dtype.str, value.shape, content
 
 
 def _mapped(value: Any) -> bool:

@@ -205,7 +205,7 @@ def _transposed(stored: np.ndarray, dtype: np.dtype[Any]) -> Iterator[np.ndarray
     cast = _Cast(stored.dtype, dtype, height * len(held))
     for start in range(0, rows, len(held)):
         result = held[: rows - start]
-        for first, part in _parts(stored[:, start : start + len(held)], height):
+        for first, part in _parts(stored[:, start : start + len(held)], height, pitch):
             wide = cast.bits(np.ascontiguousarray(part).reshape(-1)).reshape(part.shape)
             size = dtype.itemsize
             while size < 8 and len(wide) % 2 == 0 and columns * dtype.itemsize % (2 * size) == 0:
@@ -218,10 +218,9 @@ def _transposed(stored: np.ndarray, dtype: np.dtype[Any]) -> Iterator[np.ndarray
         yield from pieces(result.reshape(-1).view(dtype))
 
 
-def _parts(stored: np.ndarray, height: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(where it begins, the next `height` rows), read from the file where they are in one."""
+def _parts(stored: np.ndarray, height: int, pitch: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(where it begins, the next `height` rows), read from the file where they are in one, every `pitch` numbers."""
     file = stored.file if isinstance(stored, Stored) else None
-    pitch = stored.strides[0] // stored.itemsize
     buffer = np.empty(0 if file is None else height * pitch, stored.dtype)
     for first in range(0, len(stored), height):
         part = stored[first : first + height]
@@ -269,9 +268,8 @@ class _Cast:
     def _half_bits(self, piece: np.ndarray) -> np.ndarray:
         """float32 -> the bits of float16, to the nearest and of two as near to the even one: the lower 16 of each uint32.
 
-        What float16 holds as a normal number is a matter of its bits: less than half of the time of numpy's cast, which does the
-        rest
-        (0, what lies below 2^-14, what overflows, NaN).
+        What float16 holds as a normal number is a matter of its bits, in less than half of the time of numpy's cast. That does
+        the rest: 0, what lies below 2^-14, what overflows, NaN.
         """
         words = piece.view(np.uint32)
         found: np.ndarray = self._words[0, : piece.size]

@@ -68,6 +68,12 @@ def compressed(model: Any, *steps: Any) -> Any:
     return model
 
 
+def decoded(engine: Any) -> dict[str, int]:
+    """Where the weights are that the package holds in fewer bits, by name."""
+    made = {op.outputs[0].name for op in engine.function.operations if op.type.startswith("constexpr_")}
+    return {name: value.data_ptr() for name, value in engine._body.constants.items() if name in made}
+
+
 def agrees(model: Any, kinds: str) -> None:
     """The package decodes its weights by these operations, and predicts what torch does with the decoded weights."""
     network = net()
@@ -81,9 +87,12 @@ def agrees(model: Any, kinds: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.mlpackage"
         model.save(str(path))
-        exact, declared = (runtime.load(path, precision=precision) for precision in ("float32", "declared"))
+        exact, declared, again = (runtime.load(path, precision=each) for each in ("float32", "declared", "float32"))
     used = {op.type for op in exact.function.operations if op.type.startswith("constexpr_")}
     assert used == {f"constexpr_{kind}" for kind in kinds.split()}
+    # Another function of the package decodes none of it once more.
+    assert decoded(exact) == decoded(again)
+    assert bool(decoded(exact)) == bool(used)
     # In a float16 package coremltools' decoded weights are rounded to float16; those of the precision float32 are not.
     assert difference(exact.predict({"x": x})["y"], expected) < 3e-4
     assert difference(declared.predict({"x": x})["y"], expected) < 1e-3
