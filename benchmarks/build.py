@@ -358,13 +358,15 @@ def scale(found: dict[str, tuple[int, int, Runs]], plot: Path | None, console: A
         cpu, wall = median(reports, "work_cpu_s") or 0.0, median(reports, "work_wall_s") or 0.0
         points.append((read / 1e9, cpu))
         private, peak = median(reports, "work_rss_anon_mb"), median(reports, "peak_rss_mb")
-        rows.append([name, f"{parameters / 1e6:,.0f}", f"{read / 1e6:,.0f}", f"{cpu:.2f}", f"{wall:.2f}",
+        kernel = median(reports, "work_kernel_s") or 0.0
+        rows.append([name, f"{parameters / 1e6:,.0f}", f"{read / 1e6:,.0f}", f"{cpu:.2f}", f"{kernel:.2f}", f"{wall:.2f}",
                      "-" if private is None else f"{private:.1f}", f"{peak:,.0f}"])  # fmt: skip
     columns = [
         "",
         "million parameters",
         "MB read",
         "CPU s, work",
+        "of that the kernel",
         "wall s, work",
         "RssAnon MB, above imports",
         "peak RSS MB",

@@ -520,7 +520,10 @@ def profile(
         typer.Option(metavar="INPUT=1,64", help="Of an input whose shape is flexible; repeatable.", show_default=False),
     ] = None,
     repeat: Annotated[int, typer.Option(help="Predictions that are timed.")] = 5,
-    threads: Annotated[int | None, typer.Option(help="(default: all cores)", show_default=False)] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="(default: all cores). A function of one token at a time takes one.", show_default=False),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture: profile.svg, .png, .pdf.", show_default=False)
     ] = None,

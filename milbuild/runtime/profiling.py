@@ -69,9 +69,10 @@ class Profile:
         figure.savefig(path)
 
     def _headline(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return (
             f"{self.package}, function {self.function}, {self.precision}: {1e3 * self.seconds:.1f} ms a prediction on "
-            f"{self.threads} threads (median of {self.repeat}); values {self.peak / 1e6:,.1f} MB at most, "
+            f"{threads} (median of {self.repeat}); values {self.peak / 1e6:,.1f} MB at most, "
             f"weights {self.weights / 1e6:,.1f} MB"
         )
 
