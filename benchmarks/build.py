@@ -383,6 +383,7 @@ def scale(found: dict[str, tuple[int, int, Runs]], plot: Path | None, console: A
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         axes.loglog(x, y, "o", color="#4c72b0")
+        axes.margins(x=0.15)  # room for the last name
         for name, at, cpu in zip(found, x, y, strict=True):
             axes.annotate(name, (at, cpu), xytext=(6, -3), textcoords="offset points", fontsize=8)
         if len(points) > 2:
