@@ -20,6 +20,7 @@ from milbuild import architectures
 from milbuild.package import blob, temporary
 from tests import broken
 from tests.conftest import checkpoint
+from tests.tiny import TABLE
 
 KILLS = 200
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -56,10 +57,11 @@ def test_what_goes_on_beside_does_not_show(
     model_type: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a disk that is set to work behind every piece, at the end only, and again for a file that does not stay in memory."""
+    size: dict[str, Any] = {"image_size": TABLE[model_type].size} if TABLE[model_type].kind == "pictures" else {}
     for number, (flushed, large) in enumerate(((1, blob.LARGE), (blob.FLUSHED, blob.LARGE), (1, 0))):
         monkeypatch.setattr(blob, "FLUSHED", flushed)
         monkeypatch.setattr(blob, "LARGE", large)
-        milbuild.build(checkpoint(model_type, task), task=task, postprocess=False).save(
+        milbuild.build(checkpoint(model_type, task), task=task, postprocess=False, **size).save(
             tmp_path / f"{number}.mlpackage"
         )
     first, *others = [contents(tmp_path / f"{number}.mlpackage") for number in range(3)]

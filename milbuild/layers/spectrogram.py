@@ -36,6 +36,11 @@ def log_mel(x: Var, processor: Mapping[str, Any], w: Cursor) -> Var:
         )
     filters = mel_filters(bands, half + 1, rate)
     heard = np.flatnonzero(filters.any(0))  # the others would be multiplied by 0: 0 and 8000 Hz, and what is above
+    if not len(heard):
+        raise Error(
+            f"nothing is heard with n_fft {size} at {rate} Hz: none of its frequencies lies in a band (feature_size {bands})",
+            "Look into the checkpoint's preprocessor_config.json.",
+        )
     # Multiples of a turn are taken off in integers, so that every angle is as exact as the first.
     angles = 2 * np.pi / size * (np.outer(heard, np.arange(size)) % size)
     window = 0.5 - 0.5 * np.cos(2 * np.pi / size * np.arange(size))
