@@ -245,7 +245,6 @@ def _fresh_builder() -> Iterator[None]:
     division finds it.
     """
     before, add = dict(mb.name_count), mb._add_const
-    asking = {module: module.get_type_info for module in (type_list, type_mapping, type_state)}
     shared: dict[Any, Var] = {}
 
     def add_once(value: Any, name: str, before_op: Any) -> Var:
@@ -259,13 +258,13 @@ def _fresh_builder() -> Iterator[None]:
     mb.name_count.clear()
     mb._add_const = add_once
     reshape.enforce_volumetric_constraint = staticmethod(_opened)
-    for module in asking:
+    for module in (type_list, type_mapping, type_state):
         module.get_type_info = _type_info
     try:
         yield
     finally:
-        for module, described in asking.items():
-            module.get_type_info = described
+        for module in (type_list, type_mapping, type_state):
+            module.get_type_info = types.get_type_info
         reshape.enforce_volumetric_constraint = staticmethod(_SOLVED)
         mb._add_const = add
         mb.name_count.clear()

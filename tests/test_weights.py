@@ -213,7 +213,6 @@ def test_read_is_exact(stored: dict[str, np.ndarray], tmp_path: Path) -> None:
 
 
 def test_read_agrees_with_the_formats_own_library(tmp_path: Path) -> None:
-
     random = np.random.default_rng(0)
     stored = {str(dtype): random.integers(0, 2, (3, 4)).astype(dtype) for dtype in broken.CODES if dtype != BFLOAT16}
     save_file(stored, tmp_path / "x.safetensors", {"format": "pt", "note": "ä"})

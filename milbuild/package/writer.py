@@ -63,7 +63,7 @@ class _Exporter(MILProtoExporter):  # type: ignore[misc]
     """coremltools' lowering, with our plan of weight.bin in the place of its blob writer, and without what takes most of its
     time: the types of values are translated once, the names of operations without asking what a name is.
 
-    coremltools validates a program before it lowers it, which takes as long as half of the lowering. A graph that was made
+    coremltools validates a program before it lowers it, which takes a quarter as long as the lowering. A graph that was made
     in one go has nothing to find; tests validate those of every architecture.
     """
 
