@@ -325,7 +325,7 @@ class Inputs:
                 "what is written past it is undefined."
             )
             self._declare(names.position, "int32", (1,), (1,), text)
-        # Functions that share a state declare all of them, whatever they do with it (core-ml-facts S13).
+        # Functions that share a state declare all of them, whatever they do with it (docs/core-ml.md).
         for window, (number, ring) in self.rings(slots).items():
             what = "zeros in a new state."
             if window is not None:

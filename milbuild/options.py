@@ -320,7 +320,7 @@ class Plan:
             )
         if isinstance(self.sequence_length, list):
             if isinstance(self.context_length, list):
-                # Core ML pairs the lists of several inputs by their places: any other combination fails (core-ml-facts F3).
+                # Core ML pairs the lists of several inputs by their places: any other combination fails (docs/core-ml.md).
                 hint = "List one of them, and give the other as a number."
                 raise Error(
                     "sequence_length and context_length are both lists, of which Core ML takes pairs only", hint

@@ -14,7 +14,7 @@ from milbuild.validation.player import CORE_ML, RUNTIME
 
 # What a package must hold, by its precision. float32: rounding of another order of summation. Keys and values in a state
 # are float16 whatever the rest is. float16: a graph that is right reaches 55 dB on the runtime with room to spare. Apple's
-# own bar for a compiled model is 40 dB (core-ml-facts Z5).
+# own bar for a compiled model is 40 dB (docs/core-ml.md, bars).
 MAX_ERROR = 1e-5
 MAX_ERROR_STATE = 2e-3
 MIN_PSNR = 55.0
