@@ -14,7 +14,7 @@ from milbuild import caches
 from milbuild.caches import Cache
 from milbuild.heads import last_token, per_token, span, states, tied
 from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, causal_mask, merge_heads, split_heads
+from milbuild.layers.attention import attention, merge_heads, split_heads
 from milbuild.layers.linear import add, embedding, joined_linear, linear, mul, split
 from milbuild.layers.normalization import rms_norm
 from milbuild.layers.rope import Rotation, rotate, rotation
@@ -30,7 +30,7 @@ class Llama:
         "feature-extraction": states(),
         "text-generation": tied("lm_head", to="embed_tokens"),
         "text-classification": last_token("score"),
-        "token-classification": per_token("score"),
+        "token-classification": per_token("score", bias="token_classification_bias"),
         "question-answering": span("qa_outputs"),
     }
 
@@ -50,9 +50,9 @@ class Llama:
         """int32 (B, T) -> (B, T, D), after the final norm."""
         w = self.weights
         x = self.embeddings(input_ids, w / "embed_tokens")
-        query, key = self.cache.query_positions, self.cache.key_positions
         masks = {
-            window: causal_mask(query, key(window), w, window, self.groups) for window in dict.fromkeys(self.windows)
+            window: caches.mask(self.config, self.cache, w, window, self.groups)
+            for window in dict.fromkeys(self.windows)
         }
         rotations = self.rotations(w / "rotary_emb")
         for i in range(self.layers):
