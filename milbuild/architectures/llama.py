@@ -12,6 +12,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
 from milbuild.caches import Cache
+from milbuild.errors import Error
 from milbuild.heads import last_token, per_token, span, states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
@@ -37,7 +38,14 @@ class Llama:
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
         self.windows = caches.windows(config)
-        self.layers, self.groups = config.num_hidden_layers, config.num_attention_heads // config.num_key_value_heads
+        heads, shared = config.num_attention_heads, config.num_key_value_heads
+        if heads < 1 or shared < 1 or heads % shared:
+            raise Error(
+                f"num_attention_heads is {heads} and num_key_value_heads {shared}: each of the latter serves as many of the "
+                "former",
+                "Look into config.json.",
+            )
+        self.layers, self.groups = config.num_hidden_layers, heads // shared
 
     @staticmethod
     def longest(config: Any) -> int:
