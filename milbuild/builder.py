@@ -19,10 +19,11 @@ from coremltools.converters.mil.mil.types import type_list, type_mapping, type_s
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 import milbuild
-from milbuild import architectures, caches, heads, whisperkit
+from milbuild import architectures, caches, fields, heads, whisperkit
 from milbuild import logits as logits_
 from milbuild.caches import Cross, InputOutputCache
 from milbuild.errors import Error, LintWarning
+from milbuild.fields import Config
 from milbuild.heads import Outputs
 from milbuild.inputs import Inputs
 from milbuild.layers.linear import shifted
@@ -41,6 +42,7 @@ from milbuild.options import (
     Length,
     Output,
     Plan,
+    longest,
 )
 from milbuild.outputs import LABEL, TEXTS, meanings, postprocessed, preview, sentence_embedding
 from milbuild.package.writer import SMALLEST_BLOB, Description, Dimension, Feature, lower
@@ -133,7 +135,8 @@ def build(
         model_type: what the checkpoint must be; `milbuild.gpt2.build` sets it.
 
     Returns:
-        a `milbuild.Model`, which is a coremltools MLModel.
+        a `milbuild.Model`, which is a coremltools MLModel. Its `unread_fields` are those of config.json that no model of its
+        type reads.
 
     Raises:
         milbuild.Error: for a checkpoint or an option that no right package can be made of.
@@ -142,6 +145,7 @@ def build(
     checkpoint = Checkpoint.open(source, revision)
     config = read_config(checkpoint, model_type)
     family = architectures.find(config.model_type)
+    fields.check(config, checkpoint.config, checkpoint.name)
     for name, (value, reason) in family.only.items():
         if getattr(config, name) != value:
             raise Error(
@@ -172,6 +176,9 @@ def build(
         precision=precision,
         target=target,
     )
+    if plan.cache != "none":
+        context = None if plan.context_length is None else longest(plan.context_length)
+        fields.check_cache(config, checkpoint.config, checkpoint.name, context)
     with _no_collections():
         program, descriptions, graphs = Program(), {}, []
         for name in plan.functions():
@@ -193,7 +200,9 @@ def build(
         checkpoint.check((*family.ignored, *halves), others, family.prefix)
         model, weights = lower(program, descriptions, TARGETS[target])
         _write_metadata(model.description.metadata, checkpoint, config, plan, lint)
-        return Model.built(model, weights, units, _linted(model, checkpoint.name) if lint else None)
+        built = Model.built(model, weights, units, _linted(model, checkpoint.name) if lint else None)
+        built.unread_fields = config.unread(checkpoint.config)
+        return built
 
 
 def _linted(model: Any, name: str) -> "Report":
@@ -281,19 +290,6 @@ def _small(value: Any) -> Any:
     return None
 
 
-class Config:
-    """transformers' configuration object with a record of the fields that were read (`read`), by their own names."""
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-        self.read: set[str] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._config, name)
-        self.read.add(type(self._config).attribute_map.get(name, name))
-        return value
-
-
 def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config:
     """The configuration of a checkpoint as transformers reads it. Raises `Error` where it is none, or not of `model_type`."""
     found = checkpoint.config.get("model_type")
@@ -306,7 +302,7 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
             f"{checkpoint.name} is a {found}, not a {model_type}",
             f"Use milbuild.build, or milbuild.{found.replace('-', '_')}.build.",
         )
-    architectures.find(found)
+    family = architectures.find(found)
     named = checkpoint.config.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise Error(f"config.json of {checkpoint.name} has {named!r} for architectures, which are a list of names")
@@ -314,7 +310,7 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
-        return Config(CONFIG_MAPPING[found].from_dict(dict(checkpoint.config)))
+        return Config(CONFIG_MAPPING[found].from_dict(dict(checkpoint.config)), getattr(family, "also", ()))
     except (StrictDataclassError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise Error(
             f"config.json of {checkpoint.name} is no configuration of {found}: {' '.join(str(error).split())}"

@@ -14,10 +14,11 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
-from milbuild.layers.attention import Positions
+from milbuild.errors import Error
+from milbuild.fields import looks_backwards
+from milbuild.layers.attention import NOWHERE, Positions, causal_mask, position_mask
 from milbuild.layers.linear import like
-
-NOWHERE = 2**30  # an int32 that no sequence reaches
+from milbuild.weights import Cursor
 
 
 class Cache(Protocol):
@@ -72,13 +73,30 @@ def shape(config: Any) -> tuple[int, int, int]:
 
 
 def windows(config: Any) -> list[int | None]:
-    """How many tokens each layer sees, itself included; None for all. As transformers' caches decide it
-    (cache_utils.py): by `layer_types`, else by `sliding_window` alone."""
+    """How many tokens each layer sees, itself included; None for all: by `layer_types`, else by `sliding_window` alone.
+    Raises `Error` for a layer that sees nothing, or of a kind that no graph is written for."""
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
-        return [window] * config.num_hidden_layers
+        kinds = ["full_attention" if window is None else "sliding_attention"] * shape(config)[0]
+    if strange := sorted({kind for kind in kinds if kind not in ("full_attention", "sliding_attention")}):
+        known = "full_attention and sliding_attention"
+        raise Error(f"layer_types of config.json has {', '.join(strange)}; the graph is written for {known}")
+    if "sliding_attention" in kinds:
+        if window is None:
+            raise Error("layer_types of config.json has sliding_attention, and sliding_window says no number of tokens")
+        if window < (1 if looks_backwards(config) else 0):
+            raise Error(f"sliding_window is {window} in config.json: a token would not even see itself")
     return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def mask(config: Any, cache: "Cache", w: Cursor, window: int | None = None, groups: int = 1) -> Var | None:
+    """A decoder's mask, as transformers' create_causal_mask and create_sliding_window_causal_mask make it: for `is_causal`
+    false of a window to both sides, whose ends count."""
+    query, key = cache.query_positions, cache.key_positions(window)
+    if looks_backwards(config):
+        return causal_mask(query, key, w, window, groups)
+    return position_mask(query, key, w, window, window, groups)
 
 
 def count(tokens: int | Var, name: str) -> Positions:

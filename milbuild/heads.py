@@ -90,15 +90,14 @@ def tied(
     return Head((module,), ("logits",), compute)
 
 
-def per_token(module: str) -> Head:
-    """(B, T, D) -> logits (B, T, labels)."""
-    return Head(
-        (module,),
-        ("logits",),
-        lambda family, hidden, inputs: {
-            "logits": linear(hidden, family.weights.root / module, family.config.num_labels)
-        },
-    )
+def per_token(module: str, bias: str | None = None) -> Head:
+    """(B, T, D) -> logits (B, T, labels). `bias`: the field that says whether it has one; it has if config.json does not."""
+
+    def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
+        config, w = family.config, family.weights.root / module
+        return {"logits": linear(hidden, w, config.num_labels, bias is None or bool(getattr(config, bias, True)))}
+
+    return Head((module,), ("logits",), compute)
 
 
 def last_token(module: str) -> Head:

@@ -67,6 +67,7 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         self._functions: dict[str, Model] = {}
         self._owner: Model | None = None
         self.lint_report: Report | None = None  # of a build, unless lint=False
+        self.unread_fields: tuple[str, ...] = ()  # of a build: what config.json says and nobody reads
         self.compute_unit = units
         self.optimization_hints = None
         self.is_package = True

@@ -11,6 +11,7 @@ from typing import Any
 
 from milbuild import architectures, tasks
 from milbuild.errors import Error
+from milbuild.fields import looks_backwards
 
 PRECISIONS = ("float16", "float32")
 
@@ -207,6 +208,12 @@ class Plan:
         backwards = entry.decoder or task.name in tasks.APART
         if cache != "none" and not backwards and getattr(config, "is_decoder", True) is False:
             raise Error("a cache is for a model that looks backwards, and config.json says is_decoder: false")
+        if cache != "none" and not looks_backwards(config):
+            hint = "Build it with cache none; or take is_causal out of config.json."
+            raise Error(
+                f"a cache is for a model that looks backwards, and config.json says is_causal: {json.dumps(config.is_causal)}",
+                hint,
+            )
         options["cache"] = cache
         for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
             _one_of(option, options[option], known)
@@ -461,7 +468,7 @@ def _check_kind(
         _check_window(options, config, family, processor)
     if options["attention_mask"] is None:
         # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
-        both_ways = family.bidirectional(config) if hasattr(family, "bidirectional") else False
+        both_ways = family.bidirectional(config) if hasattr(family, "bidirectional") else not looks_backwards(config)
         options["attention_mask"] = both_ways and (options["cache"] == "none" or options["task"] in tasks.APART)
     if options["task"] == "multiple-choice":
         options["num_choices"] = config.num_labels if options["num_choices"] is None else options["num_choices"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import milbuild
 from milbuild import architectures
-from milbuild.builder import Config
+from milbuild.fields import Config
 from milbuild.layers.activation import ACTIVATIONS
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, inputs_of, reference, tokens

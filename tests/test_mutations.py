@@ -35,21 +35,21 @@ def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Patch:
 
 
 def _mask_shows_the_next(original: Any) -> Any:
-    return lambda query, key, w: original(query + 1, key, w)
+    return lambda query, key, w, *rest: original(query + 1, key, w, *rest)
 
 
 def _mask_hides_itself(original: Any) -> Any:
-    return lambda query, key, w: original(np.maximum(query - 1, 0), key, w)
+    return lambda query, key, w, *rest: original(np.maximum(query - 1, 0), key, w, *rest)
 
 
 def _no_mask(original: Any) -> Any:
-    return lambda query, key, w: None
+    return lambda query, key, w, *rest: None
 
 
 def _window(original: Any) -> Any:
     """Only the last three keys are visible: a sliding window where there is none."""
 
-    def windowed(query: Any, key: Any, w: Any) -> Any:
+    def windowed(query: Any, key: Any, w: Any, *rest: Any) -> Any:
         visible = (key[None] <= query[:, None]) & (key[None] > query[:, None] - 3)
         return mb.const(val=np.where(visible, 0, -1e4).astype(w.dtype))
 
@@ -147,10 +147,10 @@ def _first_token(original: Any) -> Any:
 
 
 FORWARD = {
-    "mask shows the next token": _replace(gpt2, "causal_mask", _mask_shows_the_next),
-    "mask hides the token itself": _replace(gpt2, "causal_mask", _mask_hides_itself),
-    "no mask": _replace(gpt2, "causal_mask", _no_mask),
-    "a window": _replace(gpt2, "causal_mask", _window),
+    "mask shows the next token": _replace(caches, "causal_mask", _mask_shows_the_next),
+    "mask hides the token itself": _replace(caches, "causal_mask", _mask_hides_itself),
+    "no mask": _replace(caches, "causal_mask", _no_mask),
+    "a window": _replace(caches, "causal_mask", _window),
     "epsilon": _replace(gpt2, "layer_norm", _other_epsilon),
     "square matrices not transposed": _replace(Tensor, "T", _no_transposition),
     "no biases": _replace(linear, "_linear", _no_bias),

@@ -93,7 +93,7 @@ FAULTS: dict[str, tuple[str, str, str, Patch]] = {
         "transformer.h.0.attn",
         _replace(Tensor, "T", _no_transposition),
     ),
-    "mask off by one": ("gpt2", "none", "transformer.h.0.attn", _replace(gpt2, "causal_mask", _mask_shows_the_next)),
+    "mask off by one": ("gpt2", "none", "transformer.h.0.attn", _replace(caches, "causal_mask", _mask_shows_the_next)),
     "epsilon 1e-6 for 1e-5": ("gpt2", "none", "transformer.h.0.ln_1", _replace(gpt2, "layer_norm", _smaller_epsilon)),
     "keys and values swapped": (
         "gpt2",

@@ -12,12 +12,12 @@ from typing import Any
 
 from coremltools.converters.mil.mil import Var
 
+from milbuild import caches
 from milbuild.caches import Cache, Cross
 from milbuild.heads import at_last_end, encoder_decoder_states, span, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import (
     attention,
-    causal_mask,
     joined_heads,
     merge_heads,
     moved_positions,
@@ -107,7 +107,7 @@ class Bart:
         """int32 (B, T) -> (B, T, D)."""
         cache, w, inner = self.cache, self.weights / "decoder", self.config.decoder_ffn_dim
         x = self.embeddings(decoder_input_ids, w)
-        mask = causal_mask(cache.query_positions, cache.key_positions(), w)
+        mask = caches.mask(self.config, cache, w)
         seen = padding_mask(cross.attention_mask, w / "cross")
         for i, (k, v) in enumerate(zip(cross.keys, cross.values, strict=True)):
             layer = w / f"layers.{i}"

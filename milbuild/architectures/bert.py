@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from coremltools.converters.mil.mil import Var
 
+from milbuild import caches
 from milbuild.caches import Cache
+from milbuild.fields import looks_backwards
 from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
 from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, causal_mask, merge_heads, padding_mask, split_heads
+from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
 from milbuild.layers.linear import add, embedding, first_token, joined_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
@@ -35,7 +37,7 @@ class Bert:
 
     @staticmethod
     def bidirectional(config: Any) -> bool:
-        return not config.is_decoder
+        return not config.is_decoder or not looks_backwards(config)
 
     def hidden_states(self, input_ids: Var, token_type_ids: Var | None) -> Var:
         """int32 (B, T) twice -> (B, T, D)."""
@@ -47,7 +49,7 @@ class Bert:
 
     def mask(self, w: Cursor) -> Var | None:
         if self.config.is_decoder:
-            return causal_mask(self.cache.query_positions, self.cache.key_positions(), w)
+            return caches.mask(self.config, self.cache, w)
         return padding_mask(self.cache.attention_mask, w)
 
     def embeddings(self, input_ids: Var, token_type_ids: Var | None, w: Cursor) -> Var:

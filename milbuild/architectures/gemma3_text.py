@@ -15,6 +15,7 @@ from milbuild.weights import Cursor
 
 
 class Gemma3(Qwen3):
+    also = ("sliding_window_pattern",)  # transformers' class makes layer_types of it
     only = {"use_bidirectional_attention": (False, "the mask is causal")}
     not_read = ("attention_dropout", "attn_logit_softcapping")  # which transformers' attention leaves out, too
     heads = {

@@ -10,10 +10,11 @@ from typing import Any
 
 from coremltools.converters.mil.mil import Var
 
+from milbuild import caches
 from milbuild.caches import Cache
 from milbuild.heads import last_token, per_token, span, states, tied
 from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, causal_mask, merge_heads, split_heads
+from milbuild.layers.attention import attention, merge_heads, split_heads
 from milbuild.layers.linear import add, conv1d, embedding
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
@@ -48,7 +49,7 @@ class GPT2:
         config, cache, w = self.config, self.cache, self.weights
         x = embedding(input_ids, w / "wte", config.vocab_size, config.n_embd)
         x = add(x, embedding(cache.query_positions, w / "wpe", config.n_positions, config.n_embd), w / "drop")
-        mask = causal_mask(cache.query_positions, cache.key_positions(), w)
+        mask = caches.mask(config, cache, w)
         for i in range(config.n_layer):
             x = self.block(x, w / f"h.{i}", i, mask)
         return layer_norm(x, w / "ln_f", config.layer_norm_epsilon)

@@ -12,9 +12,10 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
 from milbuild.caches import Cache
+from milbuild.errors import Error
 from milbuild.heads import last_token, per_token, span, states, tied
 from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, causal_mask, merge_heads, split_heads
+from milbuild.layers.attention import attention, merge_heads, split_heads
 from milbuild.layers.linear import add, embedding, joined_linear, linear, mul, split
 from milbuild.layers.normalization import rms_norm
 from milbuild.layers.rope import Rotation, rotate, rotation
@@ -30,14 +31,21 @@ class Llama:
         "feature-extraction": states(),
         "text-generation": tied("lm_head", to="embed_tokens"),
         "text-classification": last_token("score"),
-        "token-classification": per_token("score"),
+        "token-classification": per_token("score", bias="token_classification_bias"),
         "question-answering": span("qa_outputs"),
     }
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
         self.windows = caches.windows(config)
-        self.layers, self.groups = config.num_hidden_layers, config.num_attention_heads // config.num_key_value_heads
+        heads, shared = config.num_attention_heads, config.num_key_value_heads
+        if heads < 1 or shared < 1 or heads % shared:
+            raise Error(
+                f"num_attention_heads is {heads} and num_key_value_heads {shared}: each of the latter serves as many of the "
+                "former",
+                "Look into config.json.",
+            )
+        self.layers, self.groups = config.num_hidden_layers, heads // shared
 
     @staticmethod
     def longest(config: Any) -> int:
@@ -50,9 +58,9 @@ class Llama:
         """int32 (B, T) -> (B, T, D), after the final norm."""
         w = self.weights
         x = self.embeddings(input_ids, w / "embed_tokens")
-        query, key = self.cache.query_positions, self.cache.key_positions
         masks = {
-            window: causal_mask(query, key(window), w, window, self.groups) for window in dict.fromkeys(self.windows)
+            window: caches.mask(self.config, self.cache, w, window, self.groups)
+            for window in dict.fromkeys(self.windows)
         }
         rotations = self.rotations(w / "rotary_emb")
         for i in range(self.layers):

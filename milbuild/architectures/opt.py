@@ -10,13 +10,13 @@ from typing import Any
 
 from coremltools.converters.mil.mil import Var
 
+from milbuild import caches
 from milbuild.caches import Cache
 from milbuild.heads import last_token, span, states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import (
     Positions,
     attention,
-    causal_mask,
     counted_positions,
     merge_heads,
     moved_positions,
@@ -54,7 +54,7 @@ class OPT:
             x = linear(x, w / "project_in", self.width, bias=False)
         rows = config.max_position_embeddings + FIRST
         x = add(x, embedding(self.positions(w), w / "embed_positions", rows, self.width), w / "placed")
-        mask = causal_mask(cache.query_positions, cache.key_positions(), w)
+        mask = caches.mask(config, cache, w)
         for i in range(config.num_hidden_layers):
             x = self.block(x, w / f"layers.{i}", i, mask)
         if config.do_layer_norm_before and not config._remove_final_layer_norm:

@@ -11,6 +11,7 @@ from typing import Any
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache, Cross
+from milbuild.fields import looks_backwards
 from milbuild.heads import at_last_end, encoder_decoder_states, per_token, span, states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, joined_heads, merge_heads, padding_mask, split_heads
@@ -25,6 +26,7 @@ TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 
 class T5:
     prefix = "transformer"
+    also = ("decoder_start_token_id",)
     only = {"is_decoder": (False, "the encoder looks both ways")}
     not_read = (
         *("dropout_rate", "classifier_dropout", "initializer_factor"),  # training
@@ -90,7 +92,8 @@ class T5:
         distances = Distances(config.relative_attention_num_buckets, config.relative_attention_max_distance, both_ways)
         table = w / "block.0.layer.0.SelfAttention.relative_attention_bias"
         keys = cache.query_positions if both_ways else cache.key_positions()
-        return relative_bias(cache.query_positions, keys, table, config.num_heads, distances)
+        backwards = not both_ways and looks_backwards(config)
+        return relative_bias(cache.query_positions, keys, table, config.num_heads, distances, backwards)
 
     def stack(self, ids: Var, w: Cursor, layers: int, bias: Var, cross: Cross | None) -> Var:
         rows, own = self.config.vocab_size, w / "embed_tokens"

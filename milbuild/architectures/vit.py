@@ -37,6 +37,7 @@ def reconstruction(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
 
 class ViT:
     prefix = "vit"
+    also: tuple[str, ...] = ("head_dim",)  # which transformers' attention reads, though the class has none
     only: dict[str, tuple[Any, str]] = {}
     not_read: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
     ignored: tuple[str, ...] = (r"embeddings\.mask_token", r"pooler\.dense\.(weight|bias)")
@@ -93,9 +94,10 @@ class ViT:
 
     def attention(self, x: Var, w: Cursor) -> Var:
         heads = self.config.num_attention_heads
-        parts = [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")]
+        each = getattr(self.config, "head_dim", self.width // heads)
+        parts = [(w / name, heads * each) for name in ("q_proj", "k_proj", "v_proj")]
         q, k, v = split_heads(joined_linear(x, parts, w, self.config.qkv_bias), heads, w, parts=3)  # (B, H, T, E) each
-        y = attention(q, k, v, None, (self.width // heads) ** -0.5, w)
+        y = attention(q, k, v, None, each**-0.5, w)
         return linear(merge_heads(y, w), w / "o_proj", self.width)
 
     def mlp(self, x: Var, w: Cursor) -> Var:

@@ -220,10 +220,13 @@ def build(
     if as_json:
         warned = [] if report is None else [f.as_dict() for f in report.findings if f.rule.severity == "warning"]
         built = {"package": str(target_path), "seconds": round(seconds, 3), "warnings": warned}
+        built["unread_fields"] = list(model.unread_fields)
         print(json.dumps({**built, **found.as_dict()}, indent=2))
         return
     if report is not None and (said := report.counted("warning")):
         _note(f"{said}; milbuild lint {target_path} says more")
+    if model.unread_fields:
+        _note(f"config.json has fields that transformers' model does not read: {', '.join(model.unread_fields)}")
     counted = ", ".join(f"{name} {function.total} operations" for name, function in found.functions.items())
     _note(f"Built {target_path} in {seconds:.1f} s: {found.bytes / 1e6:,.1f} MB; {counted}")
 

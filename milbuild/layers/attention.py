@@ -16,6 +16,9 @@ from milbuild.weights import Cursor
 # every compute unit; e**-1e4 is 0 in every precision (docs/core-ml.md, masks).
 HIDDEN = -1e4
 
+# Where a slot stands that holds nothing for a query: beyond every position, and further off than any window.
+NOWHERE = 2**30  # an int32 that no sequence reaches
+
 # int32, known when the graph is built or a value of the graph.
 Positions: TypeAlias = Var | np.ndarray
 
@@ -50,31 +53,47 @@ def merge_heads(x: Var, w: Cursor) -> Var:
 
 
 def causal_mask(query: Positions, key: Positions, w: Cursor, window: int | None = None, groups: int = 1) -> Var | None:
-    """What is added to the scores, from the positions of queries and keys (a cache's): 0 where a key stands at or before
-    the query and, with a `window`, not that many or more before it; `HIDDEN` elsewhere; (T, S), or (B, 1, T, S).
+    """`position_mask` of a model that looks backwards: with a `window` so many tokens, itself included."""
+    return position_mask(query, key, w, None if window is None else window - 1, 0, groups)
+
+
+def position_mask(
+    query: Positions, key: Positions, w: Cursor, before: int | None, after: int | None, groups: int = 1
+) -> Var | None:
+    """What is added to the scores, from the positions of queries and keys (a cache's): 0 where a key stands at most `before`
+    tokens before the query and at most `after` behind it (None: however many); `HIDDEN` elsewhere; (T, S), or (B, 1, T, S).
     None when every query sees every key. `groups`: for grouped heads, whose queries stand behind one another, the rows
     so many times.
 
-    A slot that holds nothing has a position beyond every query, so one comparison serves all caches.
+    A slot that holds nothing stands at `NOWHERE`, so comparisons of positions serve all caches, and padding.
     """
-    name = f"{w.name}_mask" if window is None else f"{w.name}_mask_{window}"
+    name = f"{w.name}_mask" if before is None else f"{w.name}_mask_{before}"
     if isinstance(query, np.ndarray) and isinstance(key, np.ndarray):
-        visible = key[None, :] <= query[:, None]
-        if window is not None:
-            visible &= key[None, :] > query[:, None] - window
+        visible = key[None, :] < NOWHERE if after is None else key[None, :] <= query[:, None] + after
+        visible = np.broadcast_to(visible, (len(query), len(key)))
+        if before is not None:
+            visible = visible & (key[None, :] >= query[:, None] - before)
         if visible.all():
             return None
         visible = np.tile(visible, (groups if len(query) > 1 else 1, 1))
         return mb.const(val=np.where(visible, 0, HIDDEN).astype(w.dtype), name=name)
-    query = _rows(_repeated(query, groups, f"{name}_query"), f"{name}_query_positions")
     if isinstance(key, Var) and key.rank == 2:
         key = mb.expand_dims(x=key, axes=[1, 2], name=f"{name}_key_positions")
-    visible = mb.less_equal(x=key, y=query, name=f"{name}_past")
-    if window is not None:
-        near = mb.greater(
-            x=key, y=mb.sub(x=query, y=np.int32(window), name=f"{name}_window_begin"), name=f"{name}_near"
-        )
-        visible = mb.logical_and(x=visible, y=near, name=f"{name}_visible")
+    if before is None and after is None:
+        # The same for every query.
+        here = mb.less(x=key, y=np.int32(NOWHERE), name=f"{name}_here")
+        return _hidden(mb.cast(x=here, dtype=_float(w), name=f"{name}_visible_float"), name, w)
+    query = _rows(_repeated(query, groups, f"{name}_query"), f"{name}_query_positions")
+    bounds = []
+    if after is None:
+        bounds.append(mb.less(x=key, y=np.int32(NOWHERE), name=f"{name}_here"))
+    else:
+        last = mb.add(x=query, y=np.int32(after), name=f"{name}_last") if after else query
+        bounds.append(mb.less_equal(x=key, y=last, name=f"{name}_past"))
+    if before is not None:
+        first = mb.sub(x=query, y=np.int32(before), name=f"{name}_first")
+        bounds.append(mb.greater_equal(x=key, y=first, name=f"{name}_near"))
+    visible = bounds[0] if len(bounds) == 1 else mb.logical_and(x=bounds[0], y=bounds[1], name=f"{name}_visible")
     # By arithmetic: mb.select infers its shape from the two values alone, not from the condition.
     return _hidden(mb.cast(x=visible, dtype=_float(w), name=f"{name}_visible_float"), name, w)
 

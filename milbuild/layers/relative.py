@@ -38,14 +38,16 @@ class Distances:
         return first + np.where(distance < exact, distance, np.minimum(far, count - 1))
 
 
-def relative_bias(query: Positions, key: Positions, w: Cursor, heads: int, distances: Distances) -> Var:
+def relative_bias(
+    query: Positions, key: Positions, w: Cursor, heads: int, distances: Distances, backwards: bool = False
+) -> Var:
     """Positions of queries and keys (a cache's) -> what is added to the scores, (1, H, T, S), by the table of `w`, (buckets,
-    H); a decoder's later keys are hidden in it. Known positions make a constant of it."""
+    H); with `backwards` later keys are hidden in it. Known positions make a constant of it."""
     table = w.tensor("weight", distances.buckets, heads)
     recipe = f"bias by distance, {distances},"
     if isinstance(query, np.ndarray) and isinstance(key, np.ndarray):
         apart = key[None, :].astype(np.int64) - query[:, None]
-        hidden = np.where(apart > 0, HIDDEN, 0) if not distances.both_ways else np.zeros(apart.shape)
+        hidden = np.where(apart > 0, HIDDEN, 0) if backwards else np.zeros(apart.shape)
 
         place = distances.bucket(apart)
 
@@ -80,7 +82,7 @@ def relative_bias(query: Positions, key: Positions, w: Cursor, heads: int, dista
         bias = mb.expand_dims(x=bias, axes=[0], name=f"{name}_bias_heads")
     else:
         bias = mb.transpose(x=bias, perm=[1, 0, 2, 3], name=f"{name}_bias_heads")
-    mask = None if distances.both_ways else causal_mask(positions, keys, w)
+    mask = causal_mask(positions, keys, w) if backwards else None
     return bias if mask is None else mb.add(x=bias, y=mask, name=f"{name}_bias_masked")
 
 

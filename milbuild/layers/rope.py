@@ -67,8 +67,21 @@ def inverse_frequencies(parameters: dict[str, Any], config: Any, longest: int) -
     if kind not in TYPES:
         raise Error(f"rope_type is {kind!r}; known are {', '.join(TYPES)}")
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    width = head if kind == "proportional" else int(head * parameters.get("partial_rotary_factor", 1.0))
+    if head % 2:
+        raise Error(
+            f"a head has {head} features (head_dim, or hidden_size over num_attention_heads), and rotary positions turn pairs",
+            "Look into config.json.",
+        )
+    # Of the default type transformers' models compute all frequencies themselves, whatever partial_rotary_factor says.
+    whole = kind in ("default", "proportional")
+    share = 1.0 if whole else parameters.get("partial_rotary_factor", 1.0)
     try:
+        width = int(head * share)
+        if width != head and len(_powers(1.0, width)) * 2 != head:
+            raise Error(
+                f"partial_rotary_factor is {share!r} with rope_type {kind}: it would turn {width} of the {head} features of a "
+                "head, and transformers' model turns all or fails"
+            )
         frequencies, factor = TYPES[kind](parameters, config, width, longest)
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise Error(
