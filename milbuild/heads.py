@@ -180,20 +180,21 @@ def language_model(
     to: str = "embeddings.word_embeddings",
     *,
     function: str = "hidden_act",
+    act: str | None = None,
     width: str = "hidden_size",
     bias: str = "bias",
 ) -> Head:
     """(B, T, D) -> logits (B, T, V) through a layer of its own and the token embedding's table, with a bias.
 
-    `dense`, `norm` and `decoder` are modules of `module`; `function` and `width` are fields of the configuration, or the
-    function itself. The decoder has its own bias or that of `module`; the checkpoint may have either.
+    `dense`, `norm`, `decoder` and `act` are modules of `module` (transformers has none for a function that no field names);
+    `function` and `width` are fields of the configuration, or the function itself. The decoder has its own bias or that of `module`; the checkpoint may have either.
     """
 
     def compute(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
         config, w, table = family.config, family.weights.root / module, family.weights / to
         inner = getattr(config, width)
-        act = getattr(config, function) if function in ("hidden_act", "activation") else function
-        x = activation(linear(hidden, w / dense, inner), act, w / f"{dense}.activation")
+        chosen = function if act is None else getattr(config, function)
+        x = activation(linear(hidden, w / dense, inner), chosen, w / (act or f"{dense}.activation"))
         x = family.norm(x, w / norm)
         rows, d = config.vocab_size, w / decoder
         holder, name = (d, "bias") if "bias" in d else (w, bias)
@@ -204,7 +205,8 @@ def language_model(
         return {"logits": tied_linear(x, d, weight, holder.tensor(name, rows))}
 
     first = module or decoder
-    return Head((first, *(() if module else (dense, norm))), ("logits",), compute)
+    beside = () if module else tuple(part for part in (dense, norm, act) if part is not None)
+    return Head((first, *beside), ("logits",), compute)
 
 
 def span(module: str) -> Head:

@@ -38,6 +38,7 @@ _VIT = (
     (re.compile(r"\battention\.attention\.(q|k|v)(uery|ey|alue)\b"), r"attention.\1_proj"),
     (re.compile(r"\battention\.output\.dense\b"), "attention.o_proj"),
     (re.compile(r"\bintermediate\.dense\b"), "mlp.fc1"),
+    (re.compile(r"\bintermediate\.intermediate_act_fn\b"), "mlp.activation_fn"),
     (re.compile(r"\b(layers\.\d+)\.output\.dense\b"), r"\1.mlp.fc2"),
 )
 _YOLOS = (
