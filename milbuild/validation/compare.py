@@ -67,14 +67,14 @@ def compare(
     chosen: list[Case] = []
     for case in _cases(plan, truth, material, model, encoder):
         chosen.append(case)
-        expected = case.expected()
+        expected, terms = case.expected(), case.terms()
         for backend, player in players.items():
             progress(f"{case.name}, {backend}")
             for output, value in case.play(player).items():
                 if not ours and output not in plan.outputs:
                     report.strange.add(output)  # transformers' model has nothing of its shape
                     continue
-                report.rows.append(_row(case, backend, output, expected[output], value))
+                report.rows.append(_row(case, backend, output, expected[output], value, terms.get(output, 0.0)))
     for continued in _continued(plan, truth, material, players["float32"]) if ours else ():
         for backend, player in players.items():
             progress(f"{continued.name}, {backend}")
@@ -147,7 +147,7 @@ def _typical(plan: Plan, truth: Any, material: Material, chosen: list[Case]) -> 
     return plain[len(plain) // 2]
 
 
-def _row(case: Case, backend: str, output: str, expected: np.ndarray, value: np.ndarray) -> Row:
+def _row(case: Case, backend: str, output: str, expected: np.ndarray, value: np.ndarray, terms: float) -> Row:
     if output == CLASS_LABELS:
-        return measure_labels(case.name, backend, output, expected, value)
-    return measure(case.name, backend, output, expected[case.rows], value[case.rows], case.left_out)
+        return measure_labels(case.name, backend, output, expected, value, terms)
+    return measure(case.name, backend, output, expected[case.rows], value[case.rows], case.left_out, terms)
