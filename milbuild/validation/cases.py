@@ -28,7 +28,8 @@ Arrays = dict[str, np.ndarray]
 class Case:
     """`inputs` are transformers'; `play` gives the package's outputs by the names they have without renaming, and `expected`
     what they are held against. `rows` of both are compared; `left_out` of them are not, since they are padding. `one` is its
-    first call alone, where it has several beside each other. `terms`: see `figures.scale`, by output."""
+    first call alone, where it has several beside each other. `terms`: see `figures.scale`, by output. `rounded` is what is
+    expected where a state rounds keys and values to float16."""
 
     name: str
     inputs: Arrays
@@ -37,6 +38,7 @@ class Case:
     rows: Any = ...
     left_out: int = 0
     one: Callable[[], "Case"] | None = None
+    rounded: Callable[[], Arrays] | None = None
     terms: Callable[[], dict[str, float]] = dict
 
     def single(self) -> "Case":
@@ -82,6 +84,11 @@ def usable(plan: Plan, context: int) -> int:
     return context + 1 - (plan.call if isinstance(plan.call, int) else min(plan.call))
 
 
+def in_states(plan: Plan) -> tuple[bool, bool]:
+    """Whether keys and values live in states, which hold float16: those of self-attention, those of an encoder's states."""
+    return plan.cache == "state", plan.cross_in_state
+
+
 def exact(plan: Plan, truth: Any, material: Material, output: str) -> Case:
     """A sequence with a cache in calls that are full, so that each token stands at one place of one call."""
     context, call = longest(plan.context_length or 0), plan.call
@@ -105,7 +112,12 @@ def _sequence(plan: Plan, truth: Any, name: str, ids: np.ndarray, chunks: list[i
         return {output: np.concatenate(found)[rows]}
 
     inputs = {"input_ids": ids}
-    return Case(name, inputs, play, lambda: {output: reference.forward(truth, inputs)[output][0][rows]})
+
+    def expected(rounded: tuple[bool, bool] = (False, False)) -> Arrays:
+        return {output: reference.forward(truth, inputs, rounded)[output][0][rows]}
+
+    states = in_states(plan)
+    return Case(name, inputs, play, expected, rounded=(lambda: expected(states)) if any(states) else None)
 
 
 def _case(
@@ -148,7 +160,7 @@ def _case(
         first = {name: value[: plan.batch_size] for name, value in inputs.items()}
         return _case(plan, truth, name, first, description, images=images, sound=sound)
 
-    return Case(name, inputs, play, expected, rows, left_out, one, terms)
+    return Case(name, inputs, play, expected, rows, left_out, one, terms=terms)
 
 
 def _package_calls(

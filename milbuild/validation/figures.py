@@ -31,6 +31,8 @@ class Row:
     where the output has nothing of the kind: `agreement`, the share of rows whose best class is the same; `top5`, of the five
     best classes those that are in both; `kl`, the divergence of the package's distribution from the reference's (nats, mean);
     `iou`, the mean overlap of boxes or of the areas of labels. `left_out` rows (padding) are not compared.
+    `rounding` is what keys and values in float16, as a state holds them, do to the reference: the largest difference over
+    `scale`; such a row was compared with a reference that rounds them.
     """
 
     case: str
@@ -46,6 +48,7 @@ class Row:
     iou: float | None = None
     left_out: int = 0
     scale: float = 1.0
+    rounding: float = 0.0
 
 
 def scale(output: str, expected: np.ndarray, terms: float = 0.0) -> float:
