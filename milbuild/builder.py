@@ -44,7 +44,7 @@ from milbuild.options import (
     Plan,
     longest,
 )
-from milbuild.outputs import LABEL, TEXTS, meanings, postprocessed, preview, sentence_embedding
+from milbuild.outputs import LABEL, TEXTS, meanings, postprocessed, preview, sentence_embedding, text
 from milbuild.package.writer import SMALLEST_BLOB, Description, Dimension, Feature, lower
 from milbuild.tasks import GENERATION
 from milbuild.weights import Checkpoint, Cursor, Unread
@@ -454,7 +454,8 @@ class _Graph:
             return Feature(name, "probabilities", None, f"{TEXTS[name]}{spelled}")
         shape, dimensions = self._shape(var)
         dtype = "float32" if var.dtype == types.fp32 else "int32" if var.dtype == types.int32 else "float16"
-        return Feature(name, dtype, shape, f"{TEXTS[name]} Shape {dimensions}.{spelled}")
+        said = text(name, self.plan.task, self.config)
+        return Feature(name, dtype, shape, f"{said} Shape {dimensions}.{spelled}")
 
     def _shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
         dimensions = [d if isinstance(d, int) else None for d in var.shape]

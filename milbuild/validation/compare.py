@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +68,28 @@ def compare(
     chosen: list[Case] = []
     for case in _cases(plan, truth, material, model, encoder):
         chosen.append(case)
-        expected = case.expected()
+        expected, terms = case.expected(), case.terms()
+        rounded = None if case.rounded is None else case.rounded()
         for backend, player in players.items():
             progress(f"{case.name}, {backend}")
             for output, value in case.play(player).items():
                 if not ours and output not in plan.outputs:
                     report.strange.add(output)  # transformers' model has nothing of its shape
                     continue
-                report.rows.append(_row(case, backend, output, expected[output], value))
+                row = _row(case, backend, output, expected[output], value, terms.get(output, 0.0))
+                if rounded is not None and backend != "float32":
+                    row = _beside(row, expected[output], rounded[output], value)
+                report.rows.append(row)
     for continued in _continued(plan, truth, material, players["float32"]) if ours else ():
         for backend, player in players.items():
             progress(f"{continued.name}, {backend}")
             tokens, scores = continued.play(player)
-            found, expected_scores = continued.compare(backend, tokens)
+            found, expected_scores, rounded_scores = continued.compare(backend, tokens)
             report.greedy.append(found)
-            report.rows.append(measure(continued.name, backend, "logits", expected_scores, scores))
+            row = measure(continued.name, backend, "logits", expected_scores, scores)
+            if rounded_scores is not None and backend != "float32":
+                row = _beside(row, expected_scores, rounded_scores, scores)
+            report.rows.append(row)
     progress("looking at the landmarks")
     report.drift = drift.measure(players, truth, _typical(plan, truth, material, chosen), plan, ours)
     return report
@@ -109,15 +117,16 @@ def _answer(
     def play(player: Player) -> answers.Arrays:
         return answers.play(player.session(), plan, inputs, sound, chunks)
 
-    def expected() -> answers.Arrays:
-        found = reference.forward(truth, inputs)
+    def expected(rounded: tuple[bool, bool] = (False, False)) -> answers.Arrays:
+        found = reference.forward(truth, inputs, rounded)
         return found | {"logits": found["logits"][:1, answers.scored(plan, chunks)]}
 
     def one() -> Case:
         first = {key: value[:1] for key, value in inputs.items()}
         return _answer(plan, truth, name, first, None if sound is None else sound[:1], chunks)
 
-    return Case(name, inputs, play, expected, one=one)
+    states = cases.in_states(plan)
+    return Case(name, inputs, play, expected, one=one, rounded=(lambda: expected(states)) if any(states) else None)
 
 
 def _continued(plan: Plan, truth: Any, material: Material, player: Player) -> Iterator[greedy.Continuation]:
@@ -147,7 +156,13 @@ def _typical(plan: Plan, truth: Any, material: Material, chosen: list[Case]) -> 
     return plain[len(plain) // 2]
 
 
-def _row(case: Case, backend: str, output: str, expected: np.ndarray, value: np.ndarray) -> Row:
+def _beside(row: Row, plain: np.ndarray, rounded: np.ndarray, value: np.ndarray) -> Row:
+    """The row of a package that rounds keys and values, against a model that rounds them, too; and what that does to it."""
+    moved = measure(row.case, row.backend, row.output, plain, rounded)
+    return replace(measure(row.case, row.backend, row.output, rounded, value, row.left_out), rounding=moved.max_rel)
+
+
+def _row(case: Case, backend: str, output: str, expected: np.ndarray, value: np.ndarray, terms: float) -> Row:
     if output == CLASS_LABELS:
-        return measure_labels(case.name, backend, output, expected, value)
-    return measure(case.name, backend, output, expected[case.rows], value[case.rows], case.left_out)
+        return measure_labels(case.name, backend, output, expected, value, terms)
+    return measure(case.name, backend, output, expected[case.rows], value[case.rows], case.left_out, terms)
