@@ -35,6 +35,22 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, fo
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default=False)]
 
 
+def run() -> int:
+    """Runs the command line and returns its exit code. typer's own way of running it ends with 1 where a pipe was closed."""
+    # click's, or since typer 0.27 its own copy of it
+    usage: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
+    try:
+        code = app(standalone_mode=False)
+    except usage as error:
+        error.show()
+        return int(error.exit_code)
+    except SystemExit:
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # its answer to a closed pipe, with exit code 1
+            raise BrokenPipeError from None
+        raise
+    return code if isinstance(code, int) else 0
+
+
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if version:
@@ -210,7 +226,7 @@ def build(
         lint=lint,
         revision=revision,
     )
-    _save(model, target_path)
+    _save(model, target_path, force)
     seconds = time.perf_counter() - start
     from milbuild.inspection import inspect as describe
 
@@ -335,13 +351,13 @@ def validate(
             seed=seed,
             progress=lambda doing: status.update(f"comparing with transformers: {doing} ..."),
         )
-    if plot is not None:
-        report.plot(plot)
-        _note(f"Wrote {plot}")
     if markdown:
         print(report.markdown())
     else:
         _print(report.as_dict() if as_json else report)
+    if plot is not None:
+        report.plot(plot)  # last: a disk that has no room for it does not take the result away
+        _note(f"Wrote {plot}")
     if not report.passed:
         raise typer.Exit(1)
 
@@ -467,12 +483,16 @@ def inspect(
     from milbuild import inspection
 
     if graph is not None:
+        from milbuild.pictures import check_picture
+
+        check_picture(graph, "a graph")
+    found = inspection.inspect(package, shapes) if other is None else inspection.compare(package, other)
+    _print(found.as_dict() if as_json else found)
+    if graph is not None:
         from milbuild.inspection.drawing import draw
 
         draw(package, graph, shapes)
         _note(f"Wrote {graph}")
-    found = inspection.inspect(package, shapes) if other is None else inspection.compare(package, other)
-    _print(found.as_dict() if as_json else found)
 
 
 @app.command()
@@ -558,10 +578,10 @@ def profile(
         if threads is not None:
             torch.set_num_threads(threads)
         found = measure(model, examples(model, shapes), repeat)
+    _print(found.as_dict() if as_json else found)
     if plot is not None:
         found.plot(plot)
         _note(f"Wrote {plot}")
-    _print(found.as_dict() if as_json else found)
 
 
 def _units(name: str | None) -> str:
@@ -665,9 +685,10 @@ def _output(path: Path, force: bool, source: str | None = None) -> Path:
                 f"{path.name} does not end with .mlpackage", f"An ML Program is a folder called {path.stem}.mlpackage."
             )
         path = path.with_name(f"{path.name}.mlpackage")
+    from milbuild.package import temporary
+
+    temporary.check(path, force)
     if os.path.lexists(path):
-        if not force:
-            raise Error(f"{path} exists", "Add --force to replace it.")
         checkpoint = None if source is None else Path(source).resolve()
         if checkpoint is not None and checkpoint.exists() and path.resolve() in [checkpoint, *checkpoint.parents]:
             raise Error(f"{path} is where the checkpoint is", "Choose another place for the package.")
@@ -679,17 +700,17 @@ def _output(path: Path, force: bool, source: str | None = None) -> Path:
     return path
 
 
-def _save(model: Any, path: Path) -> None:
+def _save(model: Any, path: Path, force: bool) -> None:
     """Saves with a bar of the bytes written, on a terminal."""
     if not sys.stderr.isatty():
-        model.save(path)
+        model.save(path, replace=force)
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_stderr(), transient=True) as progress:
         bar = progress.add_task("weights", total=None)
-        model.save(path, progress=lambda done, total: progress.update(bar, completed=done, total=total))
+        model.save(path, lambda done, total: progress.update(bar, completed=done, total=total), replace=force)
 
 
 def _check_generate(prompt: str | None, audio: Path | None, sampling: dict[str, Any], spoken: dict[str, Any]) -> None:
@@ -756,7 +777,7 @@ def _stream(prompt: str, stream: Any) -> None:
 
 def _print(value: Any) -> None:
     if isinstance(value, dict):
-        print(json.dumps(value, indent=2))
+        print(json.dumps(value, indent=2), flush=True)
         return
     from rich.console import Console
 
