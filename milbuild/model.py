@@ -99,6 +99,15 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         """The description (input, output, state) of the function that `predict` calls."""
         return self._interface
 
+    def shape(self, output: str) -> tuple[int | None, ...] | None:
+        """That of an output of this function as the program has it; None for a length that is known at the call only."""
+        function = self._spec.mlProgram.functions[self.function_name or "main"]
+        for operation in reversed(function.block_specializations[function.opset].operations):
+            for value in operation.outputs:
+                if value.name == output:
+                    return reader.type_of(value)[1]
+        return None
+
     @property
     def package_path(self) -> str:
         """The package on the disk; a build that was not saved is written to a temporary folder first."""

@@ -1220,6 +1220,7 @@ def spoken(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(whole, folder)
     (folder / "c" / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     (folder / "c" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    milbuild.build(folder / "c", sequence_length=8).save(folder / "p.mlpackage")
     return folder
 
 
@@ -1235,8 +1236,62 @@ def test_generate_command(spoken: Path, command: CommandLine) -> None:
 
 def test_generate_away_from_the_checkpoint(spoken: Path, command: CommandLine, tmp_path: Path) -> None:
     shutil.copytree(spoken / "p.mlpackage", tmp_path / "p.mlpackage")
+    """It takes a folder of the checkpoint's name, beside the package or here, that has the very tokenizer, and no other one."""
     arguments = ("generate", "p.mlpackage", "--prompt", "w1")
-    refused(command, tmp_path, *arguments, words=("was built from c, which is not here",), hint="--tokenizer")
+    gone = ("was built from c, which is neither here nor beside the package",)
+    refused(command, tmp_path, *arguments, words=gone, hint="--tokenizer FOLDER")
+    other = json.dumps(TOKENIZER).replace('"w1"', '"one"')
+    (tmp_path / "c").mkdir()
+    for content in (None, other):
+        if content is not None:
+            (tmp_path / "c" / "tokenizer.json").write_text(content)
+        words = ("was built from c", "c has not its tokenizer but another one or none")
+        refused(command, tmp_path, *arguments, words=words, hint="--tokenizer FOLDER")
+    shutil.copy(spoken / "c" / "tokenizer.json", tmp_path / "c")
+    assert command(*arguments, cwd=tmp_path).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    arguments = ("generate", tmp_path / "p.mlpackage", "--prompt", "w1")
+    assert command(*arguments, cwd=tmp_path / "elsewhere").code == 0
+
+
+@pytest.mark.parametrize(("size", "code"), [(VOCABULARY - 1, 0), (VOCABULARY, 0), (VOCABULARY + 1, 2)])
+@pytest.mark.parametrize("length", [8, (1, 8)], ids=["fixed", "ranged"])
+def test_generate_with_a_tokenizer_of_another_size(
+    size: int, code: int, length: Any, spoken: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    """Fewer tokens are remarked on, as some checkpoints have rows to spare; more cannot be right."""
+    milbuild.build(spoken / "c", sequence_length=length).save(tmp_path / "p.mlpackage")
+    folder = tmp_path / "t"
+    shutil.copytree(spoken / "c", folder)
+    model = TOKENIZER["model"] | {"vocab": {f"w{i}": i for i in range(size)}}
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER | {"model": model}))
+    result = command("generate", "p.mlpackage", "--tokenizer", "t", "--prompt", "w1", "--json", cwd=tmp_path)
+    said = f"the tokenizer has {size} tokens, and the package knows {VOCABULARY}"
+    assert result.code == code, result.err
+    assert (said in result.err) == (size != VOCABULARY)
+    if size < VOCABULARY:
+        with pytest.warns(UserWarning, match=said):
+            milbuild.generate(tmp_path / "p.mlpackage", folder, "w1")
+
+
+def test_generate_with_the_checkpoint_s_own_tokenizer_of_few_tokens(
+    spoken: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    """Tables of embeddings are padded: nothing is remarked on then."""
+    shutil.copytree(spoken / "c", tmp_path / "c")
+    model = TOKENIZER["model"] | {"vocab": {f"w{i}": i for i in range(VOCABULARY - 5)}}
+    (tmp_path / "c" / "tokenizer.json").write_text(json.dumps(TOKENIZER | {"model": model}))
+    milbuild.build(tmp_path / "c", sequence_length=8).save(tmp_path / "p.mlpackage")
+    for chosen in ((), ("--tokenizer", "c")):
+        result = command("generate", "p.mlpackage", *chosen, "--prompt", "w1", cwd=tmp_path)
+        assert result.code == 0, result.err
+        assert "the tokenizer has" not in result.err
+
+
+def test_a_package_built_without_a_tokenizer_says_so(whole: Path, command: CommandLine) -> None:
+    arguments = ("generate", "p.mlpackage", "--prompt", "w1")
+    words = ("was built from c, beside which there was no tokenizer",)
+    refused(command, whole, *arguments, words=words, hint="--tokenizer FOLDER")
 
 
 def test_generate_without_a_tokenizer(whole: Path, command: CommandLine) -> None:

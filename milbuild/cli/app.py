@@ -436,6 +436,8 @@ def generate(
     assert prompt is not None
     with _status("loading"):
         stream = TextStream(package, tokenizer, prompt, encoder=encoder, max_new_tokens=max_new_tokens, **sampling)
+    if stream.remark is not None:
+        _note(f"note: {stream.remark}")
     if as_json:
         text = "".join(stream)
         _print({"prompt": prompt, "text": text, "tokens": stream.tokens, **stream.speed()})
@@ -730,6 +732,8 @@ def _check_generate(prompt: str | None, audio: Path | None, sampling: dict[str, 
 
 def _transcribe(transcript: Any, audio: str, timestamps: bool, as_json: bool) -> None:
     """Prints the segments of a sound as they come: a window's at once, since the next one may take back what it cut off."""
+    if transcript.remark is not None:
+        _note(f"note: {transcript.remark}")
     if transcript.features is not None:
         _note("The package takes input_features: transformers' WhisperFeatureExtractor makes them")
     segments = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from milbuild.errors import Error
-from milbuild.inspection.bandwidth import GPU, NEURAL_ENGINE, TABLE
+from milbuild.inspection.bandwidth import TABLE
 from milbuild.inspection.costs import Costs, Ledger, Unknown, Weight
 from milbuild.inspection.shapes import open_lengths, play
 from milbuild.linting.graph import Graph, Subject
@@ -97,9 +97,10 @@ class FunctionInfo:
         found = []
         for row in TABLE:
             calls = [round(number, 2) for number in row.calls(self.costs.bytes)]
-            found.append(
-                {**asdict(row), "calls_per_second": calls} | ({"tokens_per_second": calls} if self.decodes else {})
-            )
+            computed = row.computed(self.macs or 0)
+            entry = {**asdict(row), "calls_per_second": calls}
+            entry["calls_per_second_by_arithmetic"] = None if computed is None else round(computed, 2)
+            found.append(entry | ({"tokens_per_second": calls} if self.decodes else {}))
         return found
 
 
@@ -148,10 +149,6 @@ class Inspection:
             parts += [Text(f"\nweights{once}", "bold"), self._weights()]
         if any(function.costs is not None and function.costs.bytes for function in self.functions.values()):
             parts += [Text(f"\n{BOUND}", "bold"), self._bounds()]
-            if any(not function.decodes for function in self.functions.values()):
-                parts.append(
-                    Text("Less where arithmetic takes longer than the memory, as it does for many tokens a call.")
-                )
         if self.metadata:
             parts += [Text("\nmetadata", "bold"), self._metadata()]
         return Group(*parts)
@@ -210,34 +207,33 @@ class Inspection:
         return Table("ttnnn", ["type", "compression", "number", "elements", "MB"], rows)
 
     def _bounds(self) -> Table:
-        """A line for each chip."""
+        """A line for each unit of each chip."""
         known = {name: f for name, f in self.functions.items() if f.costs is not None and f.costs.bytes}
-        heads = ["chip"]
-        for unit in (GPU, NEURAL_ENGINE):
-            heads.append(f"{unit}, GB/s")
-            for name, function in known.items():
-                what = "tokens/s" if function.decodes else "calls/s"
-                heads.append(what if len(self.functions) == 1 else f"{name} {what}")
+        heads = ["chip", "unit", "GB/s", "TFLOPS"]
+        for name, function in known.items():
+            what = "tokens/s" if function.decodes else "calls/s"
+            named = what if len(self.functions) == 1 else f"{name} {what}"
+            heads += [f"{named}, memory", "arithmetic"]
         rows = []
-        for chip in dict.fromkeys(row.chip for row in TABLE):
-            cells, confidence = [], ""
-            for unit in (GPU, NEURAL_ENGINE):
-                row = next((row for row in TABLE if (row.chip, row.unit) == (chip, unit)), None)
-                cells.append(
-                    "-" if row is None else f"{row.low:.1f}" if row.low == row.high else _span(row.low, row.high)
-                )
-                each = [f.costs.bytes for f in known.values() if f.costs is not None]
-                cells += ["-" if row is None else _span(*row.calls(moved)) for moved in each]
-                confidence = confidence or (row.confidence if row is not None else "")
-            rows.append([chip, *cells, confidence])
-        return Table("t" + "n" * (len(heads) - 1) + "l", [*heads, "confidence"], rows)
+        for row in TABLE:
+            cells = [f"{row.low:.1f}" if row.low == row.high else _span(row.low, row.high)]
+            cells.append("-" if row.tflops is None else f"{row.tflops:g}")
+            for function in known.values():
+                assert function.costs is not None
+                computed = row.computed(function.macs or 0)
+                cells += [
+                    _span(*row.calls(function.costs.bytes)),
+                    "-" if computed is None else _span(computed, computed),
+                ]
+            rows.append([row.chip, row.unit, *cells, row.confidence])
+        return Table("tt" + "n" * (len(heads) - 2) + "l", [*heads, "confidence"], rows)
 
     def _metadata(self) -> Table:
         return Table("tt", ["", ""], [[key, _spaced(value)] for key, value in self.metadata.items()])
 
 
 SHOWN = 8  # operation types that have a line of their own; --json has all
-BOUND = "at most, by memory bandwidth alone: an upper bound, not a measurement"
+BOUND = "at most, by the memory and by arithmetic alone, the lower of which counts: an upper bound, not a measurement"
 PARTS = {
     "weights": "weights",
     "states, read": "states_read",

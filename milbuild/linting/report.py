@@ -88,11 +88,12 @@ class Report:
         for found in groups.values():
             rule = found[0].rule
             tint = {"error": "red", "warning": "yellow"}.get(rule.severity, "cyan")
-            lines.append(
-                Text.assemble("\n", (rule.severity, f"bold {tint}"), " ", (rule.id, "bold"), f"  {rule.sentence}")
-            )
+            # What was found stands first: beside it the rule alone would read as if it were so.
+            first, *others = _spelled(found)
+            lines.append(Text.assemble("\n", (rule.severity, f"bold {tint}"), " ", (rule.id, "bold"), f"  {first}"))
             likely = f"likely, on the {rule.where}; " if rule.units else ""
-            about = [*_spelled(found), f"fix: {rule.fix}", f"{likely}confidence {rule.confidence}; {rule.source}"]
+            about = [*others, f"rule: {rule.sentence}", f"fix: {rule.fix}"]
+            about.append(f"{likely}confidence {rule.confidence}; {rule.source}")
             lines += [Padding(Text(line), (0, 0, 0, 4), expand=False) for line in about]
         return Group(*lines, Text("\nestimates", "bold"), self._counts())
 
