@@ -68,7 +68,7 @@ class Table:
     def _above(self, natural: list[int], texts: list[int], fixed: list[int], width: int) -> list[tuple[str, Any]]:
         """The texts of each row in lines of their own, its numbers under the heads below it."""
         numbers = iter(self._grouped(self._beside(natural, fixed, GAP), fixed, natural))
-        lines = list(next(numbers)) if any(self.heads) else []
+        lines = [*self._titles(texts, width), *(next(numbers) if any(self.heads) else [])]
         for row, style in zip(self.rows, self.styles, strict=True):
             lines += [(line, style) for line in wrapped(_joined(row, texts), width)]
             lines += next(numbers)
@@ -85,9 +85,14 @@ class Table:
             at += count
         return groups
 
+    def _titles(self, texts: list[int], width: int) -> list[tuple[str, Any]]:
+        """The heads of the texts."""
+        joined = _joined(self.heads, texts)
+        return [(line, "bold") for line in wrapped(joined, width)] if joined else []
+
     def _below(self, texts: list[int], fixed: list[int], width: int) -> list[tuple[str, Any]]:
         """A line for each number, with its head."""
-        lines: list[tuple[str, Any]] = []
+        lines = self._titles(texts, width)
         for row, style in zip(self.rows, self.styles, strict=True):
             lines += [(line, style) for line in wrapped(_joined(row, texts), width)] if texts else []
             for number in fixed:

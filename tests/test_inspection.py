@@ -463,7 +463,8 @@ def test_the_report_says_that_it_is_a_bound(stateful: Path, command: CommandLine
     result = command("inspect", stateful)
     assert (result.code, result.err) == (0, "")
     for words in ("an upper bound, not a measurement", "main tokens/s, memory", "prefill calls/s, memory", "arithmetic",
-                  "A18", "hearsay", "states, read", "million multiply-accumulates", "what functions share counts once", "function prefill"):  # fmt: skip
+                  "A18", "hearsay", "states, read", "million multiply-accumulates", "what functions share counts once",
+                  "function prefill"):  # fmt: skip
         assert words in result.out
     before, _, _ = result.out.partition("metadata")
     assert len(before.splitlines()) <= 60

@@ -1,10 +1,12 @@
 """The commands, their options and what they print. Whatever is heavy is imported by the command that needs it."""
 
+import contextlib
 import json
 import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -335,7 +337,7 @@ def validate(
         from milbuild.pictures import check_picture
 
         check_picture(plot)
-    with _status("comparing with transformers") as status:
+    with _stages() as tell:
         report = milbuild.validate(
             package,
             source,
@@ -349,7 +351,7 @@ def validate(
             compute_units=compute_units,
             revision=revision,
             seed=seed,
-            progress=lambda doing: status.update(f"comparing with transformers: {doing} ..."),
+            progress=tell,
         )
     if markdown:
         print(report.markdown())
@@ -796,6 +798,26 @@ def _note(text: str) -> None:
 
 def _status(text: str) -> Any:
     return _stderr().status(f"{text} ...")
+
+
+@contextlib.contextmanager
+def _stages() -> Iterator[Any]:
+    """Shows on a terminal what is being done, how much lies behind, and for how long it has been going on."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        BarColumn(20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=_stderr(), transient=True) as progress:
+        bar = progress.add_task("loading", total=1.0)
+        yield lambda doing, share: progress.update(bar, description=doing, completed=share)
 
 
 def _stderr() -> Any:

@@ -256,6 +256,7 @@ def locate(source: str | os.PathLike[str], revision: str | None = None) -> tuple
 
 def download(repository: str, revision: str | None) -> Path:
     """The folder of a hub id in the local cache. Raises `Error`."""
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HFValidationError,
         LocalEntryNotFoundError,
