@@ -30,6 +30,7 @@ from milbuild.layers.linear import shifted
 from milbuild.model import Model, units_of
 from milbuild.options import (
     BATCH_SIZE,
+    COMMIT_KEY,
     CROSS,
     FUNCTIONS,
     LINT_KEY,
@@ -37,8 +38,10 @@ from milbuild.options import (
     METADATA_KEY,
     MODEL_TYPE_KEY,
     PRECISION,
+    SOURCE_KEY,
     TARGET,
     TARGETS,
+    TOKENIZER_KEY,
     Length,
     Output,
     Plan,
@@ -48,6 +51,7 @@ from milbuild.outputs import LABEL, TEXTS, meanings, postprocessed, preview, sen
 from milbuild.package.writer import SMALLEST_BLOB, Description, Dimension, Feature, lower
 from milbuild.tasks import GENERATION
 from milbuild.weights import Checkpoint, Cursor, Unread
+from milbuild.weights.checkpoint import tokenizer_digest
 from milbuild.whisperkit import OfLayers, WhisperKitInputs
 
 if TYPE_CHECKING:
@@ -538,7 +542,9 @@ def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan:
     metadata.userDefined.update(
         {
             "milbuild.version": milbuild.__version__,
-            "milbuild.source": checkpoint.name,
+            SOURCE_KEY: checkpoint.name,
+            **({COMMIT_KEY: checkpoint.commit} if checkpoint.commit else {}),
+            **({TOKENIZER_KEY: digest} if (digest := tokenizer_digest(checkpoint.folder)) else {}),
             MODEL_TYPE_KEY: config.model_type,
             METADATA_KEY: plan.as_json(),
             **({} if lint else {LINT_KEY: "off"}),

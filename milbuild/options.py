@@ -31,6 +31,9 @@ METADATA_KEY = "milbuild.options"
 MODEL_TYPE_KEY = "milbuild.model_type"
 # Says "off" in a package whose build lint was not asked about; it is not there in others.
 LINT_KEY = "milbuild.lint"
+SOURCE_KEY = "milbuild.source"  # the checkpoint: a hub id or a folder's name, never its path
+COMMIT_KEY = "milbuild.commit"  # of a hub id
+TOKENIZER_KEY = "milbuild.tokenizer"  # which tokenizer lay beside the weights (weights.checkpoint.tokenizer_digest)
 
 # What a model takes, by the first of its inputs.
 KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound", "input_features": "sound"}

@@ -23,7 +23,8 @@ from milbuild.validation.report import Bar, Report
 from milbuild.weights import Checkpoint
 from milbuild.whisperkit import alignment_heads
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, float], None]  # what is being done, the share of the work that lies behind
+LANDMARKS = 2  # what looking at them takes, in cases
 
 
 def compare(
@@ -34,7 +35,7 @@ def compare(
     encoder: Model | None = None,
     core_ml: bool = False,
     units: str | None = None,
-    progress: Progress = lambda text: None,
+    tell: Progress = lambda text, share: None,
 ) -> Report:
     """See `milbuild.validate`. `core_ml`: it is there; `units` of it, by default each."""
     path = Path(model.package_path)
@@ -42,6 +43,7 @@ def compare(
     backends = [*RUNTIME, *([f"{CORE_ML} {unit}" for unit in ([units] if units else UNITS)] if core_ml else [])]
     players = {backend: Player(path, other, backend) for backend in backends}
     ours = METADATA_KEY in model.user_defined_metadata
+    progress = _Steps(tell)
     progress("loading transformers' model")
     if ours:
         plan = Plan.of(path.name, model.user_defined_metadata)
@@ -65,9 +67,10 @@ def compare(
         first = next(cases.whole_calls(plan, truth, material, model.interface))
         plan = strangers.told_apart(plan, first.expected(), first.play(players["float32"]))
     report = Report(path.name, os.fspath(material.source), plan, ours, bar.filled(plan), backends)
-    chosen: list[Case] = []
-    for case in _cases(plan, truth, material, model, encoder):
-        chosen.append(case)
+    chosen = list(_cases(plan, truth, material, model, encoder))
+    progress.expect((len(chosen) + (ours and plan.task in tasks.GENERATION)) * (1 + len(players)) + LANDMARKS)
+    for case in chosen:
+        progress(f"{case.name}, transformers")
         expected, terms = case.expected(), case.terms()
         rounded = None if case.rounded is None else case.rounded()
         for backend, player in players.items():
@@ -80,6 +83,8 @@ def compare(
                 if rounded is not None and backend != "float32":
                     row = _beside(row, expected[output], rounded[output], value)
                 report.rows.append(row)
+    if ours and plan.task in tasks.GENERATION:
+        progress("text that is chosen, transformers")
     for continued in _continued(plan, truth, material, players["float32"]) if ours else ():
         for backend, player in players.items():
             progress(f"{continued.name}, {backend}")
@@ -93,6 +98,21 @@ def compare(
     progress("looking at the landmarks")
     report.drift = drift.measure(players, truth, _typical(plan, truth, material, chosen), plan, ours)
     return report
+
+
+class _Steps:
+    """Tells what is being done with the share of steps that lie behind."""
+
+    def __init__(self, tell: Progress) -> None:
+        self.tell, self.done, self.total = tell, -1, 0
+
+    def expect(self, steps: int) -> None:
+        """From here on there are so many."""
+        self.done, self.total = -1, steps
+
+    def __call__(self, text: str) -> None:
+        self.done += 1
+        self.tell(text, min(1.0, self.done / self.total) if self.total else 0.0)
 
 
 def _cases(plan: Plan, truth: Any, material: Material, model: Model, encoder: Model | None) -> Iterator[Case]:

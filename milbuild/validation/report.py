@@ -7,6 +7,7 @@ from typing import Any
 
 from milbuild.errors import Error
 from milbuild.options import Plan
+from milbuild.tables import Table
 from milbuild.validation.drift import LARGEST_HALF, Drift
 from milbuild.validation.figures import MIN_PSNR, Row
 from milbuild.validation.greedy import Greedy
@@ -211,17 +212,13 @@ class Report:
 
     def __rich__(self) -> Any:
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
         verdict = Text(f"{self.verdict}: ", "bold green" if self.passed else "bold red")
         verdict.append(self._headline(), "default")
         heads, rows = self._table()
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for number, head in enumerate(heads):
-            table.add_column(head, justify="left" if number < 3 else "right")
-        for row, cells in zip(self.rows, rows, strict=True):
-            table.add_row(*cells, style=None if self.bar.holds(row) else "red")
+        styles = [None if self.bar.holds(row) else "red" for row in self.rows]
+        table = Table("ttt" + "n" * (len(heads) - 3), heads, rows, styles)
         notes = [
             Text(note, "yellow" if note.startswith("warning") else "dim" if note == self.unproved else "default")
             for note in self.notes()
