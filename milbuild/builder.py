@@ -183,6 +183,10 @@ def build(
     if plan.cache != "none":
         context = None if plan.context_length is None else longest(plan.context_length)
         fields.check_cache(config, checkpoint.config, checkpoint.name, context)
+    head = family.heads[plan.task]
+    if head.shares and config.tie_word_embeddings:
+        tables = tuple(f"{family.prefix}.{table}.weight".strip(".") for table in head.table)
+        checkpoint.lend(f"{head.shares}.weight", tables, family.prefix)
     with _no_collections():
         program, descriptions, graphs = Program(), {}, []
         for name in plan.functions():

@@ -310,8 +310,8 @@ def generate_tokens(
 class TextStream:
     """New text behind a prompt, or the answer to it, piece by piece as it is written; counts and times what it does.
 
-    What the checkpoint's generation_config.json asks for (suppressed and forced tokens, no repetition) is done, but for
-    beams: the most likely token is taken, or one drawn.
+    What the checkpoint's generation_config.json asks for (suppressed, banned and forced tokens, no repetition, a least length)
+    is done, but for beams, guidance and watermarks: the most likely token is taken, or one drawn.
 
     Args:
         package: a package's path or a `Model` built for text-generation or text2text-generation.
@@ -367,7 +367,7 @@ class TextStream:
             room = f"behind {len(self.start)} tokens the context of {context} leaves 1 to {left}"
             raise Error(f"max_new_tokens is {max_new_tokens}; {room}")
         self.most = min(100, left) if max_new_tokens is None else max_new_tokens
-        self.rules = logits.Rules(self.generation, len(self.start), len(self.start) + self.most)
+        self.rules = logits.Rules(self.generation, len(self.start), len(self.start) + self.most, self.prompt)
         for each in self.session.models.values():
             each.load()  # what cannot run says so before anything is written
         self.tokens: list[int] = []

@@ -36,9 +36,14 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class Head:
+    """`modules` are the modules beside the base model that it reads, `table` those of the base model that a module `shares`
+    its weight with, where config.json ties them."""
+
     modules: tuple[str, ...]
     outputs: tuple[str, ...]
     compute: Callable[[Any, Any, Inputs], Outputs]
+    shares: str = ""
+    table: tuple[str, ...] = ()
 
     def __call__(self, family: Any, hidden: Any, inputs: Inputs) -> Outputs:
         return self.compute(family, hidden, inputs)
@@ -72,9 +77,11 @@ def tied(
     configuration says the states are multiplied by; `bias` a buffer (1, V) of the whole model, which files may lack.
     """
 
+    tables = (to,) if isinstance(to, str) else to
+
     def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
         w, config = family.weights.root / module, family.config
-        table = family.weights.first(*((to,) if isinstance(to, str) else to))
+        table = family.weights.first(*tables)
         weight = tied_weight(w, table, config.vocab_size, hidden.shape[-1], config.tie_word_embeddings)
         factor = 1.0 if scale is None else scale(config)
         if factor != 1:
@@ -87,7 +94,7 @@ def tied(
         cap = None if softcap is None else getattr(config, softcap)
         return {"logits": logits if cap is None else capped(logits, cap, w / "softcap")}
 
-    return Head((module,), ("logits",), compute)
+    return Head((module,), ("logits",), compute, module, tables)
 
 
 def per_token(module: str, bias: str | None = None) -> Head:
@@ -207,7 +214,8 @@ def language_model(
 
     first = module or decoder
     beside = () if module else tuple(part for part in (dense, norm, act) if part is not None)
-    return Head((first, *beside), ("logits",), compute)
+    shares = f"{module}.{decoder}".strip(".")
+    return Head((first, *beside), ("logits",), compute, shares, (to,))
 
 
 def span(module: str) -> Head:

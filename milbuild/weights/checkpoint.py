@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from milbuild.errors import Error
-from milbuild.weights import safetensors
+from milbuild.weights import processors, safetensors
 from milbuild.weights.tensor import Tensor
 
 # What a build reads of a repository, with the card that names the license; pickles (*.bin, *.pt) are never fetched.
@@ -141,7 +141,11 @@ class Checkpoint:
 
     @functools.cached_property
     def processor(self) -> dict[str, Any]:
-        """preprocessor_config.json (or the part of processor_config.json) as it stands; empty where there is none."""
+        """preprocessor_config.json (or the part of processor_config.json), pictures' completed by the defaults of its class;
+        empty where there is none."""
+        return processors.complete(self._processor(), str(self.config.get("model_type")))
+
+    def _processor(self) -> dict[str, Any]:
         if (self.folder / "preprocessor_config.json").is_file():
             return read_json(self.folder / "preprocessor_config.json")
         if not (self.folder / "processor_config.json").is_file():
@@ -193,6 +197,13 @@ class Checkpoint:
             return False
         both = (safetensors.pieces(each.reshape(-1).view(np.uint8)) for each in (one, two))
         return all(np.array_equal(a, b) for a, b in zip(*both, strict=True))
+
+    def lend(self, path: str, tables: tuple[str, ...], prefix: str) -> None:
+        """Takes the parameter `path` for the token embedding where the file has that by none of its names: of tied tensors a
+        file may hold either one, and transformers gives it to both."""
+        key = self._key(path, prefix)
+        if key is not None and not any(self.has(table, prefix) for table in tables):
+            self.tensors[tables[0]] = self.tensors.pop(key)
 
     def mark_read(self, path: str, prefix: str) -> None:
         """Counts a parameter as used though its content comes from elsewhere (the second copy of a tied tensor)."""
