@@ -484,9 +484,9 @@ def remark(session: Session, tokenizer: Any, source: Any, metadata: Mapping[str,
     if own or rows is None or not hasattr(tokenizer, "__len__") or len(tokenizer) == rows:
         return None
     said = f"the tokenizer has {len(tokenizer):,} tokens, and the package knows {rows:,}"
-    if len(tokenizer) > rows:
+    if getattr(tokenizer, "vocab_size", 0) > rows:  # those that were added behind it, as for padding, may never be met
         raise Error(f"{said}: it is another model's", "Give that of the checkpoint which the package was built from.")
-    return f"{said}: unless the checkpoint's own has as few, it is another model's, and the text will make no sense"
+    return f"{said}: unless the checkpoint's own has as many, it is another model's, and the text will make no sense"
 
 
 GIVE = "Give the folder or hub id of a checkpoint with its tokenizer: --tokenizer FOLDER"

@@ -17,7 +17,7 @@ def check_picture(path: str | os.PathLike[str], what: str = "a plot") -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ModuleNotFoundError:
         raise Error(f"{what} needs matplotlib, which is not installed", "pip install matplotlib") from None
-    path, known = Path(path), sorted(FigureCanvasAgg.get_supported_filetypes())
+    path, known = Path(path), sorted(FigureCanvasAgg.get_supported_filetypes().keys() - {"pgf"})  # which is LaTeX
     if path.suffix.lstrip(".").lower() not in known:
         raise Error(f"{what} cannot be written as {path.name}; known are {', '.join(known)}")
     if not path.parent.is_dir():

@@ -290,6 +290,7 @@ def test_profile_for_people(command: CommandLine, folder: Path) -> None:
         (("--shape", "input_ids=0"), "a size is at least 1"),
         (("--repeat", "0"), "repeat is 0"),
         (("--threads", "0"), "threads is 0"),
+        (("--threads", "100000"), "threads is 100000; this machine takes from 1 to "),
         (("--plot", "p.doc"), "cannot be written as p.doc"),
         (("--plot", "nowhere/p.svg"), "there is no folder nowhere"),
     ],
@@ -406,3 +407,145 @@ def test_build_does_not_import_torch(folder: Path, tmp_path: Path) -> None:
     loaded = set(done.stdout.split())
     assert "coremltools" in loaded
     assert not {"torch", "sklearn", "scipy", "tensorflow", "torchvision"} & loaded
+
+
+# Pictures, and what is printed, on a disk that is full
+
+FULL = """
+import errno, os, io
+from pathlib import Path
+write = Path.write_bytes
+def full(path, data):
+    if ".partial" in path.name:
+        raise OSError(errno.{kind}, os.strerror(errno.{kind}))
+    return write(path, data)
+Path.write_bytes = full
+"""
+PICTURES = {
+    "validate": ("validate", "p.mlpackage", "c", "--plot"),
+    "inspect": ("inspect", "p.mlpackage", "--graph"),
+    "profile": ("profile", "p.mlpackage", "--repeat", "1", "--plot"),
+}
+
+
+@pytest.fixture(scope="module")
+def playing() -> Iterator[CommandLine]:
+    with CommandLine(torch=True, OMP_NUM_THREADS="1") as line:
+        yield line
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the disk is made full in a copy of a warm process")
+@pytest.mark.parametrize(("kind", "words"), [("ENOSPC", "the disk is full"), ("EIO", "Input/output error")])
+@pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["", "--json"])
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_on_a_full_disk(
+    name: str, as_json: tuple[str, ...], kind: str, words: str, playing: CommandLine, folder: Path, tmp_path: Path
+) -> None:
+    """Exit code 2 and why; the table stands there all the same, the old picture too, and nothing beside it."""
+    arguments = [*PICTURES[name], tmp_path / "picture.png", *as_json]
+    (tmp_path / "picture.png").write_bytes(b"old")
+    result = playing(*arguments, cwd=folder, first=FULL.format(kind=kind))
+    assert result.code == 2
+    assert result.err.startswith(f"error: a {'graph' if name == 'inspect' else 'plot'} cannot be written to ")
+    assert words in result.err
+    assert "Wrote" not in result.err
+    assert "hint: " in result.err
+    assert json.loads(result.out) if as_json else len(result.out.splitlines()) > 5
+    assert (tmp_path / "picture.png").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["picture.png"]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_where_none_can_be(name: str, playing: CommandLine, folder: Path, tmp_path: Path) -> None:
+    """Said before the work."""
+    (tmp_path / "folder.png").mkdir()
+    for place, words in (
+        ("nowhere/p.png", "there is no folder"),
+        ("folder.png", "is a folder"),
+        ("p.doc", "known are"),
+    ):
+        result = playing(*PICTURES[name], tmp_path / place, cwd=folder)
+        assert (result.code, result.out) == (2, ""), result.err
+        assert words in result.err
+
+
+def test_a_picture_replaces_what_a_link_leads_to(playing: CommandLine, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.svg").write_text("old")
+    (tmp_path / "link.svg").symlink_to("real.svg")
+    result = playing(*PICTURES["inspect"], tmp_path / "link.svg", cwd=folder)
+    assert result.code == 0, result.err
+    assert (tmp_path / "link.svg").is_symlink()
+    assert "<svg" in (tmp_path / "real.svg").read_text()
+
+
+@pytest.mark.parametrize("arguments", ["list", "list --json", "inspect p.mlpackage --json", "--help"])
+def test_standard_output_that_fails(arguments: str, folder: Path) -> None:
+    """A full disk: exit code 2 and why. A closed pipe: nothing is said, and the shell's code for it. A closed stream: nothing."""
+    line = f"{sys.executable} -m milbuild {arguments}"
+
+    def shell(script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", script], cwd=folder, env=broken.ENVIRONMENT, capture_output=True, text=True, timeout=120
+        )
+
+    if Path("/dev/full").exists():
+        done = shell(f"{line} > /dev/full")
+        assert (done.returncode, done.stderr) == (2, "error: No space left on device\n")
+    done = shell(f"{line} | true; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stderr) == (141, "")
+    done = shell(f"{line} >&- <&-")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = shell(f"{line} 2>&- | wc -c")
+    assert int(done.stdout) > 100
+
+
+def test_a_file_does_not_get_the_number_of_a_closed_stream(folder: Path, tmp_path: Path) -> None:
+    """Else notes would be written into the package."""
+    line = f"{sys.executable} -m milbuild build c {tmp_path}/out.mlpackage --force"
+    written = []
+    for streams in ("", ">&- 2>&- <&-"):
+        done = subprocess.run(["bash", "-c", f"{line} {streams}"], cwd=folder, env=broken.ENVIRONMENT, timeout=120)
+        assert done.returncode == 0
+        written.append({file.name: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()})
+    assert written[0] == written[1]
+
+
+# What is mistaken for something else
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "hint"),
+    [
+        ("build p.mlpackage out", "p.mlpackage is a package, not a checkpoint", "built from"),
+        ("validate c p.mlpackage", "c is a checkpoint, not a package", "the package comes first"),
+        ("validate p.mlpackage p.mlpackage", "p.mlpackage is a package, not a checkpoint", "built from"),
+        ("validate p.mlpackage c --seed -1", "seed is -1; it is a whole number from 0", None),
+        ("generate c --prompt x", "c is a checkpoint, not a package", "milbuild build"),
+        ("generate p.mlpackage --tokenizer p.mlpackage --prompt x", "p.mlpackage is a package, not a checkpoint", None),
+        ("inspect c", "c is a checkpoint, not a package", "milbuild build"),
+        ("inspect p.mlpackage c", "c is a checkpoint, not a package", "milbuild build"),
+        ("lint c", "c is a checkpoint, not a package", "milbuild build"),
+        ("profile c", "c is a checkpoint, not a package", "milbuild build"),
+        ("inspect p.mlpackage --graph x.pgf", "cannot be written as x.pgf", None),
+        ("build c ..", "OUTPUT names no file", "out.mlpackage"),
+    ],
+)
+def test_what_is_something_else(
+    arguments: str, words: str, hint: str | None, playing: CommandLine, command: CommandLine, folder: Path
+) -> None:
+    before = files(folder)
+    line = command if arguments.startswith(("build", "lint")) else playing
+    assert_refused(line(*arguments.split(), cwd=folder), words, hint=hint)
+    assert files(folder) == before
+
+
+def test_validate_tells_its_stages(folder: Path) -> None:
+    """Every backend of every case, and the share that lies behind: from nothing to nearly all, never backwards."""
+    told: list[tuple[str, float]] = []
+    milbuild.validate(folder / "s.mlpackage", folder / "c", progress=lambda text, share: told.append((text, share)))
+    texts, shares = zip(*told, strict=True)
+    assert len(set(texts)) == len(texts) > 8
+    assert shares[0] == 0
+    assert list(shares) == sorted(shares)
+    assert 0.6 < shares[-1] < 1
+    assert texts[-1] == "looking at the landmarks"

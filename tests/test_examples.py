@@ -37,6 +37,14 @@ def test_every_example_is_run() -> None:
     assert all(f'run("{path.stem}"' in written for path in EXAMPLES.glob("*.py"))
 
 
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_without_arguments_it_says_how_it_is_used(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [str(path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(path))
+    assert f"python examples/{path.name} " in str(ended.value.code)
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """What an example prints when it is called with these arguments."""

@@ -562,8 +562,9 @@ def profile(
     time of milbuild's runtime on this machine, not of Core ML on a device.
     """
     shapes = _shapes(shape or [])
-    if threads is not None and threads < 1:
-        raise Error(f"threads is {threads}; it takes at least 1")
+    cores = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= cores:
+        raise Error(f"threads is {threads}; this machine takes from 1 to {cores}")
     from milbuild.cli import imports
 
     imports.prepare()
@@ -684,7 +685,7 @@ def demo(
 def _output(path: Path, force: bool, source: str | None = None) -> Path:
     """The package's path, checked before any work is done. Raises `Error`."""
     path = path.expanduser()
-    if not path.name:
+    if path.name in ("", ".."):
         raise Error("OUTPUT names no file", "Write where the package goes: out.mlpackage.")
     if path.suffix != ".mlpackage":
         if path.suffix:

@@ -209,6 +209,9 @@ def read_spec(path: Path) -> Any:
     """The Model protobuf of a package. Raises `Error` for what is none."""
     if not path.is_dir():
         raise Error(f"there is no package {path}", "A package is a folder whose name ends with .mlpackage.")
+    if (path / "config.json").is_file() and not (path / "Manifest.json").exists():
+        hint = "Build a package of it first: milbuild build SOURCE OUTPUT. In other commands the package comes first."
+        raise Error(f"{path.name} is a checkpoint, not a package", hint)
     file = _model_path(path)
     try:
         spec = proto.Model_pb2.Model.FromString(file.read_bytes())

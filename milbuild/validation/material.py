@@ -45,6 +45,8 @@ class Material:
         audio: Any = None,
     ) -> "Material":
         """Of what `milbuild.validate` was given. Raises `Error` for what cannot be read."""
+        if seed < 0:
+            raise Error(f"seed is {seed}; it is a whole number from 0")
         if text is not None and not text.strip():
             raise Error("there are no words in the text")
         images = [] if image is None else [_picture(each) for each in (image if isinstance(image, list) else [image])]

@@ -251,6 +251,8 @@ def locate(source: str | os.PathLike[str], revision: str | None = None) -> tuple
     """(name, folder, the one weight file that was named, if one was) of a source; downloads a hub id. Raises `Error`."""
     path = Path(source).expanduser()
     if path.is_dir():
+        if (path / "Manifest.json").is_file() and not (path / "config.json").exists():
+            raise Error(f"{path.name} is a package, not a checkpoint", "Give the checkpoint that it was built from.")
         return path.resolve().name, path, None
     if path.is_file():
         if path.suffix != ".safetensors":
