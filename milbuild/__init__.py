@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from milbuild.errors import Error, LintWarning
+from milbuild.errors import BuildWarning, Error, LintWarning
 
 if TYPE_CHECKING:
     from milbuild.builder import build
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "BuildWarning",
     "Error",
     "LintWarning",
     "Model",

@@ -80,6 +80,7 @@ class Config:
     def __init__(self, config: Any, also: tuple[str, ...] = ()) -> None:
         kind = type(config)
         self._config = config
+        self.class_name = kind.__name__
         self._declared = (
             {field.name for field in dataclasses.fields(kind)} | set(vars(kind())) | set(kind.attribute_map)
         )
@@ -147,5 +148,6 @@ def _beyond(value: Any, context: int | None) -> bool:
 
 
 def looks_backwards(config: Any) -> bool:
-    """Whether a decoder does: `is_causal`, which transformers' masks read of every configuration, may say otherwise."""
-    return bool(getattr(config, "is_causal", True))
+    """Whether a decoder does: `is_causal`, which transformers' masks read of every configuration, may say otherwise, and
+    Gemma 3's own use_bidirectional_attention."""
+    return bool(getattr(config, "is_causal", True)) and not getattr(config, "use_bidirectional_attention", False)
