@@ -20,7 +20,7 @@ from coremltools.converters.mil.mil.types import type_list, type_mapping, type_s
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 import milbuild
-from milbuild import architectures, caches, fields, heads, sentences, whisperkit
+from milbuild import architectures, caches, fields, heads, sentences, tasks, whisperkit
 from milbuild import logits as logits_
 from milbuild.caches import Cross, InputOutputCache
 from milbuild.errors import Error, LintWarning
@@ -204,6 +204,8 @@ def build(
         program.export_as_multifunction = len(descriptions) > 1
         others = [module for head in family.heads.values() for module in head.modules]
         halves = (r"decoder\..*",) if graphs[0].inputs.halves == ("encoder",) and not plan.apart else ()
+        if not task:
+            _check_class(checkpoint, config, family, plan.task)
         checkpoint.check((*family.ignored, *halves), others, family.prefix)
         model, weights = lower(program, descriptions, TARGETS[target])
         _write_metadata(model.description.metadata, checkpoint, config, plan, lint)
@@ -535,6 +537,22 @@ class _WhisperKit(_Graph):
 
 
 GRAPHS: dict[str, type[_Graph]] = {"whisperkit": _WhisperKit}
+
+
+def _check_class(checkpoint: Checkpoint, config: Config, family: type[Any], task: str) -> None:
+    """Raises `Error` where nobody named the task, config.json names a class that transformers does not have, and the file
+    holds what no graph of this task reads: a head of that class."""
+    known = architectures.SUPPORTED[config.model_type].tasks
+    named = [name for name in config.architectures or () if not config.knows(name)]
+    left = checkpoint.unread(family.ignored, family.prefix)
+    if not named or not left or tasks.named(config, known):
+        return
+    takes = [f"{each} ({', '.join(family.heads[each].modules) or 'no head'})" for each in known]
+    raise Error(
+        f"{checkpoint.name} was saved from {', '.join(named)}, which transformers does not have, and {task} would leave out "
+        f"what that class has: {', '.join(left)}",
+        f"Name the task to build without it (--task): {'; '.join(takes)}.",
+    )
 
 
 def _check_names(plan: Plan, graphs: list[_Graph]) -> None:

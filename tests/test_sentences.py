@@ -119,7 +119,7 @@ def test_every_pooling(model_type: str, prompt: bool, old: bool, tmp_path: Path)
         for i in range(0, wanted.shape[1], WIDTH):
             assert difference(found[:, i : i + WIDTH], wanted[:, i : i + WIDTH]) <= 1e-5
     plan = Plan.of("p", built.user_defined_metadata)
-    in_order = [mode for mode in layout.FLAGS.values()] if old else [layout.MODES[mode] for mode in EVERY]
+    in_order = list(layout.FLAGS.values()) if old else [layout.MODES[mode] for mode in EVERY]
     assert (plan.task, plan.pooling, plan.include_prompt) == ("feature-extraction", ",".join(in_order), prompt)
 
 

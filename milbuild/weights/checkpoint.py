@@ -228,20 +228,26 @@ class Checkpoint:
                 for key, shape in self.misshapen.items()
             )
             raise Error(f"{self.name}: {shapes}", "Is it the config.json of this checkpoint?")
-        patterns = [re.compile(pattern) for pattern in ignored]
         heads = tuple(f"{head}." for head in other_heads)
         unused = [
             key
-            for key in self.tensors
-            if key not in self.read
-            and not key.startswith(heads)
-            and not key.removeprefix(f"{prefix}.").startswith(heads)
-            and not any(pattern.fullmatch(key.removeprefix(f"{prefix}.")) for pattern in patterns)
+            for key in self.unread(ignored, prefix)
+            if not key.startswith(heads) and not key.removeprefix(f"{prefix}.").startswith(heads)
         ]
         if unused:
             hint = "What the graph leaves out would change its numbers silently. Is config.json this checkpoint's own?"
             named = ", ".join(sorted(unused))
             raise Error(f"{self.name} has {len(unused)} tensors that its architecture does not use: {named}", hint)
+
+    def unread(self, ignored: Iterable[str], prefix: str) -> list[str]:
+        """Tensors that nobody asked for, but for those that match `ignored` (see `check`)."""
+        patterns = [re.compile(pattern) for pattern in ignored]
+        rest = [key for key in self.tensors if key not in self.read]
+        return [
+            key
+            for key in rest
+            if not any(pattern.fullmatch(key.removeprefix(f"{prefix}.")) for pattern in patterns)
+        ]
 
     def _key(self, path: str, prefix: str) -> str | None:
         return next((key for key in (path, path.removeprefix(f"{prefix}.")) if key in self.tensors), None)
