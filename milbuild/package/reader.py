@@ -76,9 +76,7 @@ class Package:
         self.path = Path(path)
         self.saved = spec is None
         self.spec = read_spec(self.path) if spec is None else spec
-        kind = self.spec.WhichOneof("Type")
-        if kind != "mlProgram":
-            raise _no_program(self.path.name, self.spec, kind)
+        check_program(self.path.name, self.spec)
         self._files: dict[str, np.ndarray] = {}
 
     @functools.cached_property
@@ -232,17 +230,20 @@ def read_spec(path: Path) -> Any:
     return spec
 
 
-def _no_program(name: str, spec: Any, kind: str) -> Error:
-    """What a package holds instead of an ML Program."""
+def check_program(name: str, spec: Any) -> None:
+    """Raises `Error` for a Model protobuf that is no ML Program, with what it is instead."""
+    kind = spec.WhichOneof("Type")
+    if kind == "mlProgram":
+        return
     if kind not in PIPELINES:
-        return Error(f"{name} is a {kind}, not an ML Program", f"Convert it for iOS 15 or later: {PROGRAM}")
+        raise Error(f"{name} is a {kind}, not an ML Program", f"Convert it for iOS 15 or later: {PROGRAM}")
     pipeline = getattr(spec, kind)
     models = (pipeline if kind == "pipeline" else pipeline.pipeline).models
     parts = [str(model.WhichOneof("Type")) for model in models]
     hint = "Take one of its models out of it as a package of its own (coremltools.utils.load_spec, MLModel(spec=...))."
     if "mlProgram" not in parts:
         hint = f"None of its models is an ML Program. Convert each for iOS 15 or later: {PROGRAM}"
-    return Error(f"{name} is a {kind} of {len(parts)} models ({', '.join(parts)}), not an ML Program", hint)
+    raise Error(f"{name} is a {kind} of {len(parts)} models ({', '.join(parts)}), not an ML Program", hint)
 
 
 def _model_path(path: Path) -> Path:

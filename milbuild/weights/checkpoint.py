@@ -72,6 +72,11 @@ SPELLINGS: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
+# What stands in a generation_config.json of Whisper only: transformers takes none of it from config.json.
+BEYOND = frozenset(
+    """alignment_heads is_multilingual lang_to_id language max_initial_timestamp_index no_timestamps_token_id prev_sot_token_id
+    return_timestamps task task_to_id""".split()
+)
 # A shard's name, and that of the weights of one language that wav2vec 2.0 exchanges in a model (MMS).
 SHARD = re.compile(r"(.+)-\d+-of-(\d+)\.safetensors")
 LANGUAGE = re.compile(r"adapter\.(.+)\.safetensors")
@@ -148,7 +153,7 @@ class Checkpoint:
         """generation_config.json as it stands; where there is none, config.json, which old checkpoints keep it in."""
         file = self.folder / "generation_config.json"
         if not file.is_file():
-            return self.config
+            return {name: value for name, value in self.config.items() if name not in BEYOND}
         found = read_json(file)
         if found.get("forced_decoder_ids") is None and self.config.get("model_type") == "whisper":
             # The one field for which transformers looks into config.json whatever stands beside it (generation_whisper.py).
@@ -244,9 +249,7 @@ class Checkpoint:
         patterns = [re.compile(pattern) for pattern in ignored]
         rest = [key for key in self.tensors if key not in self.read]
         return [
-            key
-            for key in rest
-            if not any(pattern.fullmatch(key.removeprefix(f"{prefix}.")) for pattern in patterns)
+            key for key in rest if not any(pattern.fullmatch(key.removeprefix(f"{prefix}.")) for pattern in patterns)
         ]
 
     def _key(self, path: str, prefix: str) -> str | None:
