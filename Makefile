@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 JOBS ?= auto
 BIN := .venv/bin
 
-.PHONY: demo test test-all fuzz lint mutants conformance conformance-ci bench clean setup
+.PHONY: demo test test-all test-coreml fuzz lint mutants conformance conformance-ci bench clean setup
 
 setup: .venv/ready
 
@@ -26,8 +26,13 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m "not all"
 
+# Off macOS with milbuild's runtime in Core ML's place.
 test-all: setup
-	MILBUILD_HYPOTHESIS=explore $(BIN)/python -m pytest -n $(JOBS)
+	MILBUILD_COREML=runtime MILBUILD_HYPOTHESIS=explore $(BIN)/python -m pytest -n $(JOBS)
+
+# What Core ML itself makes of every family; on macOS only.
+test-coreml: setup
+	$(BIN)/python -m pytest -n $(JOBS) -m coreml tests/test_coreml.py
 
 # 70,000 damaged safetensors files and 30,000 damaged packages.
 fuzz: setup

@@ -60,12 +60,15 @@ $ milbuild inspect gpt2.mlpackage
 * **tokens** are the elements of an input called input_ids (decoder_input_ids, inputIds, tokens). Where a call takes one, behind
   a state or a past that comes in, its calls are *tokens a second*.
 
-## The bound of the memory
+## The bounds of memory and arithmetic
 
-Decoding a token reads every weight once and multiplies it once: the time is that of reading. The bound is a chip's bandwidth
-over the bytes moved. It is an **upper bound, not a measurement**: nobody of this project has run a package on these chips for
-it, and a call also has its overhead. What takes many tokens, or pictures, a call is rather bound by arithmetic, of which nothing
-is said: figures of Core ML's own are known for too few chips.
+Decoding a token reads every weight once and multiplies it once: the time is that of reading. What takes many tokens, or a
+picture, a call uses each weight many times: the time is that of arithmetic. So there are two bounds, a unit's bandwidth over the
+bytes moved, and its peak of arithmetic over twice the multiply-accumulates; the lower one counts. Both are **upper bounds, not
+measurements**: nobody of this project has run a package on these chips for them, a call also has its overhead, which is all that
+a small model's time consists of, and no program reaches a peak.
+
+Of bandwidth (the column of confidence is its):
 
 * GPU of an M chip: 70 to 85 % of the peak that Apple gives, which is what programs that stream weights get (locara.dev); of a
   copy alone 92 to 93 % have been measured on M4 Pro and M5 Max. Confidence: medium.
@@ -74,9 +77,16 @@ is said: figures of Core ML's own are known for too few chips.
 * GPU of A17 Pro and A18: 70 to 85 % of a peak for which no primary source was found. Confidence: hearsay. Of their Neural
   Engines nothing is published.
 
-A model as small as this one is bound by the overhead of a call long before its memory; of one with billions of weights the bound
-is worth something. As a check: Llama 3.1 8B in 4 bits (4.5 GB) is published as about 33 tokens a second on an M1 Max's GPU; this
-bound says 62 to 76. The chips stand in one table, `milbuild/inspection/bandwidth.py`.
+Of arithmetic, in float16 (TFLOPS count a multiply-accumulate as two):
+
+* GPU of M1, M1 Max, M2: cores, operations a clock and clock (philipturner/metal-benchmarks), which has float16 at the speed of
+  float32. Of M4, M4 Pro, M4 Max third parties' lists only. Through Core ML 6.4 of an M4 Pro's 9.2 have been measured.
+* Neural Engine: Apple's trillions of operations a second (11 and 15.8, as hollance/neural-engine lists them); those of M4 chips,
+  38, count int8, so half of them stand here (maderix/ANE measured 18.6 on an M4).
+
+A model as small as this one is bound by the overhead of a call long before either; of one with billions of weights the bounds
+are worth something. As a check: Llama 3.1 8B in 4 bits (4.5 GB) is published as about 33 tokens a second on an M1 Max's GPU; the
+memory's bound says 62 to 76. The chips stand in one table, `milbuild/inspection/bandwidth.py`.
 
 ## Flexible shapes
 

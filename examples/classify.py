@@ -9,6 +9,8 @@ from PIL import Image, ImageOps
 
 import milbuild
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 package, path = sys.argv[1:]
 model = milbuild.Model(package)
 size = model.get_spec().description.input[0].type.imageType

@@ -10,6 +10,8 @@ from transformers import AutoConfig
 
 import milbuild
 
+if len(sys.argv) != 5:
+    sys.exit(__doc__)
 package, checkpoint, path, target = sys.argv[1:]
 model, labels = milbuild.Model(package), AutoConfig.from_pretrained(checkpoint).id2label
 size = model.get_spec().description.input[0].type.imageType

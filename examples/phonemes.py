@@ -10,6 +10,8 @@ from pathlib import Path
 
 import milbuild
 
+if len(sys.argv) < 4:
+    sys.exit(__doc__)
 package, checkpoint, *words = sys.argv[1:]
 config = json.loads(Path(checkpoint, "config.json").read_text())
 

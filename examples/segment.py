@@ -11,6 +11,8 @@ from PIL import Image, ImageColor
 
 import milbuild
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 package, path, target = sys.argv[1:]
 model = milbuild.Model(package)
 size = model.get_spec().description.input[0].type.imageType

@@ -11,6 +11,8 @@ from transformers import AutoTokenizer
 
 import milbuild
 
+if len(sys.argv) < 5:
+    sys.exit(__doc__)
 package, checkpoint, *sentences = sys.argv[1:]
 model, tokenizer = milbuild.Model(package), AutoTokenizer.from_pretrained(checkpoint)
 length = model.interface.input[0].type.multiArrayType.shape[1]

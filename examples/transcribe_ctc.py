@@ -1,4 +1,4 @@
-"""Speech to text: python transcribe_ctc.py wav2vec2.mlpackage facebook/wav2vec2-base-960h speech.wav
+"""Speech to text: python examples/transcribe_ctc.py wav2vec2.mlpackage facebook/wav2vec2-base-960h speech.wav
 
 The file holds one channel of 16 bits at the checkpoint's sampling rate; what does not fit into a call is cut off.
 """
@@ -11,6 +11,8 @@ from transformers import AutoProcessor
 
 import milbuild
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 package, checkpoint, path = sys.argv[1:]
 model, processor = milbuild.Model(package), AutoProcessor.from_pretrained(checkpoint)
 with wave.open(path) as file:

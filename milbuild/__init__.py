@@ -14,11 +14,13 @@ import importlib
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from milbuild.errors import BuildWarning, Error, LintWarning
 
-if TYPE_CHECKING:
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # the import of typing takes longer than all that the command line needs until it listens to Ctrl-C
+    from typing import Any
+
     from milbuild.builder import build
     from milbuild.generation import generate
     from milbuild.inspection import inspect
@@ -62,21 +64,21 @@ class _Families:
     """Finds `milbuild.<model_type>`: a module with one function, `build`, for checkpoints of that family only."""
 
     @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         package, _, family = name.rpartition(".")
         if package != __name__ or _model_type(family) is None:
             return None
         return ModuleSpec(name, _Families)  # type: ignore[arg-type]
 
     @staticmethod
-    def create_module(spec: Any) -> ModuleType:
+    def create_module(spec: "Any") -> ModuleType:
         return ModuleType(spec.name, f"Builds {_model_type(spec.name.rpartition('.')[2])} checkpoints.")
 
     @staticmethod
     def exec_module(module: ModuleType) -> None:
         model_type = _model_type(module.__name__.rpartition(".")[2])
 
-        def build(source: Any, **options: Any) -> Any:
+        def build(source: "Any", **options: "Any") -> "Any":
             from milbuild.builder import build as build_any
 
             return build_any(source, model_type=model_type, **options)
@@ -95,7 +97,7 @@ def _model_type(name: str) -> str | None:
 sys.meta_path.append(_Families)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name in _LAZY:
         globals()[name] = value = getattr(importlib.import_module(_LAZY[name]), name)
         return value

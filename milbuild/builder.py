@@ -31,6 +31,7 @@ from milbuild.layers.linear import shifted
 from milbuild.model import Model, units_of
 from milbuild.options import (
     BATCH_SIZE,
+    COMMIT_KEY,
     CROSS,
     FUNCTIONS,
     LINT_KEY,
@@ -40,18 +41,21 @@ from milbuild.options import (
     PRECISION,
     PROMPT,
     SENTENCE_KEY,
+    SOURCE_KEY,
     TARGET,
     TARGETS,
+    TOKENIZER_KEY,
     Length,
     Output,
     Plan,
     longest,
     parse_pooling,
 )
-from milbuild.outputs import LABEL, SENTENCE, TEXTS, meanings, postprocessed, preview
+from milbuild.outputs import LABEL, SENTENCE, TEXTS, meanings, postprocessed, preview, text
 from milbuild.package.writer import SMALLEST_BLOB, Description, Dimension, Feature, lower
 from milbuild.tasks import GENERATION
 from milbuild.weights import Checkpoint, Cursor, Unread
+from milbuild.weights.checkpoint import tokenizer_digest
 from milbuild.whisperkit import OfLayers, WhisperKitInputs
 
 if TYPE_CHECKING:
@@ -186,6 +190,10 @@ def build(
     if plan.cache != "none":
         context = None if plan.context_length is None else longest(plan.context_length)
         fields.check_cache(config, checkpoint.config, checkpoint.name, context)
+    head = family.heads[plan.task]
+    if head.shares and config.tie_word_embeddings:
+        tables = tuple(f"{family.prefix}.{table}.weight".strip(".") for table in head.table)
+        checkpoint.lend(f"{head.shares}.weight", tables, family.prefix)
     with _no_collections():
         program, descriptions, graphs = Program(), {}, []
         for name in plan.functions():
@@ -475,7 +483,8 @@ class _Graph:
         shape, dimensions = self._shape(var)
         dtype = "float32" if var.dtype == types.fp32 else "int32" if var.dtype == types.int32 else "float16"
         recipe = f" Made by {self.plan.vector}." if name == SENTENCE else ""
-        return Feature(name, dtype, shape, f"{TEXTS[name]} Shape {dimensions}.{recipe}{spelled}")
+        said = text(name, self.plan.task, self.config)
+        return Feature(name, dtype, shape, f"{said} Shape {dimensions}.{recipe}{spelled}")
 
     def _shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
         dimensions = [d if isinstance(d, int) else None for d in var.shape]
@@ -574,7 +583,9 @@ def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan:
     metadata.userDefined.update(
         {
             "milbuild.version": milbuild.__version__,
-            "milbuild.source": checkpoint.name,
+            SOURCE_KEY: checkpoint.name,
+            **({COMMIT_KEY: checkpoint.commit} if checkpoint.commit else {}),
+            **({TOKENIZER_KEY: digest} if (digest := tokenizer_digest(checkpoint.folder)) else {}),
             MODEL_TYPE_KEY: config.model_type,
             METADATA_KEY: plan.as_json(),
             **({} if lint else {LINT_KEY: "off"}),

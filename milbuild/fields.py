@@ -30,11 +30,10 @@ class Shared(NamedTuple):
 _TRAINING = "attention_dropout classifier_dropout hidden_dropout initializer_factor initializer_range init_std"
 _SEVERAL = """chain_hidden_post_norm first_k_dense_replace logits_mup_width_multiplier mlp_layer_types mtp_hidden_states_first
 mtp_layer_types mtp_mlp_layer_types mtp_per_layer_config num_mtp_layers unpadded_vocab_size"""
-_ELSEWHERE = (
-    "_rope_type_labels distributed_config number_of_conv_states qk_head_dim sep_token_id gradient_checkpointing"
-)
-_DECLARED = """bos_token_id eos_token_id head_dim hidden_size max_position_embeddings num_attention_heads num_hidden_layers
-num_key_value_heads pad_token_id rms_norm_eps tie_word_embeddings vocab_size"""
+_ELSEWHERE = """_rope_type_labels distributed_config encoder gradient_checkpointing number_of_conv_states qk_head_dim
+sep_token_id"""
+_DECLARED = """bos_token_id embed_dim eos_token_id head_dim hidden_size max_position_embeddings num_attention_heads num_heads
+num_hidden_layers num_key_value_heads pad_token_id rms_norm_eps tie_word_embeddings vocab_size"""
 
 
 def _alike(names: str, effect: str, why: str) -> dict[str, Shared]:
@@ -50,6 +49,7 @@ SHARED = {
         "into rope_parameters, by classes that have them (modeling_rope_utils)",
     ),
     "per_layer_config": Shared(REFUSED, "layers that differ from each other"),
+    "quantization_config": Shared(REFUSED, "weights that are no plain numbers"),
     "transformers_weights": Shared(REFUSED, "another file of weights"),
     "fusion_config": Shared(REFUSED, "other modules in the place of the model's own"),
     **_alike(
@@ -67,7 +67,7 @@ SHARED = {
 BOOKKEEPING = frozenset(
     """_attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures auto_map custom_pipelines
     dtype feature_extractor_type finetuning_task gradient_checkpointing image_processor_type license model_type name_or_path
-    onnx_export output_attentions prefix processor_class quantization quantization_config revision sentence_transformers
+    onnx_export output_attentions prefix processor_class quantization revision sentence_transformers
     tags task_specific_params tie_encoder_decoder tokenizer_class torch_dtype torchscript transformers.js_config
     transformers_version unsloth_fixed unsloth_version use_bfloat16 use_cache use_return_dict""".split()
 )

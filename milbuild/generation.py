@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,10 @@ import numpy as np
 from milbuild import logits
 from milbuild.errors import Error
 from milbuild.model import Model
-from milbuild.options import CROSS, INTERFACES, Plan, longest
+from milbuild.options import COMMIT_KEY, CROSS, INTERFACES, SOURCE_KEY, TOKENIZER_KEY, Plan, longest
 from milbuild.package.reader import check_program
 from milbuild.tasks import GENERATION
-from milbuild.weights.checkpoint import locate
+from milbuild.weights.checkpoint import download, locate, tokenizer_digest
 
 
 class Session:
@@ -66,6 +67,14 @@ class Session:
             raise Error("the packages of encode and decode differ in sequence_length or attention_mask")
         self.models["encode"] = encoder.function("main")
         return plan
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens the package scores; None for one that gives hidden states."""
+        model = self.models[self.plan.decoder]
+        shapes = self.plan.from_package({each.name: model.shape(each.name) for each in model.interface.output})
+        shape = shapes.get("logits")
+        return shape[-1] if shape else None
 
     def reset(self) -> None:
         """Forgets the sequence."""
@@ -302,13 +311,14 @@ def generate_tokens(
 class TextStream:
     """New text behind a prompt, or the answer to it, piece by piece as it is written; counts and times what it does.
 
-    What the checkpoint's generation_config.json asks for (suppressed and forced tokens, no repetition) is done, but for
-    beams: the most likely token is taken, or one drawn.
+    What the checkpoint's generation_config.json asks for (suppressed, banned and forced tokens, no repetition, a least length)
+    is done, but for beams, guidance and watermarks: the most likely token is taken, or one drawn.
 
     Args:
         package: a package's path or a `Model` built for text-generation or text2text-generation.
         tokenizer: where the checkpoint's tokenizer is (folder or hub id), or a tokenizer of transformers; None for the
-            checkpoint that the package was built from.
+            checkpoint that the package was built from: from the hub, or where a folder of its name, beside the package or
+            here, has the tokenizer that it had. `remark` says where it knows fewer tokens than the package.
         prompt: the text to go on with or to answer.
         encoder: the package of `encode`, where `package` has `decode` only.
         max_new_tokens: by default 100, or what the context leaves.
@@ -338,7 +348,9 @@ class TextStream:
             hint = "It takes a sound: --audio, milbuild.transcribe." if task == "speech-seq2seq" else None
             raise Error(f"the package is for {task}, not for text-generation", hint)
         self.generation = logits.of_package(model.user_defined_metadata)
-        self.tokenizer = read_tokenizer(checkpoint_of(model, tokenizer))
+        source = checkpoint_of(model, tokenizer)
+        self.tokenizer = read_tokenizer(source)
+        self.remark = remark(self.session, self.tokenizer, source, model.user_defined_metadata)
         self.stop = logits.ends(self.generation) or logits.ends({"eos_token_id": self.tokenizer.eos_token_id})
         self.prompt = [int(token) for token in self.tokenizer.encode(prompt)]
         if not self.prompt:
@@ -356,7 +368,7 @@ class TextStream:
             room = f"behind {len(self.start)} tokens the context of {context} leaves 1 to {left}"
             raise Error(f"max_new_tokens is {max_new_tokens}; {room}")
         self.most = min(100, left) if max_new_tokens is None else max_new_tokens
-        self.rules = logits.Rules(self.generation, len(self.start), len(self.start) + self.most)
+        self.rules = logits.Rules(self.generation, len(self.start), len(self.start) + self.most, self.prompt)
         for each in self.session.models.values():
             each.load()  # what cannot run says so before anything is written
         self.tokens: list[int] = []
@@ -401,7 +413,10 @@ class TextStream:
 
 def generate(package: str | os.PathLike[str] | Model, tokenizer: Any, prompt: str, **options: Any) -> str:
     """The text that the package writes behind `prompt`; the options are those of `TextStream`."""
-    return "".join(TextStream(package, tokenizer, prompt, **options))
+    stream = TextStream(package, tokenizer, prompt, **options)
+    if stream.remark is not None:
+        warnings.warn(stream.remark, stacklevel=2)
+    return "".join(stream)
 
 
 def _plan(model: Model) -> Plan:
@@ -442,13 +457,41 @@ def checkpoint_of(model: Model, given: Any) -> Any:
     """What was given as the tokenizer, or the checkpoint that the package says it was built from. Raises `Error`."""
     if given is not None:
         return given
-    source = model.user_defined_metadata.get("milbuild.source", "")
-    if not Path(source).is_dir() and "/" not in source:
-        hint = "Give it: --tokenizer FOLDER, or a hub id."
+    metadata = model.user_defined_metadata
+    name, commit, digest = (metadata.get(key) for key in (SOURCE_KEY, COMMIT_KEY, TOKENIZER_KEY))
+    if not name:
+        raise Error("the package does not say what it was built from", GIVE)
+    if digest is None:
+        raise Error(f"the package was built from {name}, beside which there was no tokenizer", GIVE)
+    # A package has no paths of the machine that built it: a folder of the name counts if it holds the very tokenizer.
+    others = []
+    for place in (Path(model.package_path).parent / name, Path(name)):
+        if place.is_dir() and tokenizer_digest(place) == digest:
+            return place
+        if place.is_dir():
+            others.append(place)
+    if commit is not None:
+        return download(name, commit)
+    if others:
         raise Error(
-            f"the package was built from {source or 'a checkpoint that it does not name'}, which is not here", hint
+            f"the package was built from {name}, and {others[0]} has not its tokenizer but another one or none", GIVE
         )
-    return source
+    raise Error(f"the package was built from {name}, which is neither here nor beside the package", GIVE)
+
+
+def remark(session: Session, tokenizer: Any, source: Any, metadata: Mapping[str, str]) -> str | None:
+    """What has to be said of a tokenizer that is not the checkpoint's own. Raises `Error` for one with too many tokens."""
+    own = isinstance(source, str | os.PathLike) and tokenizer_digest(locate(source)[1]) == metadata.get(TOKENIZER_KEY)
+    rows = session.vocabulary
+    if own or rows is None or not hasattr(tokenizer, "__len__") or len(tokenizer) == rows:
+        return None
+    said = f"the tokenizer has {len(tokenizer):,} tokens, and the package knows {rows:,}"
+    if len(tokenizer) > rows:
+        raise Error(f"{said}: it is another model's", "Give that of the checkpoint which the package was built from.")
+    return f"{said}: unless the checkpoint's own has as few, it is another model's, and the text will make no sense"
+
+
+GIVE = "Give the folder or hub id of a checkpoint with its tokenizer: --tokenizer FOLDER"
 
 
 def read_tokenizer(source: Any) -> Any:

@@ -36,9 +36,14 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class Head:
+    """`modules` are the modules beside the base model that it reads, `table` those of the base model that a module `shares`
+    its weight with, where config.json ties them."""
+
     modules: tuple[str, ...]
     outputs: tuple[str, ...]
     compute: Callable[[Any, Any, Inputs], Outputs]
+    shares: str = ""
+    table: tuple[str, ...] = ()
 
     def __call__(self, family: Any, hidden: Any, inputs: Inputs) -> Outputs:
         return self.compute(family, hidden, inputs)
@@ -72,9 +77,11 @@ def tied(
     configuration says the states are multiplied by; `bias` a buffer (1, V) of the whole model, which files may lack.
     """
 
+    tables = (to,) if isinstance(to, str) else to
+
     def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
         w, config = family.weights.root / module, family.config
-        table = family.weights.first(*((to,) if isinstance(to, str) else to))
+        table = family.weights.first(*tables)
         weight = tied_weight(w, table, config.vocab_size, hidden.shape[-1], config.tie_word_embeddings)
         factor = 1.0 if scale is None else scale(config)
         if factor != 1:
@@ -87,7 +94,7 @@ def tied(
         cap = None if softcap is None else getattr(config, softcap)
         return {"logits": logits if cap is None else capped(logits, cap, w / "softcap")}
 
-    return Head((module,), ("logits",), compute)
+    return Head((module,), ("logits",), compute, module, tables)
 
 
 def per_token(module: str, bias: str | None = None) -> Head:
@@ -180,20 +187,22 @@ def language_model(
     to: str = "embeddings.word_embeddings",
     *,
     function: str = "hidden_act",
+    act: str | None = None,
     width: str = "hidden_size",
     bias: str = "bias",
 ) -> Head:
     """(B, T, D) -> logits (B, T, V) through a layer of its own and the token embedding's table, with a bias.
 
-    `dense`, `norm` and `decoder` are modules of `module`; `function` and `width` are fields of the configuration, or the
-    function itself. The decoder has its own bias or that of `module`; the checkpoint may have either.
+    `dense`, `norm`, `decoder` and `act` are modules of `module` (transformers has none for a function that no field names);
+    `function` and `width` are fields of the configuration, or the function itself. The decoder has its own bias or that of
+    `module`; the checkpoint may have either.
     """
 
     def compute(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
         config, w, table = family.config, family.weights.root / module, family.weights / to
         inner = getattr(config, width)
-        act = getattr(config, function) if function in ("hidden_act", "activation") else function
-        x = activation(linear(hidden, w / dense, inner), act, w / f"{dense}.activation")
+        chosen = function if act is None else getattr(config, function)
+        x = activation(linear(hidden, w / dense, inner), chosen, w / (act or f"{dense}.activation"))
         x = family.norm(x, w / norm)
         rows, d = config.vocab_size, w / decoder
         holder, name = (d, "bias") if "bias" in d else (w, bias)
@@ -204,7 +213,9 @@ def language_model(
         return {"logits": tied_linear(x, d, weight, holder.tensor(name, rows))}
 
     first = module or decoder
-    return Head((first, *(() if module else (dense, norm))), ("logits",), compute)
+    beside = () if module else tuple(part for part in (dense, norm, act) if part is not None)
+    shares = f"{module}.{decoder}".strip(".")
+    return Head((first, *beside), ("logits",), compute, shares, (to,))
 
 
 def span(module: str) -> Head:

@@ -329,7 +329,7 @@ class Inputs:
                 "what is written past it is undefined."
             )
             self._declare(names.position, "int32", (1,), (1,), text)
-        # Functions that share a state declare all of them, whatever they do with it (core-ml-facts S13).
+        # Functions that share a state declare all of them, whatever they do with it (docs/core-ml.md).
         for window, (number, ring) in self.rings(slots).items():
             what = "zeros in a new state."
             if window is not None:
@@ -425,11 +425,13 @@ def image_scaling(processor: Mapping[str, Any], config: Any) -> tuple[np.ndarray
     if not processor:
         hint = "Add the checkpoint's preprocessor_config.json, or build with plain tensors (postprocess=False, --raw)."
         raise Error("the checkpoint has no image processor that says how pictures are scaled", hint)
+    # Checkpoint.processor has the class's own values for what the file leaves out; the fallbacks are for classes that
+    # are not known there, whose files say how they normalize.
     scale = np.full(
         config.num_channels, processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
     )
     shift = np.zeros(config.num_channels)
-    if processor.get("do_normalize", "image_mean" in processor):
+    if processor.get("do_normalize"):
         try:
             mean, std = (
                 np.broadcast_to(np.float64(processor[f"image_{what}"]), scale.shape) for what in ("mean", "std")

@@ -12,7 +12,9 @@ import numpy as np
 FIELDS = (
     *("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
     *("repetition_penalty", "no_repeat_ngram_size", "min_length", "forced_bos_token_id", "forced_eos_token_id"),
-    *("suppress_tokens", "begin_suppress_tokens"),
+    *("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias"),
+    *("min_new_tokens", "exponential_decay_length_penalty"),
+    *("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"),
     # of Whisper
     *("forced_decoder_ids", "is_multilingual", "lang_to_id", "task_to_id", "no_timestamps_token_id"),
     *("max_initial_timestamp_index", "prev_sot_token_id", "return_timestamps"),
@@ -42,22 +44,37 @@ def ends(generation: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 class Rules:
-    """The rules of a generation configuration for a sequence that begins with `begin` tokens and has at most `longest`."""
+    """The rules of a generation configuration for a sequence that begins with `begin` tokens and has at most `longest`.
 
-    def __init__(self, generation: Mapping[str, Any], begin: int, longest: int) -> None:
-        self.generation, self.begin, self.longest = generation, begin, longest
+    `given` is the text that is answered or gone on with, where there is one.
+    """
+
+    def __init__(
+        self, generation: Mapping[str, Any], begin: int, longest: int, given: Sequence[int] | None = None
+    ) -> None:
+        self.generation, self.begin, self.longest, self.given = generation, begin, longest, given
         self.stop = list(ends(generation))
+        self.biases = _biases(generation.get("sequence_bias"))
+        # An end of the text that stands among them alone is no bad word.
+        banned = [words for words in generation.get("bad_words_ids") or [] if words not in [[end] for end in self.stop]]
+        self.banned = [(words, -np.inf) for words in banned]
 
     def __call__(self, scores: np.ndarray, sequence: Sequence[int]) -> np.ndarray:
         """Scores (vocabulary,) of the token behind `sequence`, those that may not follow as minus infinity."""
         g, count = self.generation, len(sequence)
-        scores = scores.astype(np.float32).copy()
+        scores = _biased(scores.astype(np.float32).copy(), sequence, self.biases)
+        if self.given is not None and (favour := g.get("encoder_repetition_penalty") or 1.0) != 1.0:
+            seen = np.unique(np.array(self.given, np.int64))
+            scores[seen] = np.where(scores[seen] < 0, scores[seen] / favour, scores[seen] * favour)
         if (penalty := g.get("repetition_penalty") or 1.0) != 1.0:
             seen = np.unique(np.array(sequence, np.int64))
             scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
         if size := g.get("no_repeat_ngram_size"):
             scores[_repeated(sequence, size)] = -np.inf
-        if count < (g.get("min_length") or 0):
+        if self.given is not None and (size := g.get("encoder_no_repeat_ngram_size")):
+            scores[_repeated(sequence, size, self.given)] = -np.inf
+        scores = _biased(scores, sequence, self.banned)
+        if count < (g.get("min_length") or 0) or count - self.begin < (g.get("min_new_tokens") or 0):
             scores[self.stop] = -np.inf
         first = g.get("forced_bos_token_id")
         if first is not None and count == 1:
@@ -65,6 +82,9 @@ class Rules:
         last = g.get("forced_eos_token_id")
         if last is not None and count == self.longest - 1:
             scores = _only(scores, last)
+        start, factor = g.get("exponential_decay_length_penalty") or (0, 1.0)
+        if factor != 1.0 and (late := count - self.begin - start) > 0:
+            scores[self.stop] += np.abs(scores[self.stop]) * np.float32(factor**late - 1)
         scores[list(g.get("suppress_tokens") or [])] = -np.inf
         begin = self.begin if self.begin > 1 or first is None else self.begin + 1
         if count == begin:
@@ -117,10 +137,24 @@ def _only(scores: np.ndarray, tokens: int | list[int]) -> np.ndarray:
     return only
 
 
-def _repeated(sequence: Sequence[int], size: int) -> list[int]:
-    """Tokens that would complete `size` tokens which stand in the sequence already."""
+def _biases(given: Any) -> list[tuple[list[int], float]]:
+    """Tokens and what is added to the score of the last of them behind the others; as JSON has it, a list of pairs."""
+    pairs = given.items() if isinstance(given, Mapping) else given or []
+    return [(list(words), float(bias)) for words, bias in pairs]
+
+
+def _biased(scores: np.ndarray, sequence: Sequence[int], biases: list[tuple[list[int], float]]) -> np.ndarray:
+    for (*before, last), bias in biases:
+        if not before or list(sequence[-len(before) :]) == before:
+            scores[last] += bias
+    return scores
+
+
+def _repeated(sequence: Sequence[int], size: int, text: Sequence[int] | None = None) -> list[int]:
+    """Tokens that would complete `size` tokens which stand in the sequence already, or in another text."""
     if len(sequence) + 1 < size:
         return []
+    text = sequence if text is None else text
     end = tuple(sequence[len(sequence) - size + 1 :])
-    starts = range(len(sequence) - size + 1)
-    return [sequence[at + size - 1] for at in starts if tuple(sequence[at : at + size - 1]) == end]
+    starts = range(len(text) - size + 1)
+    return [text[at + size - 1] for at in starts if tuple(text[at : at + size - 1]) == end]

@@ -1,15 +1,14 @@
 """Model: coremltools' MLModel over a build that is not on the disk yet, or over a saved package, on any system."""
 
 import os
-import shutil
 import sys
-import tempfile
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import coremltools as ct
 
+from milbuild import leftovers
 from milbuild.errors import Error
 from milbuild.package import reader, writer
 from milbuild.package.blob import BlobPlan
@@ -101,6 +100,15 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         """The description (input, output, state) of the function that `predict` calls."""
         return self._interface
 
+    def shape(self, output: str) -> tuple[int | None, ...] | None:
+        """That of an output of this function as the program has it; None for a length that is known at the call only."""
+        function = self._spec.mlProgram.functions[self.function_name or "main"]
+        for operation in reversed(function.block_specializations[function.opset].operations):
+            for value in operation.outputs:
+                if value.name == output:
+                    return reader.type_of(value)[1]
+        return None
+
     @property
     def package_path(self) -> str:
         """The package on the disk; a build that was not saved is written to a temporary folder first."""
@@ -117,11 +125,15 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
 
     _weights_dir = weights_dir
 
-    def save(self, save_path: str | os.PathLike[str], progress: writer.Progress | None = None) -> None:
-        """Writes the package; `.mlpackage` is added to a name without a suffix. What stands there is replaced when done.
+    def save(
+        self, save_path: str | os.PathLike[str], progress: writer.Progress | None = None, replace: bool = True
+    ) -> None:
+        """Writes the package; `.mlpackage` is added to a name without a suffix. A package that stands there is replaced when
+        done, as coremltools' MLModel does, unless `replace` is False, as on the command line; nothing else ever is.
 
         `progress(bytes_written, bytes_in_all)` is called while the weights are converted. Raises `Error` for weights that
-        the precision cannot hold, and when the place cannot be written to; then nothing has changed.
+        the precision cannot hold, when something stands there that is not replaced, and when the place cannot be written
+        to; then nothing has changed.
         """
         target = Path(save_path).expanduser()
         if target.suffix != SUFFIX:
@@ -132,7 +144,7 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
                 )
             target = target.with_name(target.name + SUFFIX)
         writer.write(
-            self._spec, self._weights if self._weights is not None else self._saved_weights(), target, progress
+            self._spec, self._weights if self._weights is not None else self._saved_weights(), target, progress, replace
         )
 
     def predict(self, data: dict[str, Any] | list[dict[str, Any]], state: Any = None) -> Any:
@@ -178,9 +190,9 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         if self._path is None or not self._path.exists():
             if self._weights is None:
                 raise Error(f"{self._path} is gone")
-            folder = tempfile.mkdtemp(prefix="milbuild-")
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            path = Path(folder) / f"model{SUFFIX}"
+            folder = leftovers.temporary_folder()
+            weakref.finalize(self, leftovers.remove, folder)
+            path = folder / f"model{SUFFIX}"
             writer.write(self._spec, self._weights, path)
             self._path = path
         return self._path

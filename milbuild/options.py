@@ -39,6 +39,9 @@ SENTENCE_KEY = "milbuild.sentence_transformers"
 MODEL_TYPE_KEY = "milbuild.model_type"
 # Says "off" in a package whose build lint was not asked about; it is not there in others.
 LINT_KEY = "milbuild.lint"
+SOURCE_KEY = "milbuild.source"  # the checkpoint: a hub id or a folder's name, never its path
+COMMIT_KEY = "milbuild.commit"  # of a hub id
+TOKENIZER_KEY = "milbuild.tokenizer"  # which tokenizer lay beside the weights (weights.checkpoint.tokenizer_digest)
 
 # What a model takes, by the first of its inputs.
 KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound", "input_features": "sound"}
@@ -351,7 +354,7 @@ class Plan:
             )
         if isinstance(self.sequence_length, list):
             if isinstance(self.context_length, list):
-                # Core ML pairs the lists of several inputs by their places: any other combination fails (core-ml-facts F3).
+                # Core ML pairs the lists of several inputs by their places: any other combination fails (docs/core-ml.md).
                 hint = "List one of them, and give the other as a number."
                 raise Error(
                     "sequence_length and context_length are both lists, of which Core ML takes pairs only", hint
@@ -546,6 +549,8 @@ def _check_kind(
     elif kind == "text":
         limit = family.longest(config) if hasattr(family, "longest") else config.max_position_embeddings
         _check_context(options, whole, limit)
+        if hasattr(family, "settled"):
+            _check_settled(options, family.settled(config))
     if takes[0] == "input_values":
         _check_samples(options, config, family, processor)
     if takes[0] == "input_features":
@@ -653,6 +658,19 @@ def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
     prefill = options["prefill_length"]
     if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= highest):
         raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
+
+
+def _check_settled(options: dict[str, Any], settled: int | None) -> None:
+    """Positions that depend on how long a sequence is, beyond `settled` tokens, where a state's call could be padded: nothing
+    tells its tokens from padding, which would count."""
+    context, calls = options["context_length"], (options["sequence_length"], options["prefill_length"] or 1)
+    full = all(call == 1 or (isinstance(call, tuple) and call[0] == 1) for call in calls)
+    if options["cache"] == "state" and settled is not None and longest(context) > settled and not full:
+        raise Error(
+            f"beyond {settled} tokens the rope of this checkpoint turns all tokens of a call by the sequence's length, and "
+            "a call of several tokens into a state may end in padding",
+            f"Use cache io, whose mask marks padding, a context_length of {settled} or less, or one token a call.",
+        )
 
 
 def _check_answer(options: dict[str, Any], family: Any, kind: str, source: int | None, answer: int | None) -> None:

@@ -87,6 +87,17 @@ def labels(config: Any) -> list[str]:
     return found
 
 
+def text(name: str, task: str, config: Any) -> str:
+    """What stands behind the name of an output of a task."""
+    if name != "logits" or task not in CLASSIFIERS:
+        return TEXTS[name]
+    if config.problem_type == "regression":
+        return "The values that the model estimates."
+    if not _each_alone(task, config):
+        return TEXTS[name]
+    return "Scores before sigmoid: rank by these, since probabilities near 1 are rounded to the same number."
+
+
 def preview(task: str, config: Any) -> dict[str, str]:
     """The metadata by which Xcode shows what a package makes of a picture."""
     if task != "semantic-segmentation":
@@ -118,24 +129,24 @@ def postprocessed(
     return POSTPROCESSES[task](outputs, config) if task in POSTPROCESSES else outputs
 
 
-def _classifier(outputs: Outputs, config: Any, alone: bool = True) -> Outputs:
+def _classifier(task: str) -> Callable[[Outputs, Any], Outputs]:
     """A label with the probabilities of all as Core ML's classifiers give them; a batch's as an array; a regression's
-    values stay. `alone`: a single label is true or not."""
-    function = _function(config, alone)
-    if function is None:
-        return outputs
-    scores = function(outputs["logits"], "label_probabilities")
-    if scores.shape[0] != 1:
-        return {PROBABILITIES: scores}
-    scores = _float32(mb.reshape(x=scores, shape=[-1], name="label_probabilities_flat"))
-    classes = mb.const(val=mil_list(labels(config)), name="labels")
-    label, chances = mb.classify(probabilities=scores, classes=classes, name="classified")
-    return {LABEL: label, PROBABILITIES: chances}
+    values stay. Where each label is true or not by itself, the scores stay beside the probabilities."""
 
+    def compute(outputs: Outputs, config: Any) -> Outputs:
+        if config.problem_type == "regression":
+            return outputs
+        alone = _each_alone(task, config)
+        scores = _chances(outputs["logits"], mb.sigmoid if alone else softmax, "label_probabilities")
+        logits = {"logits": outputs["logits"]} if alone else {}
+        if scores.shape[0] != 1:
+            return {PROBABILITIES: scores, **logits}
+        scores = mb.reshape(x=scores, shape=[-1], name="label_probabilities_flat")
+        classes = mb.const(val=mil_list(labels(config)), name="labels")
+        label, chances = mb.classify(probabilities=scores, classes=classes, name="classified")
+        return {LABEL: label, PROBABILITIES: chances, **logits}
 
-def _sound_classifier(outputs: Outputs, config: Any) -> Outputs:
-    """As the pipeline for sounds has it, which takes softmax of a single label, too."""
-    return _classifier(outputs, config, alone=False)
+    return compute
 
 
 def _frames(outputs: Outputs, config: Any) -> Outputs:
@@ -143,13 +154,23 @@ def _frames(outputs: Outputs, config: Any) -> Outputs:
     return {"frame_scores": mb.sigmoid(x=outputs["logits"], name="frame_scores")}
 
 
-def _function(config: Any, alone: bool) -> Callable[[Var, str], Var] | None:
-    """softmax, sigmoid or nothing, as transformers' classification pipelines choose (pipelines/*_classification.py)."""
-    if config.problem_type == "regression":
-        return None
-    if config.problem_type == "multi_label_classification" or (alone and config.num_labels == 1):
-        return lambda x, name: mb.sigmoid(x=x, name=name)
-    return softmax
+def _each_alone(task: str, config: Any) -> bool:
+    """Whether labels are true or not each by itself (sigmoid), else one of them is (softmax), as transformers' pipelines choose
+    (pipelines/*_classification.py): that for sounds takes softmax of a single label, too."""
+    single = config.num_labels == 1 and task != "audio-classification"
+    return bool(config.problem_type == "multi_label_classification" or single)
+
+
+def _chances(logits: Var, function: Callable[..., Var], name: str) -> Var:
+    """In float32: float16 rounds the sigmoid of 9 and of 12 to the same 1, and things are ranked by it."""
+    if logits.dtype != types.fp32:
+        logits = mb.cast(x=logits, dtype="fp32", name=f"{name}_scores")
+    return function(x=logits, name=name)
+
+
+def _choice(outputs: Outputs, config: Any) -> Outputs:
+    """The probabilities of a few that exclude each other."""
+    return {PROBABILITIES: _chances(outputs["logits"], softmax, PROBABILITIES)}
 
 
 def softmax(x: Var, name: str) -> Var:
@@ -210,13 +231,11 @@ OF_PICTURES: dict[str, Callable[[Outputs, tuple[int, int]], Outputs]] = {
     "object-detection": _detection,
 }
 POSTPROCESSES: dict[str, Callable[[Outputs, Any], Outputs]] = {
-    "text-classification": _classifier,
-    "image-classification": _classifier,
-    "audio-classification": _sound_classifier,
+    **{task: _classifier(task) for task in CLASSIFIERS},
     "audio-frame-classification": _frames,
     "ctc": _each(("logits", "token_scores")),
     "token-classification": _each(("logits", "token_scores")),
     "fill-mask": _each(("logits", "token_scores")),
-    "multiple-choice": _each(("logits", PROBABILITIES)),
-    "next-sentence-prediction": _each(("logits", PROBABILITIES)),
+    "multiple-choice": _choice,
+    "next-sentence-prediction": _choice,
 }

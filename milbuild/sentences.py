@@ -11,10 +11,9 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
-from milbuild.caches import NOWHERE
 from milbuild.heads import last
 from milbuild.layers.activation import activation
-from milbuild.layers.attention import Positions
+from milbuild.layers.attention import NOWHERE, Positions
 from milbuild.layers.linear import add, first_token, like, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor

@@ -7,6 +7,7 @@ Reference: transformers/models/whisper/generation_whisper.py.
 
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from milbuild.generation import (
     generate_tokens,
     opened,
     read_tokenizer,
+    remark,
 )
 from milbuild.model import Model
 from milbuild.options import AUDIO
@@ -106,6 +108,7 @@ class Transcript:
         self.language = self._language_token(language, translate)
         self.features = None if self.session.encoder_plan.postprocess else self._features(tokenizer)
         self.tokenizer = read_tokenizer(tokenizer)
+        self.remark = remark(self.session, self.tokenizer, tokenizer, model.user_defined_metadata)
         self.stop = logits.ends(self.generation) or logits.ends({"eos_token_id": self.tokenizer.eos_token_id})
         # A language that is heard first takes as much room as any.
         begin, context = len(self._beginning(0)), self.session.context
@@ -303,7 +306,10 @@ def transcribe(
     package: str | os.PathLike[str] | Model, tokenizer: Any, audio: str | os.PathLike[str] | np.ndarray, **options: Any
 ) -> str:
     """The text of a sound; the options are those of `milbuild.speech.Transcript`, which says when each part of it is said."""
-    return "".join(segment.text for segment in Transcript(package, tokenizer, audio, **options)).strip()
+    transcript = Transcript(package, tokenizer, audio, **options)
+    if transcript.remark is not None:
+        warnings.warn(transcript.remark, stacklevel=2)
+    return "".join(segment.text for segment in transcript).strip()
 
 
 def _samples(audio: Any) -> np.ndarray:

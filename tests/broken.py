@@ -128,7 +128,7 @@ ROOT = Path(__file__).parent.parent
 # Imports once what every build imports, as the command line itself does, then gives each command line a process of its own
 # that is a copy of this one: fifty milliseconds instead of three seconds. `hide` makes packages impossible to import.
 SERVER = """
-import atexit, gc, json, os, sys, traceback
+import atexit, gc, json, os, signal, sys, traceback
 from milbuild.cli import imports, main
 imports.prepare(configurations=True)
 import milbuild.builder, milbuild.cli.app, milbuild.generation, milbuild.inspection
@@ -153,6 +153,23 @@ def end(main):
     sys.stderr.flush()
     os._exit(code)
 
+def watch(file, at):
+    # Writes down what Python audits from here on (files opened, made, renamed, modules imported), and is interrupted at one.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
+    told = os.open(file, os.O_WRONLY | os.O_APPEND)
+    count = -1
+
+    def see(name, arguments):
+        nonlocal count
+        if name.startswith(("os.", "open", "import", "shutil.", "ctypes.dlsym")):
+            count += 1
+            if at is None:
+                os.write(told, (" ".join([name, *map(str, arguments[:2])]).replace("\\n", " ") + "\\n").encode())
+            elif count == at[0]:
+                signal.raise_signal(at[1])
+    sys.addaudithook(see)
+
 answers = os.fdopen(os.dup(1), "w")
 gc.freeze()
 for line in sys.stdin:
@@ -168,6 +185,9 @@ for line in sys.stdin:
             import resource
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"],) * 2)
         sys.argv = ["milbuild", *request["arguments"]]
+        if request["watch"]:
+            watch(request["watch"], request["interrupt"])
+        exec(request["first"])
         end(main)
     status = os.waitpid(child, 0)[1]
     print(json.dumps(os.waitstatus_to_exitcode(status)), file=answers, flush=True)
@@ -212,15 +232,19 @@ def run(
 class CommandLine:
     """`python -m milbuild` many times at the price of few: see SERVER. Call it like `run`."""
 
-    def __init__(self, **environment: str) -> None:
-        """`environment` is that of every command line: huggingface_hub reads its own variables only once."""
+    def __init__(self, torch: bool = False, **environment: str) -> None:
+        """`environment` is that of every command line: huggingface_hub reads its own variables only once. `torch`: for
+        commands that compare or predict, which a process that was prepared for builds alone cannot."""
         self._server: subprocess.Popen[str] | None = None
+        prepare = "imports.prepare()\nimport torch, matplotlib.figure, milbuild.validation\n"
+        prepare += "import transformers.models.gpt2.modeling_gpt2"
+        self._script = SERVER.replace("imports.prepare(configurations=True)", prepare) if torch else SERVER
         self._environment = environment
 
     def __enter__(self) -> "CommandLine":
         if sys.platform != "darwin":  # Apple's frameworks do not survive a fork
             self._server = subprocess.Popen(
-                [sys.executable, "-c", SERVER],
+                [sys.executable, "-c", self._script],
                 cwd=ROOT,
                 env=ENVIRONMENT | self._environment,
                 text=True,
@@ -239,11 +263,13 @@ class CommandLine:
         cwd: Path | None = None,
         hide: tuple[str, ...] = (),
         file_size: int = 0,
+        interrupt: tuple[int, int] | None = None,
+        first: str = "",
     ) -> Result:
+        """Like `run`. `interrupt`: the number of something that Python audits (see `events`), and the signal that is raised
+        there; `first`: Python that is run before the command line."""
         if self._server is None:
             return run(*arguments, cwd=cwd, hide=hide, file_size=file_size, **self._environment)
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
             request = {
                 "arguments": [str(argument) for argument in arguments],
@@ -252,11 +278,33 @@ class CommandLine:
                 "file_size": file_size,
                 "stdout": out.name,
                 "stderr": err.name,
+                "watch": None if interrupt is None else os.devnull,
+                "interrupt": interrupt,
+                "first": first,
             }
-            print(json.dumps(request), file=self._server.stdin, flush=True)
-            answer = self._server.stdout.readline()
-            assert answer, "the server of command lines has ended"
-            return Result(json.loads(answer), out.read().decode(), err.read().decode())
+            return Result(self._ask(request), out.read().decode(), err.read().decode())
+
+    def events(self, *arguments: Any, cwd: Path) -> list[str]:
+        """What Python audits while a command line runs."""
+        with tempfile.NamedTemporaryFile() as told:
+            request = {
+                "arguments": [str(argument) for argument in arguments],
+                "cwd": str(cwd),
+                "hide": (),
+                "file_size": 0,
+            }
+            request |= {"stdout": os.devnull, "stderr": os.devnull, "watch": told.name, "interrupt": None, "first": ""}
+            assert self._ask(request) == 0
+            return told.read().decode().splitlines()
+
+    def _ask(self, request: dict[str, Any]) -> int:
+        assert self._server is not None
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        print(json.dumps(request), file=self._server.stdin, flush=True)
+        answer = self._server.stdout.readline()
+        assert answer, "the server of command lines has ended"
+        return int(json.loads(answer))
 
 
 # What the tests' own process may have set must not change what a user's command line does.

@@ -22,21 +22,23 @@ ROWS = [
     {"layers", "package"},
     {"weights"},
     {"fields", "logits", "sound"},
-    {"pictures"},
-    {"errors"},
+    {"pictures", "tables"},
+    {"errors", "leftovers"},
 ]
 ONLY = {
-    "runtime": {"runtime", "package.reader", "package.storage", "pictures", "errors"},
+    "runtime": {"runtime", "package.reader", "package.storage", "pictures", "tables", "errors", "leftovers"},
     "architectures": {"architectures", "layers", "heads", "caches", "weights", "fields", "errors"},
     "weights": {"weights", "errors"},
-    "linting": {"linting", "package", "errors"},
+    "linting": {"linting", "package", "tables", "errors"},
     "layers": {"layers", "weights", "errors"},
-    "package": {"package", "weights", "errors"},
+    "package": {"package", "weights", "errors", "leftovers"},
     "fields": {"errors"},
     "logits": set(),
     "sound": {"errors"},
-    "pictures": {"errors"},
+    "pictures": {"errors", "leftovers"},
     "errors": set(),
+    "leftovers": set(),
+    "tables": set(),
 }
 
 

@@ -433,7 +433,7 @@ def test_a_loop_of_unknown_rounds_is_not_played(tmp_path: Path) -> None:
 # What chips allow for
 
 
-def test_the_bound_is_bandwidth_over_bytes(stateful: Path) -> None:
+def test_the_bounds_are_bandwidth_over_bytes_and_peak_over_arithmetic(stateful: Path) -> None:
     found = inspect(stateful).as_dict()["functions"]
     for name in ("main", "prefill"):
         moved = found[name]["bytes_moved"]["total"]
@@ -443,6 +443,8 @@ def test_the_bound_is_bandwidth_over_bytes(stateful: Path) -> None:
                 [1e9 * row["low"] / moved, 1e9 * row["high"] / moved], rel=1e-4
             )
             assert ("tokens_per_second" in row) == (name == "main")
+            arithmetic = row["tflops"] and 1e12 * row["tflops"] / (2 * found[name]["multiply_accumulates"])
+            assert row["calls_per_second_by_arithmetic"] == (arithmetic and pytest.approx(arithmetic, rel=1e-4))
     main = next(r for r in found["main"]["bounds"] if (r["chip"], r["unit"]) == ("M1", GPU))
     assert (main["low"], main["high"]) == (47.8, 58.0)  # 70 and 85 % of 68.25
 
@@ -454,13 +456,15 @@ def test_every_bandwidth_has_a_source() -> None:
         assert row.low <= row.high
         assert row.unit in (GPU, NEURAL_ENGINE)
         assert row.confidence == ("hearsay" if row.chip.startswith("A") else "medium")
+        assert (row.tflops is None) == (row.tflops_source is None) == row.chip.startswith("A")
 
 
 def test_the_report_says_that_it_is_a_bound(stateful: Path, command: CommandLine) -> None:
     result = command("inspect", stateful)
     assert (result.code, result.err) == (0, "")
-    for words in ("an upper bound, not a measurement", "main tokens/s", "prefill calls/s", "A18", "hearsay", "states, read",
-                  "million multiply-accumulates", "what functions share counts once", "function prefill"):  # fmt: skip
+    for words in ("an upper bound, not a measurement", "main tokens/s, memory", "prefill calls/s, memory", "arithmetic",
+                  "A18", "hearsay", "states, read", "million multiply-accumulates", "what functions share counts once",
+                  "function prefill"):  # fmt: skip
         assert words in result.out
     before, _, _ = result.out.partition("metadata")
     assert len(before.splitlines()) <= 60

@@ -1354,7 +1354,9 @@ def test_for_people(command: CommandLine, folder: Path) -> None:
     result = command("lint", "bad.mlpackage", cwd=folder)
     assert (result.code, result.err) == (1, "")
     assert result.out.startswith("bad.mlpackage: 1 error by ")
-    for words in ("epsilon-zero", "main n (layer_norm): its epsilon is 0", "fix: ", "confidence high", "operations"):
+    # What was found stands beside the rule's name; the rule itself would read as if it were so.
+    assert "\nerror epsilon-zero  main n (layer_norm): its epsilon is 0\n" in result.out
+    for words in (f"\n    rule: {RULES['epsilon-zero'].sentence}\n", "fix: ", "confidence high", "operations"):
         assert words in result.out
     result = command("lint", "good.mlpackage", "--unit", "ane", cwd=folder)
     assert result.code == 0

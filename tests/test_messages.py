@@ -645,9 +645,9 @@ def test_batch_of_a_classifier_without_padding_token(tmp_path: Path) -> None:
 # Where the package goes
 
 
-def test_output_that_exists(command: CommandLine, tmp_path: Path) -> None:
+def test_output_that_exists(command: CommandLine, whole: Path, tmp_path: Path) -> None:
     broken.checkpoint(tmp_path / "c")
-    (tmp_path / "out.mlpackage").mkdir()
+    shutil.copytree(whole / "p.mlpackage", tmp_path / "out.mlpackage")
     (tmp_path / "out.mlpackage" / "notes.txt").write_text("mine")
     for output in ("out.mlpackage", "out"):
         refused(command, tmp_path, "build", "c", output, words=("out.mlpackage exists",), hint="--force")
@@ -657,21 +657,67 @@ def test_output_that_exists(command: CommandLine, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "out.mlpackage")) == ["Data", "Manifest.json"]
 
 
-def test_output_that_is_a_file(command: CommandLine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "--force"])
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_output_that_is_no_package(
+    kind: str, force: tuple[str, ...], command: CommandLine, whole: Path, tmp_path: Path
+) -> None:
+    """It is never replaced, not by --force and not by `Model.save`, which replaces packages as coremltools' does."""
     broken.checkpoint(tmp_path / "c")
-    (tmp_path / "out.mlpackage").write_text("mine")
+    output = tmp_path / "out.mlpackage"
+    if kind == "file":
+        output.write_text("mine")
+    elif kind == "link":
+        output.symlink_to(tmp_path / "nowhere.mlpackage")
+    else:
+        output.mkdir()
+        (output / "notes.txt").write_text("mine")
+    words = ("out.mlpackage is no package",) if force else ("out.mlpackage exists",)
+    hint = "move it away" if force else "--force"
+    refused(command, tmp_path, "build", "c", "out.mlpackage", *force, words=words, hint=hint)
+    before = files(tmp_path)
+    assert "out.mlpackage is no package" in message(milbuild.build(whole / "c").save, output)
+    assert files(tmp_path) == before
+
+
+def test_output_that_is_an_empty_folder(command: CommandLine, tmp_path: Path) -> None:
+    broken.checkpoint(tmp_path / "c")
+    (tmp_path / "out.mlpackage").mkdir()
     refused(command, tmp_path, "build", "c", "out.mlpackage", words=("out.mlpackage exists",), hint="--force")
-    result = command("build", "c", "out.mlpackage", "--force", cwd=tmp_path)
-    assert result.code == 0, result.err
+    assert command("build", "c", "out.mlpackage", "--force", cwd=tmp_path).code == 0
     assert (tmp_path / "out.mlpackage" / "Manifest.json").is_file()
+
+
+def test_save_replaces_a_package_unless_told_not_to(whole: Path, tmp_path: Path) -> None:
+    model, target = milbuild.build(whole / "c"), tmp_path / "out.mlpackage"
+    model.save(target)
+    before = files(tmp_path)
+    text = message(lambda: model.save(target, replace=False))
+    assert "out.mlpackage exists" in text
+    assert "replace=True" in text
+    assert files(tmp_path) == before
+    model.save(target)
+    assert files(tmp_path) != before
+
+
+@pytest.mark.parametrize("moment", ["temporary.put", "os.rename"])
+def test_output_that_appears_meanwhile(moment: str, command: CommandLine, whole: Path, tmp_path: Path) -> None:
+    """Of two builds onto one path only one says "Built", however late the other one ends."""
+    shutil.copytree(whole / "c", tmp_path / "c")
+    first = f"""
+import os, shutil
+from milbuild.package import temporary
+real = {moment}
+def late(made, *rest):
+    if str(made).endswith(".partial") and not os.path.lexists("out.mlpackage"):
+        shutil.copytree({str(whole / "p.mlpackage")!r}, "out.mlpackage")
+    return real(made, *rest)
+{moment} = late
+"""
+    result = command("build", "c", "out.mlpackage", cwd=tmp_path, first=first)
+    assert_refused(result, "out.mlpackage exists", hint="--force")
     assert sorted(os.listdir(tmp_path)) == ["c", "out.mlpackage"]
-
-
-def test_output_that_is_a_dangling_link(command: CommandLine, tmp_path: Path) -> None:
-    """It is not followed, and stays."""
-    broken.checkpoint(tmp_path / "c")
-    (tmp_path / "out.mlpackage").symlink_to(tmp_path / "nowhere.mlpackage")
-    refused(command, tmp_path, "build", "c", "out.mlpackage", words=("out.mlpackage",), hint="")
+    assert files(tmp_path / "out.mlpackage") == files(whole / "p.mlpackage")
 
 
 def test_forced_build_that_fails_keeps_the_old_package(command: CommandLine, tmp_path: Path) -> None:
@@ -881,7 +927,7 @@ def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("number", "old"), [(signal.SIGINT, False), (signal.SIGTERM, True)], ids=["Ctrl-C", "SIGTERM while replacing"]
 )
 def test_interrupted(number: signal.Signals, old: bool, huge: Path, whole: Path, tmp_path: Path) -> None:
-    """In the middle of the weights: exit code 2, a line that says so, and what stood there before."""
+    """In the middle of the weights: the signal's exit code, a line that says so, and what stood there before."""
     if old:
         shutil.copytree(whole / "p.mlpackage", tmp_path / "out.mlpackage")
     before = files(tmp_path)
@@ -908,8 +954,9 @@ def test_interrupted(number: signal.Signals, old: bool, huge: Path, whole: Path,
     assert begun, err
     assert files(tmp_path) == before
     assert "Traceback" not in err
-    assert (process.returncode, out) == (2, "")
-    assert "error: interrupted; nothing half-written was left behind" in err
+    assert (process.returncode, out) == (128 + number, "")
+    said = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+    assert err == f"\nerror: {said}; nothing half-written was left behind\n"
 
 
 # Packages
@@ -1173,6 +1220,7 @@ def spoken(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(whole, folder)
     (folder / "c" / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     (folder / "c" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    milbuild.build(folder / "c", sequence_length=8).save(folder / "p.mlpackage")
     return folder
 
 
@@ -1188,8 +1236,62 @@ def test_generate_command(spoken: Path, command: CommandLine) -> None:
 
 def test_generate_away_from_the_checkpoint(spoken: Path, command: CommandLine, tmp_path: Path) -> None:
     shutil.copytree(spoken / "p.mlpackage", tmp_path / "p.mlpackage")
+    """It takes a folder of the checkpoint's name, beside the package or here, that has the very tokenizer, and no other one."""
     arguments = ("generate", "p.mlpackage", "--prompt", "w1")
-    refused(command, tmp_path, *arguments, words=("was built from c, which is not here",), hint="--tokenizer")
+    gone = ("was built from c, which is neither here nor beside the package",)
+    refused(command, tmp_path, *arguments, words=gone, hint="--tokenizer FOLDER")
+    other = json.dumps(TOKENIZER).replace('"w1"', '"one"')
+    (tmp_path / "c").mkdir()
+    for content in (None, other):
+        if content is not None:
+            (tmp_path / "c" / "tokenizer.json").write_text(content)
+        words = ("was built from c", "c has not its tokenizer but another one or none")
+        refused(command, tmp_path, *arguments, words=words, hint="--tokenizer FOLDER")
+    shutil.copy(spoken / "c" / "tokenizer.json", tmp_path / "c")
+    assert command(*arguments, cwd=tmp_path).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    arguments = ("generate", tmp_path / "p.mlpackage", "--prompt", "w1")
+    assert command(*arguments, cwd=tmp_path / "elsewhere").code == 0
+
+
+@pytest.mark.parametrize(("size", "code"), [(VOCABULARY - 1, 0), (VOCABULARY, 0), (VOCABULARY + 1, 2)])
+@pytest.mark.parametrize("length", [8, (1, 8)], ids=["fixed", "ranged"])
+def test_generate_with_a_tokenizer_of_another_size(
+    size: int, code: int, length: Any, spoken: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    """Fewer tokens are remarked on, as some checkpoints have rows to spare; more cannot be right."""
+    milbuild.build(spoken / "c", sequence_length=length).save(tmp_path / "p.mlpackage")
+    folder = tmp_path / "t"
+    shutil.copytree(spoken / "c", folder)
+    model = TOKENIZER["model"] | {"vocab": {f"w{i}": i for i in range(size)}}
+    (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER | {"model": model}))
+    result = command("generate", "p.mlpackage", "--tokenizer", "t", "--prompt", "w1", "--json", cwd=tmp_path)
+    said = f"the tokenizer has {size} tokens, and the package knows {VOCABULARY}"
+    assert result.code == code, result.err
+    assert (said in result.err) == (size != VOCABULARY)
+    if size < VOCABULARY:
+        with pytest.warns(UserWarning, match=said):
+            milbuild.generate(tmp_path / "p.mlpackage", folder, "w1")
+
+
+def test_generate_with_the_checkpoint_s_own_tokenizer_of_few_tokens(
+    spoken: Path, command: CommandLine, tmp_path: Path
+) -> None:
+    """Tables of embeddings are padded: nothing is remarked on then."""
+    shutil.copytree(spoken / "c", tmp_path / "c")
+    model = TOKENIZER["model"] | {"vocab": {f"w{i}": i for i in range(VOCABULARY - 5)}}
+    (tmp_path / "c" / "tokenizer.json").write_text(json.dumps(TOKENIZER | {"model": model}))
+    milbuild.build(tmp_path / "c", sequence_length=8).save(tmp_path / "p.mlpackage")
+    for chosen in ((), ("--tokenizer", "c")):
+        result = command("generate", "p.mlpackage", *chosen, "--prompt", "w1", cwd=tmp_path)
+        assert result.code == 0, result.err
+        assert "the tokenizer has" not in result.err
+
+
+def test_a_package_built_without_a_tokenizer_says_so(whole: Path, command: CommandLine) -> None:
+    arguments = ("generate", "p.mlpackage", "--prompt", "w1")
+    words = ("was built from c, beside which there was no tokenizer",)
+    refused(command, whole, *arguments, words=words, hint="--tokenizer FOLDER")
 
 
 def test_generate_without_a_tokenizer(whole: Path, command: CommandLine) -> None:

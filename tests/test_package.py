@@ -262,7 +262,7 @@ def test_an_interrupted_save_leaves_nothing_and_keeps_the_old(tmp_path: Path, mo
     assert _files(path) == before
     assert list(tmp_path.iterdir()) == [path]
 
-    def fail(made: Path, target: Path) -> None:
+    def fail(*_: Any) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(temporary, "put", fail)

@@ -61,12 +61,6 @@ def test_every_activation(function: str) -> None:
     assert compare(half, folder, "text-generation", inputs)["logits"][1] >= 55
 
 
-def test_activations_are_all_of_transformers() -> None:
-    from transformers.activations import ACT2FN
-
-    assert sorted(ACT2FN) == sorted(ACTIVATIONS)
-
-
 @pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_tasks_of_a_padded_batch(model_type: str, task: str, precision: str) -> None:

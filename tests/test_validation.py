@@ -308,9 +308,9 @@ def test_words_go_through_the_tokenizer() -> None:
     ids: list[list[int]] = []
     forward = hf.forward
 
-    def remembered(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def remembered(model: Any, inputs: dict[str, np.ndarray], *rest: Any) -> dict[str, np.ndarray]:
         ids.append(inputs["input_ids"][0].tolist())
-        return forward(model, inputs)
+        return forward(model, inputs, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hf, "forward", remembered)

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import milbuild
 from milbuild.architectures.gpt2 import GPT2
+from milbuild.options import COMMIT_KEY
 from milbuild.package.reader import Package
 from milbuild.weights import Checkpoint, Cursor, Tensor, Unread, checkpoint
 from milbuild.weights import safetensors as reader
@@ -145,6 +146,29 @@ def test_hub_id_is_named_in_the_package(hub: Path, command: CommandLine, tmp_pat
     command("build", "some/model", "out.mlpackage", cwd=tmp_path)
     found = json.loads(command("inspect", "out.mlpackage", "--json", cwd=tmp_path).out)["metadata"]
     assert (found["milbuild.source"], found["author"], found["license"]) == ("some/model", "some", "mit")
+    assert re.fullmatch("[0-9a-f]{40}", found["milbuild.commit"])
+
+
+@pytest.mark.parametrize(
+    ("card", "license_"),
+    [
+        (None, ""),
+        ("no front matter", ""),
+        ("---\nlanguage: en\n---\n", ""),
+        ("---\nlicense: mit\n---\n", "mit"),
+        ('---\nlicense: "apache-2.0"\n---\n', "apache-2.0"),
+        ("---\nlicense:\n- bsd\n- mit\n---\n", "bsd"),
+        ("---\nlicense: other\nlicense_name: some-license\n---\n", "some-license"),
+        ("---\nlicense: other\n---\n", "other"),
+    ],
+)
+def test_license_of_the_card(card: str | None, license_: str, tmp_path: Path) -> None:
+    """What no card says is not made up."""
+    folder = broken.checkpoint(tmp_path / "c")
+    if card is not None:
+        (folder / "README.md").write_text(card)
+    assert milbuild.build(folder).get_spec().description.metadata.license == license_
+    assert COMMIT_KEY not in milbuild.build(folder).user_defined_metadata
 
 
 @pytest.mark.parametrize(

@@ -168,19 +168,58 @@ def _exchanged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
 def test_what_was_moved_aside_is_put_back(tmp_path: Path) -> None:
     """Between the two steps of a file system that cannot do both in one."""
     target = tmp_path / "x.mlpackage"
-    (tmp_path / ".x.mlpackage.0123abcd.replaced").mkdir()
-    (tmp_path / ".x.mlpackage.0123abcd.partial").mkdir()
-    (tmp_path / ".x.mlpackage.0123abcd.replaced" / "old").touch()
-    with temporary.folder(target):
+    made = _left(tmp_path, "x")
+    made.with_suffix(".replaced").mkdir()
+    (made.with_suffix(".replaced") / "old").touch()
+    with temporary.Folder(target):
         assert os.listdir(target) == ["old"]
     assert os.listdir(tmp_path) == ["x.mlpackage"]
 
 
+def _left(folder: Path, name: str, *, host: str | None = None, old: bool = False) -> Path:
+    """What a build that was killed leaves of `name`."""
+    made = folder / f".{name}.mlpackage.{host or temporary._host()}0123abcd.partial"
+    (made / "Data").mkdir(parents=True)
+    (made / "Data" / "weight.bin").write_bytes(b"half")
+    for path in (made / "Data" / "weight.bin", made / "Data", made):
+        os.utime(path, (0, 0)) if old else None
+    return made
+
+
+def test_what_was_killed_goes_with_any_build_into_the_folder(tmp_path: Path) -> None:
+    """Whatever name it was for, and however young it is; but not what another process is still writing."""
+    for name in ("x", "y", "a name. with dots"):
+        _left(tmp_path, name)
+    (tmp_path / f".z.mlpackage.{temporary._host()}0123abcd.replaced").mkdir()
+    with temporary.Folder(tmp_path / "other.mlpackage") as working:
+        process = run(
+            "import sys, milbuild; milbuild.build(sys.argv[1], sequence_length=4).save(sys.argv[2])",
+            checkpoint(),
+            tmp_path / "x.mlpackage",
+        )
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert sorted(os.listdir(tmp_path)) == sorted([working.name, "x.mlpackage", "z.mlpackage"])
+    assert sorted(os.listdir(tmp_path)) == ["x.mlpackage", "z.mlpackage"]
+
+
+def test_what_another_machine_writes_is_left_alone_for_a_day(tmp_path: Path) -> None:
+    """Its locks may not be seen on a drive that both share."""
+    host = next(name for name in ("0000", "1111") if name != temporary._host())
+    young, _ = _left(tmp_path, "x", host=host), _left(tmp_path, "y", host=host, old=True)
+    with temporary.Folder(tmp_path / "x.mlpackage"):
+        pass
+    assert list(tmp_path.iterdir()) == [young]
+
+
 def test_names_that_others_made_are_left_alone(tmp_path: Path) -> None:
+    host = temporary._host()
     names = [
         ".x.mlpackage.partial",
         ".x.mlpackage.mine.partial",
-        ".y.mlpackage.0123abcd.partial",
+        f".x.mlmodel.{host}0123abcd.partial",
+        f".x.mlpackage.{host}0123abcd.part",
+        f"x.mlpackage.{host}0123abcd.partial",
         "x.mlpackage.partial",
     ]
     for name in names:
@@ -193,7 +232,8 @@ def test_names_that_others_made_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_builds_onto_one_path_at_once(tmp_path: Path) -> None:
-    """Each is done without an error, whoever is last stays, and what the other is still writing is not taken away."""
+    """Where packages are replaced each is done without an error, whoever is last stays, and what the other is still writing is
+    not taken away."""
     target = tmp_path / "out" / "x.mlpackage"
     target.parent.mkdir()
     script = """
@@ -212,6 +252,30 @@ def test_builds_onto_one_path_at_once(tmp_path: Path) -> None:
         assert process.returncode == 0, err
     assert list(target.parent.iterdir()) == [target]
     assert contents(target) in wholes
+
+
+def test_builds_onto_one_new_path_at_once(tmp_path: Path) -> None:
+    """Where packages are not replaced, one of them is done, and the others are told that it is there."""
+    target = tmp_path / "out" / "x.mlpackage"
+    target.parent.mkdir()
+    script = """
+        import sys, milbuild
+        models = [milbuild.build(sys.argv[1], sequence_length=int(sys.argv[2])) for _ in range(20)]
+        for number, model in enumerate(models):
+            try:
+                model.save(f"{sys.argv[3]}/{number}.mlpackage", replace=False)
+                print(number)
+            except milbuild.Error as error:
+                assert "exists" in str(error), error
+    """
+    processes = [run(script, checkpoint(), length, target.parent) for length in (5, 6, 7)]
+    done: list[int] = []
+    for process in processes:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        done += map(int, out.split())
+    assert sorted(done) == list(range(20))
+    assert len(os.listdir(target.parent)) == 20
 
 
 # Files that change

@@ -52,7 +52,7 @@ class Albert(Bert):
 
     heads = {
         "feature-extraction": pooled_states("pooler", pooler),
-        "fill-mask": language_model("predictions", "dense", "LayerNorm", width="embedding_size"),
+        "fill-mask": language_model("predictions", "dense", "LayerNorm", width="embedding_size", act="activation"),
         "text-classification": pooled("classifier", pooler),
         "multiple-choice": choices("classifier", pooler),
         "token-classification": per_token("classifier"),

@@ -75,7 +75,7 @@ class Bert:
         y = linear(self.attention(x, w / "attention.self", i, mask), w / "attention.output.dense", self.width)
         x = self.norm(add(x, y, w / "attention.output.residual"), w / "attention.output.LayerNorm")
         y = linear(x, w / "intermediate.dense", self.config.intermediate_size)
-        y = activation(y, self.config.hidden_act, w / "intermediate.act")
+        y = activation(y, self.config.hidden_act, w / "intermediate.intermediate_act_fn")
         y = linear(y, w / "output.dense", self.width)
         return self.norm(add(x, y, w / "output.residual"), w / "output.LayerNorm")
 
@@ -91,7 +91,9 @@ class Bert:
         w = self.weights / "pooler"
         return activation(linear(first_token(hidden, w), w / "dense", self.width), "tanh", w / "activation")
 
-    language_head = language_model("cls.predictions", "transform.dense", "transform.LayerNorm")
+    language_head = language_model(
+        "cls.predictions", "transform.dense", "transform.LayerNorm", act="transform.transform_act_fn"
+    )
     heads = {
         "feature-extraction": pooled_states("pooler", pooler),
         "fill-mask": language_head,

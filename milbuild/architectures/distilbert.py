@@ -73,6 +73,7 @@ class DistilBert(Bert):
             "vocab_layer_norm",
             "vocab_projector",
             function="activation",
+            act="activation",
             bias="vocab_projector.bias",
         ),
         "text-classification": pooled("classifier", classified, own="pre_classifier"),

@@ -12,12 +12,13 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
 from milbuild.caches import Cache
+from milbuild.errors import Error
 from milbuild.heads import last_token, per_token, span, states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
 from milbuild.layers.linear import add, embedding, joined_linear, linear, mul, split
 from milbuild.layers.normalization import rms_norm
-from milbuild.layers.rope import Rotation, rotate, rotation
+from milbuild.layers.rope import Rotation, ropes, rotate, rotation, settled
 from milbuild.weights import Cursor
 
 
@@ -37,14 +38,25 @@ class Llama:
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
         self.windows = caches.windows(config)
-        self.layers, self.groups = config.num_hidden_layers, config.num_attention_heads // config.num_key_value_heads
+        heads, shared = config.num_attention_heads, config.num_key_value_heads
+        if heads < 1 or shared < 1 or heads % shared:
+            raise Error(
+                f"num_attention_heads is {heads} and num_key_value_heads {shared}: each of the latter serves as many of the "
+                "former",
+                "Look into config.json.",
+            )
+        self.layers, self.groups = config.num_hidden_layers, heads // shared
 
     @staticmethod
     def longest(config: Any) -> int:
         """The context; a rope of type dynamic stretches it."""
-        parameters = config.rope_parameters
-        stretch = parameters.get("factor", 1.0) if parameters.get("rope_type") == "dynamic" else 1.0
+        stretch = max(p.get("factor", 1.0) if p.get("rope_type") == "dynamic" else 1.0 for p in ropes(config))
         return int(config.max_position_embeddings * stretch)
+
+    @staticmethod
+    def settled(config: Any) -> int | None:
+        """The longest sequence up to which nothing but the tokens before it decides on a token; None for any."""
+        return min((n for p in ropes(config) if (n := settled(p, config)) is not None), default=None)
 
     def hidden_states(self, input_ids: Var) -> Var:
         """int32 (B, T) -> (B, T, D), after the final norm."""

@@ -11,7 +11,7 @@ from milbuild.weights import Cursor
 
 
 class Qwen3(Qwen2):
-    also = ()
+    also: tuple[str, ...] = ()
 
     def bias(self, where: str) -> bool:
         return bool(self.config.attention_bias)

@@ -34,7 +34,7 @@ def mlp(x: Var, w: Cursor, width: int) -> Var:
 
 
 class Yolos(ViT):
-    also = ()
+    also: tuple[str, ...] = ()
     not_read = (
         *ViT.not_read,
         *("auxiliary_loss", "class_cost", "bbox_cost", "giou_cost"),  # training

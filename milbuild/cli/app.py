@@ -1,10 +1,12 @@
 """The commands, their options and what they print. Whatever is heavy is imported by the command that needs it."""
 
+import contextlib
 import json
 import os
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +35,22 @@ Source = Annotated[
 Package = Annotated[Path, typer.Argument(metavar="PACKAGE", help="A .mlpackage folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.", show_default=False)]
+
+
+def run() -> int:
+    """Runs the command line and returns its exit code. typer's own way of running it ends with 1 where a pipe was closed."""
+    # click's, or since typer 0.27 its own copy of it
+    usage: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
+    try:
+        code = app(standalone_mode=False)
+    except usage as error:
+        error.show()
+        return int(error.exit_code)
+    except SystemExit:
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # its answer to a closed pipe, with exit code 1
+            raise BrokenPipeError from None
+        raise
+    return code if isinstance(code, int) else 0
 
 
 @app.callback(invoke_without_command=True)
@@ -221,7 +239,7 @@ def build(
         )
     for each in caught:
         _note(f"warning: {each.message}")
-    _save(model, target_path)
+    _save(model, target_path, force)
     seconds = time.perf_counter() - start
     from milbuild.inspection import inspect as describe
 
@@ -335,7 +353,7 @@ def validate(
         from milbuild.pictures import check_picture
 
         check_picture(plot)
-    with _status("comparing with transformers") as status:
+    with _stages() as tell:
         report = milbuild.validate(
             package,
             source,
@@ -349,15 +367,15 @@ def validate(
             compute_units=compute_units,
             revision=revision,
             seed=seed,
-            progress=lambda doing: status.update(f"comparing with transformers: {doing} ..."),
+            progress=tell,
         )
-    if plot is not None:
-        report.plot(plot)
-        _note(f"Wrote {plot}")
     if markdown:
         print(report.markdown())
     else:
         _print(report.as_dict() if as_json else report)
+    if plot is not None:
+        report.plot(plot)  # last: a disk that has no room for it does not take the result away
+        _note(f"Wrote {plot}")
     if not report.passed:
         raise typer.Exit(1)
 
@@ -436,6 +454,8 @@ def generate(
     assert prompt is not None
     with _status("loading"):
         stream = TextStream(package, tokenizer, prompt, encoder=encoder, max_new_tokens=max_new_tokens, **sampling)
+    if stream.remark is not None:
+        _note(f"note: {stream.remark}")
     if as_json:
         text = "".join(stream)
         _print({"prompt": prompt, "text": text, "tokens": stream.tokens, **stream.speed()})
@@ -483,12 +503,16 @@ def inspect(
     from milbuild import inspection
 
     if graph is not None:
+        from milbuild.pictures import check_picture
+
+        check_picture(graph, "a graph")
+    found = inspection.inspect(package, shapes) if other is None else inspection.compare(package, other)
+    _print(found.as_dict() if as_json else found)
+    if graph is not None:
         from milbuild.inspection.drawing import draw
 
         draw(package, graph, shapes)
         _note(f"Wrote {graph}")
-    found = inspection.inspect(package, shapes) if other is None else inspection.compare(package, other)
-    _print(found.as_dict() if as_json else found)
 
 
 @app.command()
@@ -574,10 +598,10 @@ def profile(
         if threads is not None:
             torch.set_num_threads(threads)
         found = measure(model, examples(model, shapes), repeat)
+    _print(found.as_dict() if as_json else found)
     if plot is not None:
         found.plot(plot)
         _note(f"Wrote {plot}")
-    _print(found.as_dict() if as_json else found)
 
 
 def _units(name: str | None) -> str:
@@ -681,9 +705,10 @@ def _output(path: Path, force: bool, source: str | None = None) -> Path:
                 f"{path.name} does not end with .mlpackage", f"An ML Program is a folder called {path.stem}.mlpackage."
             )
         path = path.with_name(f"{path.name}.mlpackage")
+    from milbuild.package import temporary
+
+    temporary.check(path, force)
     if os.path.lexists(path):
-        if not force:
-            raise Error(f"{path} exists", "Add --force to replace it.")
         checkpoint = None if source is None else Path(source).resolve()
         if checkpoint is not None and checkpoint.exists() and path.resolve() in [checkpoint, *checkpoint.parents]:
             raise Error(f"{path} is where the checkpoint is", "Choose another place for the package.")
@@ -695,17 +720,17 @@ def _output(path: Path, force: bool, source: str | None = None) -> Path:
     return path
 
 
-def _save(model: Any, path: Path) -> None:
+def _save(model: Any, path: Path, force: bool) -> None:
     """Saves with a bar of the bytes written, on a terminal."""
     if not sys.stderr.isatty():
-        model.save(path)
+        model.save(path, replace=force)
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=_stderr(), transient=True) as progress:
         bar = progress.add_task("weights", total=None)
-        model.save(path, progress=lambda done, total: progress.update(bar, completed=done, total=total))
+        model.save(path, lambda done, total: progress.update(bar, completed=done, total=total), replace=force)
 
 
 def _check_generate(prompt: str | None, audio: Path | None, sampling: dict[str, Any], spoken: dict[str, Any]) -> None:
@@ -725,6 +750,8 @@ def _check_generate(prompt: str | None, audio: Path | None, sampling: dict[str, 
 
 def _transcribe(transcript: Any, audio: str, timestamps: bool, as_json: bool) -> None:
     """Prints the segments of a sound as they come: a window's at once, since the next one may take back what it cut off."""
+    if transcript.remark is not None:
+        _note(f"note: {transcript.remark}")
     if transcript.features is not None:
         _note("The package takes input_features: transformers' WhisperFeatureExtractor makes them")
     segments = []
@@ -772,7 +799,7 @@ def _stream(prompt: str, stream: Any) -> None:
 
 def _print(value: Any) -> None:
     if isinstance(value, dict):
-        print(json.dumps(value, indent=2))
+        print(json.dumps(value, indent=2), flush=True)
         return
     from rich.console import Console
 
@@ -787,6 +814,26 @@ def _note(text: str) -> None:
 
 def _status(text: str) -> Any:
     return _stderr().status(f"{text} ...")
+
+
+@contextlib.contextmanager
+def _stages() -> Iterator[Any]:
+    """Shows on a terminal what is being done, how much lies behind, and for how long it has been going on."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        BarColumn(20),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=_stderr(), transient=True) as progress:
+        bar = progress.add_task("loading", total=1.0)
+        yield lambda doing, share: progress.update(bar, description=doing, completed=share)
 
 
 def _stderr() -> Any:

@@ -2,13 +2,13 @@
 
 import random
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer
 
 import milbuild
+from milbuild import leftovers
 from milbuild.cli import app
 from milbuild.generation import TextStream
 
@@ -53,13 +53,14 @@ def in_words(number: int) -> str:
 def run(keep: Path | None, quiet: bool) -> dict[str, Any]:
     """Builds, validates, writes; prints what it does unless `quiet`. Returns the figures."""
     note = (lambda text: None) if quiet else app._note
-    with tempfile.TemporaryDirectory(prefix="milbuild-demo-") as folder:
-        path = keep or Path(folder) / "demo.mlpackage"
+    folder = leftovers.temporary_folder()
+    try:
+        path = keep or folder / "demo.mlpackage"
         note(
             "Building the demo checkpoint: a state for keys and values, a function `prefill` for 64 tokens, `main` for one"
         )
         model = milbuild.build(CHECKPOINT, cache="state", prefill_length=64)
-        app._save(model, path)
+        app._save(model, path, force=False)
         note("Comparing it with transformers' PyTorch model\n")
         report = milbuild.validate(path, CHECKPOINT)
         stories = {}
@@ -82,6 +83,8 @@ def run(keep: Path | None, quiet: bool) -> dict[str, Any]:
             "sums": SUMS,
             "sums_right": right,
         }
+    finally:
+        leftovers.remove(folder)
 
 
 def _sums(path: Path, quiet: bool) -> int:

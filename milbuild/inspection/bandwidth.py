@@ -1,7 +1,7 @@
-"""How often a second a chip can move a call's bytes: the bound of whatever waits for memory, as decoding a token does.
+"""How often a second a chip can move a call's bytes and do its arithmetic: two bounds, of which the lower one counts.
 
-An upper bound, not a measurement: it knows of no arithmetic, no overhead of a call, no change from one unit to another.
-Compute time is not given: there are no figures of Core ML's for enough chips to stand on.
+Decoding a token waits for the memory; many tokens, or a picture, a call wait for the arithmetic. Upper bounds, not measurements:
+they know of no overhead of a call, no change from one unit to another, and no unit reaches its peak.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,17 @@ SHARE = (0.70, 0.85)
 PEAK = "70 to 85 % of Apple's peak figure"
 BENCH = "anemll-bench, Results.MD (llama_lm_head): one author's measurement"
 HEARSAY = "70 to 85 % of a peak for which no primary source was found"
+# Peaks of arithmetic, in float16.
+METAL = "philipturner/metal-benchmarks: cores, their operations a clock, and clock; in float16 as in float32"
+LISTED = "listed by third parties, no primary source (Sidekick, GPU.swift)"
+ENGINE = "Apple's figure, as hollance/neural-engine lists it"
+ENGINE_HALF = "half of Apple's 38, which count int8 (maderix/ANE measured 18.6 in float16)"
 
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """What a unit gets of a chip's memory, in GB (1e9 bytes) a second: the lowest and the highest that may be expected."""
+    """What a unit gets of a chip's memory, in GB (1e9 bytes) a second: the lowest and the highest that may be expected; and its
+    peak of arithmetic in `tflops`, 1e12 additions and multiplications a second in float16, where one is known."""
 
     chip: str
     unit: str
@@ -24,34 +30,44 @@ class Bandwidth:
     high: float
     confidence: str
     source: str
+    tflops: float | None = None
+    tflops_source: str | None = None
 
     def calls(self, moved: int) -> tuple[float, float]:
         """Calls a second of `moved` bytes each, at most."""
         return 1e9 * self.low / moved, 1e9 * self.high / moved
 
-
-def _gpu(chip: str, peak: float, confidence: str = "medium", source: str = PEAK) -> Bandwidth:
-    return Bandwidth(chip, GPU, round(SHARE[0] * peak, 1), round(SHARE[1] * peak, 1), confidence, source)
-
-
-def _neural_engine(chip: str, measured: float) -> Bandwidth:
-    return Bandwidth(chip, NEURAL_ENGINE, measured, measured, "medium", BENCH)
+    def computed(self, macs: int) -> float | None:
+        """Calls a second of so many multiply-accumulates each, at most; None where the peak is not known, or nothing is
+        multiplied."""
+        return None if self.tflops is None or not macs else 1e12 * self.tflops / (2 * macs)
 
 
-# The Neural Engine's does not follow the bus: a Max has that of the chip without a name, or twice as much.
+def _gpu(chip: str, peak: float, tflops: float | None, listed: str | None, confidence: str = "medium") -> Bandwidth:
+    source = HEARSAY if confidence == "hearsay" else PEAK
+    return Bandwidth(
+        chip, GPU, round(SHARE[0] * peak, 1), round(SHARE[1] * peak, 1), confidence, source, tflops, listed
+    )
+
+
+def _neural_engine(chip: str, measured: float, tflops: float, listed: str) -> Bandwidth:
+    return Bandwidth(chip, NEURAL_ENGINE, measured, measured, "medium", BENCH, tflops, listed)
+
+
+# The Neural Engine's bandwidth does not follow the bus: a Max has that of the chip without a name, or twice as much.
 TABLE = (
-    _gpu("M1", 68.25),
-    _neural_engine("M1", 60.9),
-    _gpu("M1 Max", 400),
-    _neural_engine("M1 Max", 54.6),
-    _gpu("M2", 100),
-    _neural_engine("M2", 60.5),
-    _gpu("M4", 120),
-    _neural_engine("M4", 64.2),
-    _gpu("M4 Pro", 273),
-    _neural_engine("M4 Pro", 126.4),
-    _gpu("M4 Max", 546),
-    _neural_engine("M4 Max", 118.9),
-    _gpu("A17 Pro", 51.2, "hearsay", HEARSAY),
-    _gpu("A18", 60, "hearsay", HEARSAY),
+    _gpu("M1", 68.25, 2.6, METAL),
+    _neural_engine("M1", 60.9, 11, ENGINE),
+    _gpu("M1 Max", 400, 10.6, METAL),
+    _neural_engine("M1 Max", 54.6, 11, ENGINE),
+    _gpu("M2", 100, 3.6, METAL),
+    _neural_engine("M2", 60.5, 15.8, ENGINE),
+    _gpu("M4", 120, 4.6, LISTED),
+    _neural_engine("M4", 64.2, 19, ENGINE_HALF),
+    _gpu("M4 Pro", 273, 9.2, LISTED),
+    _neural_engine("M4 Pro", 126.4, 19, ENGINE_HALF),
+    _gpu("M4 Max", 546, 18.4, LISTED),
+    _neural_engine("M4 Max", 118.9, 19, ENGINE_HALF),
+    _gpu("A17 Pro", 51.2, None, None, "hearsay"),
+    _gpu("A18", 60, None, None, "hearsay"),
 )

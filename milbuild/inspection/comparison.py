@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from milbuild.inspection.report import FunctionInfo, Inspection, inspect
 from milbuild.linting.graph import Constant, Graph, Subject
 from milbuild.package.reader import Package
+from milbuild.tables import Table
 
 PIECE = 1 << 24  # bytes that are compared together
 SHOWN = 12  # lines of a table; --json has all
@@ -56,7 +57,6 @@ class Comparison:
 
     def __rich__(self) -> Any:
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
         weights = f"weight.bin has {'the same' if self.weight_file else 'other'} bytes"
@@ -66,18 +66,13 @@ class Comparison:
         for change in self.changes:
             groups.setdefault((change.where, change.what), []).append(change)
         for (where, what), changes in groups.items():
-            table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold", header_style="",
-                          title=f"{what}{f' of {where}' if where else ''}", caption_style="", caption_justify="left")  # fmt: skip
+            parts.append(Text(f"\n{what}{f' of {where}' if where else ''}", "bold"))
             first = next(c.before if c.before is not None else c.after for c in changes)
-            side: Literal["right", "left"] = "right" if isinstance(first, int) else "left"
-            table.add_column("", overflow="fold")
-            table.add_column("before", justify=side, overflow="fold")
-            table.add_column("after", justify=side, overflow="fold")
-            for change in changes[:SHOWN]:
-                table.add_row(change.name, _spelled(change.before), _spelled(change.after))
-            if left := len(changes) - SHOWN:
-                table.caption = f"and {left:,} more (--json lists them)" if left > 0 else None
-            parts += [Text(), table]
+            side = "n" if isinstance(first, int) else "t"
+            rows = [[change.name, _spelled(change.before), _spelled(change.after)] for change in changes[:SHOWN]]
+            parts.append(Table(f"t{side}{side}", ["", "before", "after"], rows))
+            if (left := len(changes) - SHOWN) > 0:
+                parts.append(Text(f"and {left:,} more (--json lists them)"))
         return Group(*parts)
 
 

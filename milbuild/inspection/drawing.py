@@ -15,7 +15,7 @@ from milbuild.inspection.costs import Ledger, Unknown, flat
 from milbuild.inspection.outline import Group, Row, outline, rows
 from milbuild.inspection.report import Shape, landmark, ledgers, scaled
 from milbuild.package.reader import Operation, Value
-from milbuild.pictures import check_picture
+from milbuild.pictures import check_picture, save
 
 COLOURS = {
     "product": "#3b6ea8",
@@ -91,7 +91,7 @@ def draw(
     # The same picture has the same bytes each time: no date in it, no names drawn by lot.
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(Path(path).suffix.lower())
     with rc_context({"svg.hashsalt": "milbuild"}):
-        figure.savefig(path, dpi=144, metadata=undated)
+        save(figure, path, "a graph", dpi=144, metadata=undated)
 
 
 def layout(package: str | os.PathLike[str] | Any, shapes: dict[str, Shape] | None = None) -> Page:

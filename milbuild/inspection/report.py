@@ -1,5 +1,6 @@
 """What `inspect` finds: functions, interfaces, operations, weights, costs of a call, and what chips may make of them."""
 
+import json
 import math
 import os
 import re
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from milbuild.errors import Error
-from milbuild.inspection.bandwidth import GPU, NEURAL_ENGINE, TABLE
+from milbuild.inspection.bandwidth import TABLE
 from milbuild.inspection.costs import Costs, Ledger, Unknown, Weight
 from milbuild.inspection.shapes import open_lengths, play
 from milbuild.linting.graph import Graph, Subject
 from milbuild.linting.interfaces import target
 from milbuild.package.reader import Package, color_name, type_name
+from milbuild.tables import Table
 
 Shape = tuple[int, ...]
 TOKENS = re.compile(r"(decoder_?)?(input_?ids?|token_?ids|tokens)", re.IGNORECASE)
@@ -95,9 +97,10 @@ class FunctionInfo:
         found = []
         for row in TABLE:
             calls = [round(number, 2) for number in row.calls(self.costs.bytes)]
-            found.append(
-                {**asdict(row), "calls_per_second": calls} | ({"tokens_per_second": calls} if self.decodes else {})
-            )
+            computed = row.computed(self.macs or 0)
+            entry = {**asdict(row), "calls_per_second": calls}
+            entry["calls_per_second_by_arithmetic"] = None if computed is None else round(computed, 2)
+            found.append(entry | ({"tokens_per_second": calls} if self.decodes else {}))
         return found
 
 
@@ -146,10 +149,6 @@ class Inspection:
             parts += [Text(f"\nweights{once}", "bold"), self._weights()]
         if any(function.costs is not None and function.costs.bytes for function in self.functions.values()):
             parts += [Text(f"\n{BOUND}", "bold"), self._bounds()]
-            if any(not function.decodes for function in self.functions.values()):
-                parts.append(
-                    Text("Less where arithmetic takes longer than the memory, as it does for many tokens a call.")
-                )
         if self.metadata:
             parts += [Text("\nmetadata", "bold"), self._metadata()]
         return Group(*parts)
@@ -158,29 +157,29 @@ class Inspection:
     def _shared(self) -> bool:
         return sum(f.weights for f in self.functions.values()) > sum(group.bytes for group in self.weight_groups)
 
-    def _interface(self, function: FunctionInfo) -> Any:
+    def _interface(self, function: FunctionInfo) -> Table:
         """Features that differ in the number of a layer only are one line."""
-        table = _table(header=False)
+        rows = []
         for kind, features in (("input", function.inputs), ("state", function.states), ("output", function.outputs)):
             groups: dict[tuple[str, str], list[str]] = {}
             for name, spelled in features.items():
                 groups.setdefault((landmark(name), spelled), []).append(name)
             for (name, spelled), names in groups.items():
                 many = f"{spelled}, {len(names)} times" if len(names) > 1 else spelled
-                table.add_row(kind, name if len(names) > 1 else names[0], many)
-        return table
+                rows.append([kind, name if len(names) > 1 else names[0], many])
+        return Table("ltt", ["", "", ""], rows)
 
-    def _counts(self) -> Any:
+    def _counts(self) -> Table:
         """A column for each function."""
-        table = _table()
-        table.add_column("")
-        for name in self.functions:
-            table.add_column(name, justify="right")
         functions = list(self.functions.values())
         types = Counter[str]()
         for function in functions:
             types.update(function.operations)
-        row = table.add_row
+        rows = []
+
+        def row(name: str, *figures: str) -> None:
+            rows.append([name, *figures])
+
         if any(function.tokens for function in functions):
             row("tokens", *(_number(function.tokens) for function in functions))
         for name in dict.fromkeys(name for function in functions for name in function.shapes):
@@ -198,52 +197,43 @@ class Inspection:
         for spelled, part in PARTS.items():
             if any(f.costs is not None and getattr(f.costs, part) for f in functions):
                 row(f"  {spelled}", *(scaled(None if f.costs is None else getattr(f.costs, part)) for f in functions))
-        return table
+        return Table("t" + "n" * len(functions), ["", *self.functions], rows)
 
-    def _weights(self) -> Any:
-        table = _table()
-        table.add_column("type")
-        table.add_column("compression")
-        for column in ("number", "elements", "MB"):
-            table.add_column(column, justify="right")
-        for group in self.weight_groups:
-            figures = (_number(group.number), _number(group.elements), scaled(group.bytes))
-            table.add_row(group.type, group.compression, *figures)
-        return table
+    def _weights(self) -> Table:
+        rows = [
+            [group.type, group.compression, _number(group.number), _number(group.elements), scaled(group.bytes)]
+            for group in self.weight_groups
+        ]
+        return Table("ttnnn", ["type", "compression", "number", "elements", "MB"], rows)
 
-    def _bounds(self) -> Any:
-        """A line for each chip."""
+    def _bounds(self) -> Table:
+        """A line for each unit of each chip."""
         known = {name: f for name, f in self.functions.items() if f.costs is not None and f.costs.bytes}
-        table = _table()
-        table.add_column("chip")
-        for unit in (GPU, NEURAL_ENGINE):
-            table.add_column(f"{unit}, GB/s", justify="right")
-            for name, function in known.items():
-                what = "tokens/s" if function.decodes else "calls/s"
-                table.add_column(what if len(self.functions) == 1 else f"{name} {what}", justify="right")
-        table.add_column("confidence")
-        for chip in dict.fromkeys(row.chip for row in TABLE):
-            cells, confidence = [], ""
-            for unit in (GPU, NEURAL_ENGINE):
-                row = next((row for row in TABLE if (row.chip, row.unit) == (chip, unit)), None)
-                cells.append(
-                    "-" if row is None else f"{row.low:.1f}" if row.low == row.high else _span(row.low, row.high)
-                )
-                each = [f.costs.bytes for f in known.values() if f.costs is not None]
-                cells += ["-" if row is None else _span(*row.calls(moved)) for moved in each]
-                confidence = confidence or (row.confidence if row is not None else "")
-            table.add_row(chip, *cells, confidence)
-        return table
+        heads = ["chip", "unit", "GB/s", "TFLOPS"]
+        for name, function in known.items():
+            what = "tokens/s" if function.decodes else "calls/s"
+            named = what if len(self.functions) == 1 else f"{name} {what}"
+            heads += [f"{named}, memory", "arithmetic"]
+        rows = []
+        for row in TABLE:
+            cells = [f"{row.low:.1f}" if row.low == row.high else _span(row.low, row.high)]
+            cells.append("-" if row.tflops is None else f"{row.tflops:g}")
+            for function in known.values():
+                assert function.costs is not None
+                computed = row.computed(function.macs or 0)
+                cells += [
+                    _span(*row.calls(function.costs.bytes)),
+                    "-" if computed is None else _span(computed, computed),
+                ]
+            rows.append([row.chip, row.unit, *cells, row.confidence])
+        return Table("tt" + "n" * (len(heads) - 2) + "l", [*heads, "confidence"], rows)
 
-    def _metadata(self) -> Any:
-        table = _table(header=False)
-        for key, value in self.metadata.items():
-            table.add_row(key, value)
-        return table
+    def _metadata(self) -> Table:
+        return Table("tt", ["", ""], [[key, _spaced(value)] for key, value in self.metadata.items()])
 
 
 SHOWN = 8  # operation types that have a line of their own; --json has all
-BOUND = "at most, by memory bandwidth alone: an upper bound, not a measurement"
+BOUND = "at most, by the memory and by arithmetic alone, the lower of which counts: an upper bound, not a measurement"
 PARTS = {
     "weights": "weights",
     "states, read": "states_read",
@@ -253,10 +243,13 @@ PARTS = {
 }
 
 
-def _table(header: bool = True) -> Any:
-    from rich.table import Table
-
-    return Table(box=None, show_header=header, pad_edge=False, header_style="")
+def _spaced(text: str) -> str:
+    """With room between the entries of JSON, where a line may end."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else text
 
 
 def landmark(name: str) -> str:

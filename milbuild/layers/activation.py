@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb
-from coremltools.converters.mil.mil import Var
+from coremltools.converters.mil.mil import Var, types
 
 from milbuild.errors import Error
 from milbuild.layers.linear import like
@@ -69,6 +69,16 @@ def _xielu(x: Var, w: Cursor) -> Var:
     return mb.add(x=chosen, y=linear, name=w.name)
 
 
+def _sqrtsoftplus(x: Var, w: Cursor) -> Var:
+    # In float32: log(1 + exp(x)) ends in infinity from 11.1 on in float16 and in 0 below -7.6, where its root is 0.02.
+    wide = x.dtype == types.fp32
+    y = x if wide else mb.cast(x=x, dtype="fp32", name=f"{w.name}_float32")
+    y = mb.softplus(x=y, name=f"{w.name}_softplus")
+    if wide:
+        return mb.sqrt(x=y, name=w.name)
+    return mb.cast(x=mb.sqrt(x=y, name=f"{w.name}_root"), dtype="fp16", name=w.name)
+
+
 XIELU = (("alpha_p", (1,)), ("alpha_n", (1,)), ("beta", ()), ("eps", ()))
 
 ACTIVATIONS: dict[str, Callable[[Var, Cursor], Var]] = {
@@ -92,7 +102,7 @@ ACTIVATIONS: dict[str, Callable[[Var, Cursor], Var]] = {
     "relu6": lambda x, w: mb.relu6(x=x, name=w.name),
     "sigmoid": lambda x, w: mb.sigmoid(x=x, name=w.name),
     "silu": lambda x, w: mb.silu(x=x, name=w.name),
-    "sqrtsoftplus": lambda x, w: mb.sqrt(x=mb.softplus(x=x, name=f"{w.name}_softplus"), name=w.name),
+    "sqrtsoftplus": _sqrtsoftplus,
     "swish": lambda x, w: mb.silu(x=x, name=w.name),
     "tanh": lambda x, w: mb.tanh(x=x, name=w.name),
     "xielu": _xielu,

@@ -13,7 +13,7 @@ from milbuild.layers.linear import joined_linear, like
 from milbuild.weights import Cursor
 
 # What a hidden slot gets added to its score. Minus infinity makes NaN of a row with no visible slot and is not safe on
-# every compute unit; e**-1e4 is 0 in every precision (core-ml-facts N4 to N6).
+# every compute unit; e**-1e4 is 0 in every precision (docs/core-ml.md, masks).
 HIDDEN = -1e4
 
 # Where a slot stands that holds nothing for a query: beyond every position, and further off than any window.

@@ -26,7 +26,7 @@ def rms_norm(x: Var, w: Cursor, epsilon: float, offset: float = 0.0) -> Var:
     """(..., D) -> (..., D): x / sqrt(mean(x^2) + epsilon) * (weight + offset), over the last axis.
 
     As a layer norm of (x, -x), whose mean is 0 and whose variance is the mean of squares: one operation of Core ML, which
-    sums in float32, where squares of more than 255 would overflow float16 (core-ml-facts N7).
+    sums in float32, where squares of more than 255 would overflow float16 (docs/core-ml.md, norms).
     """
     width = x.shape[-1]
     weight = w.tensor("weight", width)

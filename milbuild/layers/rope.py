@@ -1,7 +1,8 @@
 """Rotary position embeddings: every rope_type of transformers (modeling_rope_utils.py), and their application.
 
-Angles are computed in float64. "dynamic" and "longrope" depend on how long the sequence of a call is: the graph is built
-for the longest one that it can be asked for, and a shorter one sees the same angles.
+Angles are computed in float64. Those of "dynamic" and "longrope" depend on how long a sequence is at the end of a call, its
+past included, once it is longer than the context of the training: constants where a call has one length, else worked out
+in the graph from the call's positions. Keys in a cache stay as their own call has turned them, as transformers' do.
 """
 
 import math
@@ -23,20 +24,97 @@ def rotation(parameters: dict[str, Any], config: Any, positions: Positions, long
 
     The sines of the first half of the features are negative: what they multiply are the features of the other half.
     """
+    trained = settled(parameters, config)
+    if isinstance(positions, Var) and trained is not None and trained < longest:
+        by_length = _stretched if parameters["rope_type"] == "dynamic" else _switched
+        return by_length(parameters, config, positions, trained, longest, w)
     frequencies, factor = inverse_frequencies(parameters, config, longest)
     known = positions if isinstance(positions, np.ndarray) else np.arange(longest)
-    angles = np.outer(known, np.concatenate([frequencies, frequencies]))
+    tables = _tables(known, frequencies, factor, w)
+    return tables if isinstance(positions, np.ndarray) else _looked_up(tables, positions, w)
+
+
+def ropes(config: Any) -> list[dict[str, Any]]:
+    """The rope_parameters of a configuration: one dictionary, or one for each kind of layer."""
+    parameters = config.rope_parameters
+    kinds = [p for p in parameters.values() if isinstance(p, dict)]
+    return kinds or [parameters]
+
+
+def settled(parameters: dict[str, Any], config: Any) -> int | None:
+    """The longest sequence, in tokens, up to which the angles do not depend on its length; None where they never do."""
+    kind = parameters.get("rope_type", "default")
+    trained = config.max_position_embeddings if kind == "dynamic" else None
+    if kind == "longrope":
+        trained = parameters.get("original_max_position_embeddings")
+    return int(trained) if isinstance(trained, int | float) else None
+
+
+def _tables(positions: np.ndarray, frequencies: np.ndarray, factor: float, w: Cursor) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and signed sines (T, E)."""
+    angles = np.outer(positions, np.concatenate([frequencies, frequencies]))
     signs = np.repeat([-1.0, 1.0], len(frequencies))
-    tables = [(factor * table).astype(w.dtype) for table in (np.cos(angles), np.sin(angles) * signs)]
+    return (factor * np.cos(angles)).astype(w.dtype), (factor * (np.sin(angles) * signs)).astype(w.dtype)
+
+
+def _looked_up(tables: tuple[np.ndarray, np.ndarray], rows: Var, w: Cursor) -> Rotation:
+    """Rows (T,) or (B, T) of both tables."""
     names = [f"{w.name}_{name}" for name in ("cos", "sin")]
-    if isinstance(positions, np.ndarray):
-        return tables[0], tables[1]
-    found = [
-        mb.gather(x=table, indices=positions, axis=0, name=name) for table, name in zip(tables, names, strict=True)
-    ]
-    if positions.rank == 2:
+    found = [mb.gather(x=table, indices=rows, axis=0, name=name) for table, name in zip(tables, names, strict=True)]
+    if rows.rank == 2:
         found = [mb.expand_dims(x=x, axes=[1], name=f"{x.op.name}_heads") for x in found]
     return found[0], found[1]
+
+
+def _switched(p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor) -> Rotation:
+    """longrope: the tables for short sequences stand before those for long ones."""
+    parts = []
+    for length in (trained, longest):
+        frequencies, factor = inverse_frequencies(p, config, length)
+        parts.append(_tables(np.arange(length), frequencies, factor, w))
+    last = mb.reduce_max(x=positions, keep_dims=False, name=f"{w.name}_last")
+    long = mb.greater_equal(x=last, y=np.int32(trained), name=f"{w.name}_long")
+    begin = mb.mul(
+        x=mb.cast(x=long, dtype="int32", name=f"{w.name}_table"), y=np.int32(trained), name=f"{w.name}_begin"
+    )
+    rows = mb.add(x=positions, y=begin, name=f"{w.name}_rows")
+    cos, sin = (np.concatenate(tables) for tables in zip(*parts, strict=True))
+    return _looked_up((cos, sin), rows, w)
+
+
+def _stretched(p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor) -> Rotation:
+    """dynamic: a row of frequencies for each length from the trained one on, in turns and not in radians, of which whole
+    ones can be left out.
+
+    A product of position and frequency loses in float32 what its whole turns take, so a frequency is the sum of two: the
+    first has few enough bits for exact products, the second is small.
+    """
+    turns = np.array([inverse_frequencies(p, config, n)[0] for n in range(trained, longest + 1)]) / (2 * math.pi)
+    grid = 2.0 ** math.floor(24 - math.log2(longest * turns.max()))
+    coarse = np.floor(turns * grid) / grid
+    table = np.stack([coarse, turns - coarse], axis=1).astype(np.float32)
+    last = mb.reduce_max(x=positions, keep_dims=False, name=f"{w.name}_last")
+    beyond = mb.maximum(
+        x=mb.sub(x=last, y=np.int32(trained - 1), name=f"{w.name}_from_trained"),
+        y=np.int32(0),
+        name=f"{w.name}_beyond",
+    )
+    frequencies = mb.gather(x=table, indices=beyond, axis=0, name=f"{w.name}_frequencies")
+    coarse_, fine = mb.split(x=frequencies, num_splits=2, axis=0, name=f"{w.name}_parts")  # (1, E / 2) each
+    tokens = mb.cast(x=positions, dtype="fp32", name=f"{w.name}_positions")
+    tokens = mb.expand_dims(x=tokens, axes=[1] if positions.rank == 1 else [1, 3], name=f"{w.name}_tokens")
+    turned = mb.mul(x=tokens, y=coarse_, name=f"{w.name}_turns")
+    turned = mb.sub(x=turned, y=mb.floor(x=turned, name=f"{w.name}_whole_turns"), name=f"{w.name}_rest")
+    turned = mb.add(x=turned, y=mb.mul(x=tokens, y=fine, name=f"{w.name}_fine"), name=f"{w.name}_turned")
+    angles = mb.mul(x=turned, y=np.float32(2 * math.pi), name=f"{w.name}_angles")
+    cos, sin = mb.cos(x=angles, name=f"{w.name}_cos_half"), mb.sin(x=angles, name=f"{w.name}_sin_half")
+    if w.dtype == np.float16:
+        cos, sin = (mb.cast(x=x, dtype="fp16", name=f"{x.op.name}_float16") for x in (cos, sin))
+    negative = mb.mul(x=sin, y=w.dtype.type(-1), name=f"{w.name}_sin_negative")
+    return (
+        mb.concat(values=[cos, cos], axis=-1, name=f"{w.name}_cos"),
+        mb.concat(values=[negative, sin], axis=-1, name=f"{w.name}_sin"),
+    )
 
 
 def rotate(x: Var, rotation: Rotation, w: Cursor) -> Var:
@@ -67,6 +145,11 @@ def inverse_frequencies(parameters: dict[str, Any], config: Any, longest: int) -
     if kind not in TYPES:
         raise Error(f"rope_type is {kind!r}; known are {', '.join(TYPES)}")
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if head % 2:
+        raise Error(
+            f"a head has {head} features (head_dim, or hidden_size over num_attention_heads), and rotary positions turn pairs",
+            "Look into config.json.",
+        )
     # Of the default type transformers' models compute all frequencies themselves, whatever partial_rotary_factor says.
     whole = kind in ("default", "proportional")
     share = 1.0 if whole else parameters.get("partial_rotary_factor", 1.0)

@@ -107,7 +107,7 @@ def swift_transformers_logits(subject: Subject) -> Found:
 )
 def swift_transformers_tokenizer(subject: Subject) -> Found:
     if swift(subject) is not None and not subject.metadata.get(EXPORTERS):
-        yield Place(), "there is no such entry"
+        yield Place(), f"the metadata has no {EXPORTERS}"
 
 
 @rule(

@@ -128,7 +128,7 @@ def name_characters(subject: Subject) -> Found:
         for name in graph.values:
             if not (name.isascii() and name.isidentifier()):
                 maker = graph.makers.get(name)
-                yield (graph.here(name) if maker is None else graph.at(maker)), f"the name {name!r}"
+                yield (graph.here(name) if maker is None else graph.at(maker)), f"a value is called {name!r}"
 
 
 @rule(

@@ -101,7 +101,7 @@ def gpu_attention_memory(subject: Subject) -> Found:
 )
 def ane_fused_attention(subject: Subject) -> Found:
     for graph, operation in subject.works("scaled_dot_product_attention"):
-        yield graph.at(operation), "scaled_dot_product_attention"
+        yield graph.at(operation), "attention is one operation"
 
 
 @rule(
@@ -128,7 +128,7 @@ def ane_float32(subject: Subject) -> Found:
 )
 def control_flow(subject: Subject) -> Found:
     for graph, operation in subject.works(*CONTROL):
-        yield graph.at(operation), operation.type
+        yield graph.at(operation), f"it is a {operation.type}"
 
 
 @rule(
@@ -142,7 +142,7 @@ def control_flow(subject: Subject) -> Found:
 )
 def ane_operation(subject: Subject) -> Found:
     for graph, operation in subject.works(*ELSEWHERE):
-        yield graph.at(operation), operation.type
+        yield graph.at(operation), f"{operation.type} is not known to run there"
 
 
 @rule(
@@ -297,7 +297,7 @@ def ane_listed_norm(subject: Subject) -> Found:
             for operation in graph.of("layer_norm"):
                 shape = operation.outputs[0].shape
                 if shape is not None and len(shape) == 3:
-                    yield graph.at(operation), "3 axes"
+                    yield graph.at(operation), "it norms a tensor of 3 axes"
 
 
 @rule(
@@ -335,7 +335,7 @@ def ane_axis(subject: Subject) -> Found:
             for value in operation.outputs:
                 longest = max((d for d in value.shape or () if d is not None), default=0)
                 if longest > ANE_AXIS and value.dtype in FLOATS:
-                    yield graph.at(operation), f"an axis of {longest:,}"
+                    yield graph.at(operation), f"it has an axis of {longest:,}"
 
 
 @rule(
@@ -401,7 +401,7 @@ def ane_layout(subject: Subject) -> Found:
         layers = sum(1 for _ in graph.of("softmax", "scaled_dot_product_attention"))
         moved = [operation for operation in graph.of("transpose", "reshape") if _touches_last(graph, operation)]
         if layers and len(moved) > 4 * layers:
-            yield graph.here(), f"{len(moved)} transposes and reshapes for {layers} attentions"
+            yield graph.here(), f"it has {len(moved)} transposes and reshapes for {layers} attentions"
 
 
 @rule(
@@ -473,7 +473,7 @@ def head_over_all_tokens(subject: Subject) -> Found:
         largest = max((d or 0 for d in shape), default=0)
         tokens = math.prod(d or 2 for d in shape) // max(largest, 1)
         if largest >= 8192 and tokens > 1:
-            yield graph.at(operation), f"{largest:,} scores for {tokens} tokens"
+            yield graph.at(operation), f"it makes {largest:,} scores for {tokens} tokens"
 
 
 @rule(

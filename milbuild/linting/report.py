@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from milbuild.linting.rules import ERROR, SEVERITIES, UNITS, WARNING, Finding
+from milbuild.tables import Table
 
 SHOWN = 3  # findings of a rule that are written out; the rest is counted
 
@@ -87,23 +88,21 @@ class Report:
         for found in groups.values():
             rule = found[0].rule
             tint = {"error": "red", "warning": "yellow"}.get(rule.severity, "cyan")
-            lines.append(
-                Text.assemble("\n", (rule.severity, f"bold {tint}"), " ", (rule.id, "bold"), f"  {rule.sentence}")
-            )
+            # What was found stands first: beside it the rule alone would read as if it were so.
+            first, *others = _spelled(found)
+            lines.append(Text.assemble("\n", (rule.severity, f"bold {tint}"), " ", (rule.id, "bold"), f"  {first}"))
             likely = f"likely, on the {rule.where}; " if rule.units else ""
-            about = [*_spelled(found), f"fix: {rule.fix}", f"{likely}confidence {rule.confidence}; {rule.source}"]
+            about = [*others, f"rule: {rule.sentence}", f"fix: {rule.fix}"]
+            about.append(f"{likely}confidence {rule.confidence}; {rule.source}")
             lines += [Padding(Text(line), (0, 0, 0, 4), expand=False) for line in about]
-        return Group(*lines, self._counts())
+        return Group(*lines, Text("\nestimates", "bold"), self._counts())
 
-    def _counts(self) -> Any:
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False, title_justify="left", title_style="bold", title="\nestimates")
-        for column in ("function", "operations", "likely off the Neural Engine", "switches at least"):
-            table.add_column(column, justify="left" if column == "function" else "right")
-        for name, counted in self.functions.items():
-            table.add_row(name, *(f"{number:,}" for number in vars(counted).values()))
-        return table
+    def _counts(self) -> Table:
+        heads = ["function", "operations", "likely off the Neural Engine", "switches at least"]
+        rows = [
+            [name, *(f"{number:,}" for number in vars(counted).values())] for name, counted in self.functions.items()
+        ]
+        return Table("tnnn", heads, rows)
 
 
 def _spelled(found: list[Finding]) -> list[str]:

@@ -51,7 +51,7 @@ def state_type(subject: Subject) -> Found:
 def state_target(subject: Subject) -> Found:
     for graph in subject.graphs:
         if subject.version < 9 and states(graph):
-            yield graph.here(states(graph)[0].name), f"it is for {target(subject.version)}"
+            yield graph.here(states(graph)[0].name), f"it has states, and the package is for {target(subject.version)}"
 
 
 @rule(

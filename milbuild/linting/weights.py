@@ -209,7 +209,7 @@ def quantised_activations(subject: Subject) -> Found:
     for graph in subject.graphs:
         count = sum(1 for operation in graph.of("quantize"))
         if count:
-            yield graph.here(), f"{count} quantize"
+            yield graph.here(), f"{count} of its operations quantize"
 
 
 @rule(
@@ -277,7 +277,7 @@ def weights_twice(subject: Subject) -> Found:
 def operation_count(subject: Subject) -> Found:
     for graph in subject.graphs:
         if len(graph.work) > OPERATIONS:
-            yield graph.here(), f"it has {len(graph.work):,}"
+            yield graph.here(), f"it has {len(graph.work):,} operations"
 
 
 def _compressed(subject: Subject, *kinds: str) -> Iterator[tuple[Graph, Operation]]:

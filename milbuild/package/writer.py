@@ -189,15 +189,18 @@ def manifest() -> str:
     )
 
 
-def write(model: Any, weights: BlobPlan | Path, target: Path, progress: Progress | None = None) -> None:
-    """Writes a package at `target`, replacing what stands there only once the new one is whole and on the disk.
+def write(
+    model: Any, weights: BlobPlan | Path, target: Path, progress: Progress | None = None, replace: bool = True
+) -> None:
+    """Writes a package at `target`, replacing one that stands there only once the new one is whole and on the disk.
 
-    `weights` is the plan of a build, or the weight.bin of a package that is saved again. Raises `Error` when the place
-    cannot be written to or the disk is full, and for weights that the precision cannot hold; nothing is left behind. What a
-    killed process has left behind is taken away.
+    `weights` is the plan of a build, or the weight.bin of a package that is saved again. Raises `Error` when something else
+    stands there (without `replace` anything), when the place cannot be written to or the disk is full, and for weights that
+    the precision cannot hold; nothing is left behind. What killed processes have left in the folder is taken away.
     """
     try:
-        with temporary.folder(target) as partial:
+        temporary.check(target, replace)
+        with temporary.Folder(target) as partial:
             root = partial / ROOT
             (root / WEIGHTS.parent).mkdir(parents=True)
             with (root / WEIGHTS).open("wb") as file:
@@ -211,7 +214,7 @@ def write(model: Any, weights: BlobPlan | Path, target: Path, progress: Progress
                 file.write(model.SerializeToString(deterministic=True))
                 _sync(file)
             (partial / "Manifest.json").write_text(manifest())
-            temporary.put(partial, target)
+            temporary.put(partial, target, replace)
     except OSError as error:
         where = target.parent if str(target.parent) != "." else Path.cwd()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

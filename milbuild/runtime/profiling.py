@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from milbuild import pictures
 from milbuild.errors import Error
 from milbuild.package.reader import Operation, color_name, type_name
-from milbuild.pictures import check_picture
 from milbuild.runtime.engine import Engine, State
+from milbuild.tables import Table
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Profile:
 
     def plot(self, path: str | os.PathLike[str], top: int = 20) -> None:
         """Writes a picture of the `top` types and landmarks; the ending of `path` says its format (svg, png, pdf)."""
-        check_picture(path)
+        pictures.check_picture(path)
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(13, 1.6 + 0.27 * max(map(len, (self.types[:top], self.landmarks[:top])))))
@@ -66,7 +67,7 @@ class Profile:
             panel.spines[["top", "right"]].set_visible(False)
         figure.suptitle(self._headline(), x=0.01, ha="left", fontsize=10)
         figure.tight_layout()
-        figure.savefig(path)
+        pictures.save(figure, path)
 
     def _headline(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
@@ -78,20 +79,22 @@ class Profile:
 
     def __rich__(self) -> Any:
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
         parts: list[Any] = [Text(self._headline(), "bold")]
         total = sum(row.seconds for row in self.types) or 1.0
         for title, rows in zip(TITLES, (self.types, self.landmarks), strict=True):
-            table = Table(box=None, pad_edge=False)
-            table.add_column(f"by {title}", overflow="fold")
-            for column in ("calls", "ms", "%", "MB"):
-                table.add_column(column, justify="right")
-            for row in rows:
-                share = f"{100 * row.seconds / total:.1f}"
-                table.add_row(row.name, str(row.calls), f"{1e3 * row.seconds:.2f}", share, f"{row.bytes / 1e6:,.2f}")
-            parts += [Text(), table]
+            figures = [
+                [
+                    row.name,
+                    str(row.calls),
+                    f"{1e3 * row.seconds:.2f}",
+                    f"{100 * row.seconds / total:.1f}",
+                    f"{row.bytes / 1e6:,.2f}",
+                ]
+                for row in rows
+            ]
+            parts += [Text(), Table("tnnnn", [f"by {title}", "calls", "ms", "%", "MB"], figures)]
         return Group(*parts)
 
 

@@ -29,7 +29,7 @@ def validate(
     compute_units: Any = None,
     revision: str | None = None,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str, float], None] | None = None,
 ) -> "Report":
     """Compares a package with transformers' model of its checkpoint, in eager float32.
 
@@ -57,7 +57,7 @@ def validate(
         compute_units: on macOS what Core ML may run on, as for `milbuild.build`; by default cpu_only, cpu_and_gpu and
             cpu_and_ne, one after the other.
         seed: of random token ids, pictures or sounds.
-        progress: called with what is being done.
+        progress: called with what is being done, and the share of the work (0 to 1) that lies behind.
 
     Returns:
         a `Report`: `passed`, a row of figures per case, backend and output, where the error grows, and texts (`str`,
@@ -87,5 +87,5 @@ def validate(
         encoder if encoder is None or isinstance(encoder, Model) else Model(Path(encoder)),
         core_ml,
         None if compute_units is None else units_of(compute_units).name.lower(),
-        progress or (lambda text: None),
+        progress or (lambda text, share: None),
     )

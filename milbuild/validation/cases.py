@@ -8,11 +8,15 @@ import numpy as np
 
 from milbuild import architectures
 from milbuild.options import AUDIO, IMAGE, INTERFACES, PROMPT, Plan, longest
+from milbuild.outputs import CLASSIFIERS, LABELLED
 from milbuild.package.reader import type_name
 from milbuild.validation import answers, reference
 from milbuild.validation.material import PICTURES, Material
 from milbuild.validation.player import Player
 
+CALLS = 4  # with other texts or sounds each, where a call gives few numbers
+# Tasks whose outputs can be a few nearly equal numbers: their scale is not their range alone (figures.scale).
+FEW = (*LABELLED, "question-answering", "multiple-choice", "next-sentence-prediction")
 # Tasks that give something of a whole text.
 WHOLE = ("text-classification", "multiple-choice", "next-sentence-prediction")
 CACHED_TOKENS = 48  # of a sequence that is played through a cache: enough for some prefills and decodes
@@ -24,7 +28,8 @@ Arrays = dict[str, np.ndarray]
 class Case:
     """`inputs` are transformers'; `play` gives the package's outputs by the names they have without renaming, and `expected`
     what they are held against. `rows` of both are compared; `left_out` of them are not, since they are padding. `one` is its
-    first call alone, where it has several beside each other."""
+    first call alone, where it has several beside each other. `terms`: see `figures.scale`, by output. `rounded` is what is
+    expected where a state rounds keys and values to float16."""
 
     name: str
     inputs: Arrays
@@ -33,6 +38,8 @@ class Case:
     rows: Any = ...
     left_out: int = 0
     one: Callable[[], "Case"] | None = None
+    rounded: Callable[[], Arrays] | None = None
+    terms: Callable[[], dict[str, float]] = dict
 
     def single(self) -> "Case":
         """One call, or one sequence."""
@@ -77,6 +84,11 @@ def usable(plan: Plan, context: int) -> int:
     return context + 1 - (plan.call if isinstance(plan.call, int) else min(plan.call))
 
 
+def in_states(plan: Plan) -> tuple[bool, bool]:
+    """Whether keys and values live in states, which hold float16: those of self-attention, those of an encoder's states."""
+    return plan.cache == "state", plan.cross_in_state
+
+
 def exact(plan: Plan, truth: Any, material: Material, output: str) -> Case:
     """A sequence with a cache in calls that are full, so that each token stands at one place of one call."""
     context, call = longest(plan.context_length or 0), plan.call
@@ -100,7 +112,12 @@ def _sequence(plan: Plan, truth: Any, name: str, ids: np.ndarray, chunks: list[i
         return {output: np.concatenate(found)[rows]}
 
     inputs = {"input_ids": ids}
-    return Case(name, inputs, play, lambda: {output: reference.forward(truth, inputs)[output][0][rows]})
+
+    def expected(rounded: tuple[bool, bool] = (False, False)) -> Arrays:
+        return {output: reference.forward(truth, inputs, rounded)[output][0][rows]}
+
+    states = in_states(plan)
+    return Case(name, inputs, play, expected, rounded=(lambda: expected(states)) if any(states) else None)
 
 
 def _case(
@@ -123,8 +140,7 @@ def _case(
         ]
         return {output: np.concatenate([call[output] for call in calls]) for output in calls[0]}
 
-    def expected() -> Arrays:
-        found = reference.forward(truth, inputs)
+    def finished(found: Arrays) -> Arrays:
         if plan.logits == "last":
             found["logits"] = found["logits"][:, -1:]
         if plan.pooling is not None:
@@ -135,11 +151,17 @@ def _case(
             return found
         return reference.postprocessed(plan.task, found, truth.config, plan.image_size, inputs.get("attention_mask"))
 
+    def expected() -> Arrays:
+        return finished(reference.forward(truth, inputs))
+
+    def terms() -> dict[str, float]:
+        return reference.terms(truth, inputs, finished) if plan.task in FEW else {}
+
     def one() -> Case:
         first = {name: value[: plan.batch_size] for name, value in inputs.items()}
         return _case(plan, truth, name, first, description, images=images, sound=sound)
 
-    return Case(name, inputs, play, expected, rows, left_out, one)
+    return Case(name, inputs, play, expected, rows, left_out, one, terms=terms)
 
 
 def _package_calls(
@@ -210,12 +232,13 @@ def _calls(plan: Plan, truth: Any, material: Material, description: Any) -> Iter
         lengths = sorted({length[0], (length[0] + length[1]) // 2, length[1]})
     else:
         lengths = sorted(length) if isinstance(length, list) else [length]
+    batch = plan.batch_size * (CALLS if plan.task in (*WHOLE, *CLASSIFIERS) else 1)
     for count in lengths:
-        inputs = _main_input(plan, config, material, count, sound)
+        inputs = _main_input(plan, config, material, batch, count, sound)
         if not plan.include_prompt:
             inputs[PROMPT] = np.array([count // 4], np.int32)
         name = f"{count} {'samples' if sound else 'tokens'}{material.whose}"
-        name = name if plan.batch_size == 1 else f"{plan.batch_size} x {name}"
+        name = name if batch == 1 else f"{batch} x {name}"
         if not sound and pad is not None and plan.task == "text-classification":
             ids = inputs["input_ids"]
             ids[ids == pad] = (pad + 1) % config.vocab_size
@@ -235,15 +258,15 @@ def _calls(plan: Plan, truth: Any, material: Material, description: Any) -> Iter
         # A row that begins with padding attends to nothing in its first slots, where every implementation differs.
         mask[..., :hidden] = 0
         whole = plan.logits == "last" or plan.pooling is not None or plan.task in WHOLE
-        rows, left_out = (..., 0) if whole else (np.s_[:, hidden:], hidden * plan.batch_size)
+        rows, left_out = (..., 0) if whole else (np.s_[:, hidden:], hidden * batch)
         inputs = inputs | {"attention_mask": mask}
         yield _case(plan, truth, f"{name}, padded on the left", inputs, description, rows=rows, left_out=left_out)
 
 
-def _main_input(plan: Plan, config: Any, material: Material, count: int, sound: bool) -> Arrays:
+def _main_input(plan: Plan, config: Any, material: Material, batch: int, count: int, sound: bool) -> Arrays:
     if sound:
-        return {"input_values": material.values(plan.batch_size, count)}
-    shape = (plan.batch_size, count) if plan.num_choices is None else (plan.batch_size, plan.num_choices, count)
+        return {"input_values": material.values(batch, count)}
+    shape = (batch, count) if plan.num_choices is None else (batch, plan.num_choices, count)
     inputs = {"input_ids": material.ids(config.vocab_size, int(np.prod(shape[:-1])), count).reshape(shape)}
     if plan.token_type_ids:
         # The second half of a call is the second text of a pair.

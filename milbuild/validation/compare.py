@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from milbuild.validation.report import Bar, Report
 from milbuild.weights import Checkpoint
 from milbuild.whisperkit import alignment_heads
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, float], None]  # what is being done, the share of the work that lies behind
+LANDMARKS = 2  # what looking at them takes, in cases
 
 
 def compare(
@@ -34,7 +36,7 @@ def compare(
     encoder: Model | None = None,
     core_ml: bool = False,
     units: str | None = None,
-    progress: Progress = lambda text: None,
+    tell: Progress = lambda text, share: None,
 ) -> Report:
     """See `milbuild.validate`. `core_ml`: it is there; `units` of it, by default each."""
     path = Path(model.package_path)
@@ -43,6 +45,7 @@ def compare(
     backends = [*RUNTIME, *([f"{CORE_ML} {unit}" for unit in ([units] if units else UNITS)] if core_ml else [])]
     players = {backend: Player(path, other, backend) for backend in backends}
     ours = METADATA_KEY in model.user_defined_metadata
+    progress = _Steps(tell)
     progress("loading transformers' model")
     if ours:
         plan = Plan.of(path.name, model.user_defined_metadata)
@@ -66,27 +69,52 @@ def compare(
         first = next(cases.whole_calls(plan, truth, material, model.interface))
         plan = strangers.told_apart(plan, first.expected(), first.play(players["float32"]))
     report = Report(path.name, os.fspath(material.source), plan, ours, bar.filled(plan), backends)
-    chosen: list[Case] = []
-    for case in _cases(plan, truth, material, model, encoder):
-        chosen.append(case)
-        expected = case.expected()
+    chosen = list(_cases(plan, truth, material, model, encoder))
+    progress.expect((len(chosen) + (ours and plan.task in tasks.GENERATION)) * (1 + len(players)) + LANDMARKS)
+    for case in chosen:
+        progress(f"{case.name}, transformers")
+        expected, terms = case.expected(), case.terms()
+        rounded = None if case.rounded is None else case.rounded()
         for backend, player in players.items():
             progress(f"{case.name}, {backend}")
             for output, value in case.play(player).items():
                 if not ours and output not in plan.outputs:
                     report.strange.add(output)  # transformers' model has nothing of its shape
                     continue
-                report.rows.append(_row(case, backend, output, expected[output], value))
+                row = _row(case, backend, output, expected[output], value, terms.get(output, 0.0))
+                if rounded is not None and backend != "float32":
+                    row = _beside(row, expected[output], rounded[output], value)
+                report.rows.append(row)
+    if ours and plan.task in tasks.GENERATION:
+        progress("text that is chosen, transformers")
     for continued in _continued(plan, truth, material, players["float32"]) if ours else ():
         for backend, player in players.items():
             progress(f"{continued.name}, {backend}")
             tokens, scores = continued.play(player)
-            found, expected_scores = continued.compare(backend, tokens)
+            found, expected_scores, rounded_scores = continued.compare(backend, tokens)
             report.greedy.append(found)
-            report.rows.append(measure(continued.name, backend, "logits", expected_scores, scores))
+            row = measure(continued.name, backend, "logits", expected_scores, scores)
+            if rounded_scores is not None and backend != "float32":
+                row = _beside(row, expected_scores, rounded_scores, scores)
+            report.rows.append(row)
     progress("looking at the landmarks")
     report.drift = drift.measure(players, truth, _typical(plan, truth, material, chosen), plan, ours)
     return report
+
+
+class _Steps:
+    """Tells what is being done with the share of steps that lie behind."""
+
+    def __init__(self, tell: Progress) -> None:
+        self.tell, self.done, self.total = tell, -1, 0
+
+    def expect(self, steps: int) -> None:
+        """From here on there are so many."""
+        self.done, self.total = -1, steps
+
+    def __call__(self, text: str) -> None:
+        self.done += 1
+        self.tell(text, min(1.0, self.done / self.total) if self.total else 0.0)
 
 
 def _cases(plan: Plan, truth: Any, material: Material, model: Model, encoder: Model | None) -> Iterator[Case]:
@@ -111,15 +139,16 @@ def _answer(
     def play(player: Player) -> answers.Arrays:
         return answers.play(player.session(), plan, inputs, sound, chunks)
 
-    def expected() -> answers.Arrays:
-        found = reference.forward(truth, inputs)
+    def expected(rounded: tuple[bool, bool] = (False, False)) -> answers.Arrays:
+        found = reference.forward(truth, inputs, rounded)
         return found | {"logits": found["logits"][:1, answers.scored(plan, chunks)]}
 
     def one() -> Case:
         first = {key: value[:1] for key, value in inputs.items()}
         return _answer(plan, truth, name, first, None if sound is None else sound[:1], chunks)
 
-    return Case(name, inputs, play, expected, one=one)
+    states = cases.in_states(plan)
+    return Case(name, inputs, play, expected, one=one, rounded=(lambda: expected(states)) if any(states) else None)
 
 
 def _continued(plan: Plan, truth: Any, material: Material, player: Player) -> Iterator[greedy.Continuation]:
@@ -149,7 +178,13 @@ def _typical(plan: Plan, truth: Any, material: Material, chosen: list[Case]) -> 
     return plain[len(plain) // 2]
 
 
-def _row(case: Case, backend: str, output: str, expected: np.ndarray, value: np.ndarray) -> Row:
+def _beside(row: Row, plain: np.ndarray, rounded: np.ndarray, value: np.ndarray) -> Row:
+    """The row of a package that rounds keys and values, against a model that rounds them, too; and what that does to it."""
+    moved = measure(row.case, row.backend, row.output, plain, rounded)
+    return replace(measure(row.case, row.backend, row.output, rounded, value, row.left_out), rounding=moved.max_rel)
+
+
+def _row(case: Case, backend: str, output: str, expected: np.ndarray, value: np.ndarray, terms: float) -> Row:
     if output == CLASS_LABELS:
-        return measure_labels(case.name, backend, output, expected, value)
-    return measure(case.name, backend, output, expected[case.rows], value[case.rows], case.left_out)
+        return measure_labels(case.name, backend, output, expected, value, terms)
+    return measure(case.name, backend, output, expected[case.rows], value[case.rows], case.left_out, terms)

@@ -15,8 +15,8 @@ import torch
 from milbuild.options import Plan
 from milbuild.package.reader import Operation
 from milbuild.validation import reference
-from milbuild.validation.cases import Case
-from milbuild.validation.figures import distance
+from milbuild.validation.cases import FEW, Case
+from milbuild.validation.figures import distance, scale
 from milbuild.validation.player import RUNTIME, Player
 
 # A landmark where the error is so much larger than at any before it is one where it jumps.
@@ -88,8 +88,12 @@ def measure(players: dict[str, Player], truth: Any, case: Case, plan: Plan, ours
     `ours`: operations bear the names of modules. None where no module's output stands in the package.
     """
     case = case.single()
-    with reference.modules(truth) as expected:
+    with reference.modules(truth) as seen:
         reference.forward(truth, case.inputs)
+        expected = dict(seen)
+        # A head's modules give few numbers, as its outputs do.
+        behind = plan.task in FEW
+        terms = reference.terms(truth, case.inputs, lambda found: dict(seen)) if behind else {}
     half = plan.precision == "float16"
     # A state holds float16, whatever else the package declares.
     rounding = {"float32": HALVES if half else SUMS, "declared": HALVES if half or plan.cache == "state" else SUMS}
@@ -98,14 +102,15 @@ def measure(players: dict[str, Player], truth: Any, case: Case, plan: Plan, ours
     found = _by_name(graph, expected) if ours else _by_value(graph, case, expected)
     places = {operation.name: number for number, operation in enumerate(graph.operations())}
     order = sorted(found, key=lambda module: (places[found[module]], module.count(".")))
-    seen = {}
+    played = {}
     for backend in RUNTIME:
         large = drift.large if backend == "float32" else None
-        seen[backend] = _watched(players[backend], case, set(found.values()), large)
+        played[backend] = _watched(players[backend], case, set(found.values()), large)
     for module in order:
-        values = {backend: _joined(kept[found[module]], expected[module].shape) for backend, kept in seen.items()}
+        over = scale("", expected[module], terms.get(module, 0.0))
+        values = {backend: _joined(kept[found[module]], expected[module].shape) for backend, kept in played.items()}
         figures_ = {
-            backend: distance(expected[module], value) for backend, value in values.items() if value is not None
+            backend: distance(expected[module], value, over) for backend, value in values.items() if value is not None
         }
         if len(figures_) == len(RUNTIME):
             errors = {backend: _share(psnr) for backend, (_, _, psnr, _) in figures_.items()}
@@ -143,7 +148,8 @@ def _by_value(player: Player, case: Case, expected: dict[str, np.ndarray]) -> di
         if len(results) != 1 or not isinstance(results[0], torch.Tensor) or not results[0].is_floating_point():
             return
         for module in shapes.get(tuple(results[0].shape), ()):
-            error = _share(distance(expected[module], results[0].float().numpy())[2])
+            value = results[0].float().numpy()
+            error = _share(distance(expected[module], value, scale("", expected[module]))[2])
             if error < min(NEAR, nearest.get(module, (math.inf, ""))[0]):
                 nearest[module] = error, operation.name
 

@@ -1,4 +1,4 @@
-"""How far an output lies from transformers': numbers over the range, and what a reader of the output would notice."""
+"""How far an output lies from transformers': numbers over its scale, and what a reader of the output would notice."""
 
 import math
 from collections.abc import Iterator
@@ -12,17 +12,27 @@ BLOCK = 1 << 22  # numbers that are looked at together
 TOP = 5
 BOXES = ("boxes", "pred_boxes")
 SHARES = ("probabilities", "token_scores", "start_scores", "end_scores")
+UNIT = ("probabilities", "token_scores", "start_scores", "end_scores", "scores", "frame_scores", "pred_boxes")  # 0 to 1
+
+# What a package in float16 must hold: a graph that is right reaches it on the runtime with room to spare.
+MIN_PSNR = 55.0
+# A number of magnitude m is rounded to float16 by up to 2^-11 m. That must pass, so a scale is at least this share of m.
+MAGNITUDE = 2.0**-11 * 10 ** (MIN_PSNR / 20)
+# The range of many normally distributed numbers, in standard deviations.
+DEVIATIONS = 6.0
 
 
 @dataclass(frozen=True)
 class Row:
     """One output of one case on one backend.
 
-    `max_abs` is the largest difference, `max_rel` the same over the reference's range, `psnr` the root mean square of the
-    differences in dB below that range, `cosine` the angle between both as they stand. What a reader would notice is None
+    `max_abs` is the largest difference, `max_rel` the same over `scale`, `psnr` the root mean square of the differences in dB
+    below it, `cosine` the angle between both as they stand. What a reader would notice is None
     where the output has nothing of the kind: `agreement`, the share of rows whose best class is the same; `top5`, of the five
     best classes those that are in both; `kl`, the divergence of the package's distribution from the reference's (nats, mean);
     `iou`, the mean overlap of boxes or of the areas of labels. `left_out` rows (padding) are not compared.
+    `rounding` is what keys and values in float16, as a state holds them, do to the reference: the largest difference over
+    `scale`; such a row was compared with a reference that rounds them.
     """
 
     case: str
@@ -37,9 +47,32 @@ class Row:
     kl: float | None = None
     iou: float | None = None
     left_out: int = 0
+    scale: float = 1.0
+    rounding: float = 0.0
 
 
-def measure(case: str, backend: str, output: str, expected: np.ndarray, value: np.ndarray, left_out: int = 0) -> Row:
+def scale(output: str, expected: np.ndarray, terms: float = 0.0) -> float:
+    """What errors of an output are measured over: its range in the reference, which a few nearly equal numbers do not have.
+
+    So it is at least what float16's rounding of the magnitude asks for (`MAGNITUDE`), and the range that the output would
+    have if the terms it is summed of did not cancel: of random signs they give a normal distribution, whose deviation is
+    `terms` (`reference.terms`). What lies between 0 and 1 is measured over 1 at most.
+    """
+    if not expected.size:
+        return 1.0
+    found = max(float(np.ptp(expected)), MAGNITUDE * float(np.abs(expected).max()), DEVIATIONS * terms)
+    return min(found, 1.0) if output in UNIT else found
+
+
+def measure(
+    case: str,
+    backend: str,
+    output: str,
+    expected: np.ndarray,
+    value: np.ndarray,
+    left_out: int = 0,
+    terms: float = 0.0,
+) -> Row:
     """The figures of one output. Raises `Error` where the shapes differ: then package and checkpoint do not belong together."""
     if expected.shape != value.shape:
         raise Error(
@@ -52,10 +85,13 @@ def measure(case: str, backend: str, output: str, expected: np.ndarray, value: n
         iou = float(_overlaps(output, expected, value).mean()) if expected.size else None
     elif _chooses(output) and expected.ndim > 1 and expected.shape[-1] > 1:
         agreement, top5, kl = _choices(expected, value, output.endswith("logits"))
-    return Row(case, backend, output, *distance(expected, value), agreement, top5, kl, iou, left_out)
+    over = scale(output, expected, terms)
+    return Row(case, backend, output, *distance(expected, value, over), agreement, top5, kl, iou, left_out, over)
 
 
-def measure_labels(case: str, backend: str, output: str, scores: np.ndarray, labels: np.ndarray) -> Row:
+def measure_labels(
+    case: str, backend: str, output: str, scores: np.ndarray, labels: np.ndarray, terms: float = 0.0
+) -> Row:
     """The same of a label for each pixel (B, ...), against the reference's scores of every label (B, classes, ...).
 
     What is compared is the reference's score of each chosen label with its best one: two as good as equal may change
@@ -69,12 +105,14 @@ def measure_labels(case: str, backend: str, output: str, scores: np.ndarray, lab
     for label in np.unique(best):
         ours, theirs = labels == label, best == label
         areas.append(float((ours & theirs).sum() / (ours | theirs).sum()))
-    figures = distance(scores.max(axis=1), chosen)
-    return Row(case, backend, output, *figures, agreement=float((best == labels).mean()), iou=float(np.mean(areas)))
+    over = scale(output, scores, terms)
+    figures = distance(scores.max(axis=1), chosen, over)
+    same = float((best == labels).mean())
+    return Row(case, backend, output, *figures, agreement=same, iou=float(np.mean(areas)), scale=over)
 
 
-def distance(expected: np.ndarray, value: np.ndarray) -> tuple[float, float, float, float]:
-    """(largest difference, the same over the range, PSNR in dB over the range, cosine) of two arrays of one shape."""
+def distance(expected: np.ndarray, value: np.ndarray, over: float) -> tuple[float, float, float, float]:
+    """(largest difference, the same over a scale, PSNR in dB over it, cosine) of two arrays of one shape."""
     worst, squares, both, ours, theirs = 0.0, 0.0, 0.0, 0.0, 0.0
     for one, other in _blocks(expected.reshape(-1), value.reshape(-1)):
         error = np.abs(one - other)
@@ -83,7 +121,7 @@ def distance(expected: np.ndarray, value: np.ndarray) -> tuple[float, float, flo
             return math.inf, math.inf, -math.inf, 0.0
         squares += float(error @ error)
         both, ours, theirs = both + float(one @ other), ours + float(other @ other), theirs + float(one @ one)
-    span = float(np.ptp(expected)) or 1.0 if expected.size else 1.0
+    span = over or 1.0  # of nothing but zeros
     rms = math.sqrt(squares / max(1, expected.size))
     psnr = math.inf if rms == 0 else 20 * math.log10(span / rms)
     cosine = both / math.sqrt(ours * theirs) if ours and theirs else float(ours == theirs)

@@ -9,7 +9,7 @@ import numpy as np
 from milbuild.generation import Session
 from milbuild.options import Plan
 from milbuild.validation import answers, reference
-from milbuild.validation.cases import step_of, usable
+from milbuild.validation.cases import in_states, step_of, usable
 from milbuild.validation.material import Material
 from milbuild.validation.player import Player
 
@@ -41,8 +41,9 @@ class Continuation:
     name: str
     first: list[int]
     begin: Callable[[Session], None]
-    scores: Callable[[list[int]], np.ndarray]
+    scores: Callable[[list[int], tuple[bool, bool]], np.ndarray]
     most: int
+    states: tuple[bool, bool]
 
     def play(self, player: Player) -> tuple[list[int], np.ndarray]:
         """(the tokens that a package chooses, the scores (most, vocabulary) that it chose them by)."""
@@ -55,17 +56,20 @@ class Continuation:
             tokens += ids
         return tokens, np.stack(rows)
 
-    def compare(self, backend: str, tokens: list[int]) -> tuple[Greedy, np.ndarray]:
-        """(how far the model would have written the same, its scores (most, vocabulary) of the same sequence)."""
+    def compare(self, backend: str, tokens: list[int]) -> tuple[Greedy, np.ndarray, np.ndarray | None]:
+        """(how far the model would have written the same, its scores (most, vocabulary) of the same sequence, the same with keys
+        and values in float16 where they live in states)."""
         # Up to the first other token the model's own continuation is the package's: one pass over the whole says both.
-        scores = self.scores(self.first + tokens[:-1])[-self.most :]
+        whole = self.first + tokens[:-1]
+        scores = self.scores(whole, (False, False))[-self.most :]
+        rounded = self.scores(whole, self.states)[-self.most :] if any(self.states) else None
         theirs = scores.argmax(-1)
         other = [place for place, token in enumerate(tokens) if token != theirs[place]]
         if not other:
-            return Greedy(self.name, backend, self.most, self.most), scores
+            return Greedy(self.name, backend, self.most, self.most), scores, rounded
         place = other[0]
         margin = float(scores[place].max() - scores[place, tokens[place]])
-        return Greedy(self.name, backend, self.most, place, tokens[place], int(theirs[place]), margin), scores
+        return Greedy(self.name, backend, self.most, place, tokens[place], int(theirs[place]), margin), scores, rounded
 
 
 def continuation(plan: Plan, truth: Any, material: Material, context: int) -> Continuation | None:
@@ -79,12 +83,12 @@ def continuation(plan: Plan, truth: Any, material: Material, context: int) -> Co
         return None
     first = material.ids(truth.config.vocab_size, 1, length)[0].tolist()
 
-    def scores(ids: list[int]) -> np.ndarray:
-        found: np.ndarray = reference.forward(truth, {"input_ids": np.array([ids], np.int32)})["logits"][0]
+    def scores(ids: list[int], rounded: tuple[bool, bool]) -> np.ndarray:
+        found: np.ndarray = reference.forward(truth, {"input_ids": np.array([ids], np.int32)}, rounded)["logits"][0]
         return found
 
     name = f"greedy, {most} behind {length} tokens{material.whose}"
-    return Continuation(name, first, lambda session: None, scores, most)
+    return Continuation(name, first, lambda session: None, scores, most, in_states(plan))
 
 
 def answer(plan: Plan, truth: Any, inputs: Arrays, sound: Any, name: str, context: int) -> Continuation | None:
@@ -96,11 +100,13 @@ def answer(plan: Plan, truth: Any, inputs: Arrays, sound: Any, name: str, contex
     def begin(session: Session) -> None:
         answers.read(session, one, None if sound is None else sound[:1])
 
-    def scores(ids: list[int]) -> np.ndarray:
+    def scores(ids: list[int], rounded: tuple[bool, bool]) -> np.ndarray:
         inputs = one | {"decoder_input_ids": np.array([ids], np.int32)}
-        found: np.ndarray = reference.forward(truth, inputs)["logits"][0]
+        found: np.ndarray = reference.forward(truth, inputs, rounded)["logits"][0]
         return found
 
     most = min(TOKENS, usable(plan, context))
     start = truth.config.decoder_start_token_id
-    return Continuation(f"greedy, {most} behind {name}", [0 if start is None else start], begin, scores, most)
+    return Continuation(
+        f"greedy, {most} behind {name}", [0 if start is None else start], begin, scores, most, in_states(plan)
+    )

@@ -5,7 +5,7 @@ import re
 from itertools import groupby
 from typing import Any
 
-from milbuild.pictures import check_picture
+from milbuild.pictures import check_picture, save
 from milbuild.validation.drift import LARGEST_HALF
 from milbuild.validation.player import RUNTIME
 
@@ -68,7 +68,7 @@ def draw(report: Any, path: str | os.PathLike[str]) -> None:
         ha="left",
         fontsize=11,
     )
-    figure.savefig(path, dpi=120)
+    save(figure, path, dpi=120)
 
 
 def _layers(landmarks: list[Any], panels: tuple[Any, ...]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,12 @@ from milbuild.errors import Error
 from milbuild.options import PROMPT, Plan, parse_pooling
 from milbuild.outputs import CLASSIFIERS, SENTENCE
 from milbuild.tasks import TASKS
+from milbuild.validation.figures import DEVIATIONS, MAGNITUDE
 from milbuild.weights.checkpoint import locate, modern
 from milbuild.weights.sentence_transformers import repository_folder
+
+SHARE = 1e-3  # by which states are changed: little beside them, much beside float32's rounding
+TRIED = 64  # changes of an output, of whose root mean square a tenth is chance
 
 
 def load(source: str | os.PathLike[str], task: str, revision: str | None = None) -> Any:
@@ -41,13 +45,25 @@ def load(source: str | os.PathLike[str], task: str, revision: str | None = None)
         raise Error(f"transformers cannot load {name} for {task}: {' '.join(str(error).split())[:300]}") from error
 
 
-def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One plain forward pass, without a cache; float32 outputs by transformers' names."""
+def forward(
+    model: Any, inputs: dict[str, np.ndarray], rounded: tuple[bool, bool] = (False, False)
+) -> dict[str, np.ndarray]:
+    """One plain forward pass, without a cache; float32 outputs by transformers' names.
+
+    `rounded`: keys and values are rounded to float16, as a state holds them: those of self-attention, those of an encoder's
+    states.
+    """
     tensors: dict[str, Any] = {name: _tensor(np.asarray(value)) for name, value in inputs.items() if name != PROMPT}
     switches: dict[str, Any] = {"use_cache": False}
     if "pixel_values" in inputs and tuple(inputs["pixel_values"].shape[2:]) != _size(model.config):
         switches["interpolate_pos_encoding"] = True
     tensors |= {name: value for name, value in switches.items() if name in _parameters(model)}
+    if any(rounded):
+        own, cross = (_Rounded(model.config) if each else transformers.DynamicCache() for each in rounded)
+        both = transformers.EncoderDecoderCache(own, cross) if model.config.is_encoder_decoder else own
+        # transformers 5.24 calls it cache.
+        name = "cache" if "cache" in _parameters(model) else "past_key_values"
+        tensors |= {"use_cache": True, name: both}
     with torch.no_grad(), _fresh(model):
         try:
             outputs = model(**tensors)
@@ -58,6 +74,67 @@ def forward(model: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 "Validate a package with the checkpoint it was built from.",
             ) from error
     return {name: value.float().numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+
+class _Rounded(transformers.DynamicCache):  # type: ignore[misc]
+    """A cache that holds float16, and gives it back in the type that came."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config=config)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        halves = (each.half().to(each.dtype) for each in (key_states, value_states))
+        return super().update(*halves, *rest, **named)
+
+
+def terms(
+    model: Any, inputs: dict[str, np.ndarray], finished: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+) -> dict[str, float]:
+    """How large the terms are that each output is summed of: of random signs, the standard deviation of their sum.
+
+    Of y = w h it is the root of sum (w h)^2. Of any head it is found by trying: what the body of the model gives is changed by
+    a small share, up or down at random for each number, and the outputs' change is divided by that share. Scores change by
+    the share of their largest magnitude that `figures.MAGNITUDE` says, too. `finished` is what is done to outputs.
+    """
+    body, kept = _body(model), list[Any]()
+    with _fresh(model):
+        body.register_forward_hook(lambda module, arguments, output: kept.append(output))
+        plain = forward(model, inputs)
+    if len(kept) != 1:
+        return {}
+    before, random = finished(dict(plain)), torch.Generator().manual_seed(0)
+    squares: dict[str, float] = {}
+    fewest = min(value.size for value in before.values())
+    draws = max(1, -(-TRIED // max(1, fewest)))
+    with _fresh(model):
+        body.forward = lambda *arguments, **named: _shaken(kept[0], random)
+        for _ in range(draws):
+            found = forward(model, inputs)
+            for name, value in found.items():
+                signs = torch.randint(0, 2, value.shape, generator=random).numpy() * 2 - 1
+                found[name] = value + signs * np.float32(SHARE * MAGNITUDE / DEVIATIONS * np.abs(plain[name]).max())
+            for name, value in finished(found).items():
+                change = (value.astype(np.float64) - before[name]) / SHARE
+                squares[name] = squares.get(name, 0.0) + float(np.mean(change**2)) / draws
+    return {name: float(np.sqrt(value)) for name, value in squares.items()}
+
+
+def _body(model: Any) -> Any:
+    """The base model under a head, which some classes for a task keep under another name."""
+    if model.base_model is not model:
+        return model.base_model
+    return max(model.children(), key=lambda child: sum(each.numel() for each in child.parameters()))
+
+
+def _shaken(output: Any, random: torch.Generator) -> Any:
+    """A module's output, every number of it larger or smaller by `SHARE`."""
+    if isinstance(output, torch.Tensor):
+        if not output.is_floating_point():
+            return output
+        return output * (1 + SHARE * (torch.randint(0, 2, output.shape, generator=random) * 2 - 1))
+    if isinstance(output, transformers.utils.ModelOutput):
+        return type(output)(**{name: _shaken(value, random) for name, value in output.items()})
+    return tuple(_shaken(each, random) for each in output) if isinstance(output, tuple) else output
 
 
 @contextlib.contextmanager
@@ -247,7 +324,8 @@ def postprocessed(
             return outputs
         alone = config.num_labels == 1 and task != "audio-classification"
         several = config.problem_type == "multi_label_classification" or alone
-        logits = found.pop("logits")
+        # Beside the probabilities of labels that are true each by itself stand their scores.
+        logits = found["logits"] if several else found.pop("logits")
         found["probabilities"] = logits.sigmoid() if several else logits.softmax(-1)
     if task == "audio-frame-classification":
         found["frame_scores"] = found.pop("logits").sigmoid()

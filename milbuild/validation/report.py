@@ -7,17 +7,16 @@ from typing import Any
 
 from milbuild.errors import Error
 from milbuild.options import Plan
+from milbuild.tables import Table
 from milbuild.validation.drift import LARGEST_HALF, Drift
-from milbuild.validation.figures import Row
+from milbuild.validation.figures import MIN_PSNR, Row
 from milbuild.validation.greedy import Greedy
 from milbuild.validation.player import CORE_ML, RUNTIME
 
-# What a package must hold, by its precision. float32: rounding of another order of summation. Keys and values in a state
-# are float16 whatever the rest is. float16: a graph that is right reaches 55 dB on the runtime with room to spare. Apple's
-# own bar for a compiled model is 40 dB (core-ml-facts Z5).
+# What a package must hold, by its precision. float32: rounding of another order of summation; float16: figures.MIN_PSNR.
+# Keys and values in a state are float16 whatever the rest is: they are compared with a model that rounds them. Apple's own
+# bar for a compiled model is 40 dB (docs/core-ml.md, bars).
 MAX_ERROR = 1e-5
-MAX_ERROR_STATE = 2e-3
-MIN_PSNR = 55.0
 MIN_PSNR_COMPILED = 40.0
 
 SHOWN = 3  # operations that come near float16's end
@@ -49,11 +48,14 @@ class Bar:
             return self
         if plan.precision == "float16":
             return Bar(None, MIN_PSNR, MIN_PSNR_COMPILED)
-        return Bar(MAX_ERROR_STATE if plan.cache == "state" else MAX_ERROR, None, MIN_PSNR_COMPILED)
+        return Bar(MAX_ERROR, None, MIN_PSNR_COMPILED)
 
     def holds(self, row: Row) -> bool:
         if row.backend.startswith(CORE_ML) and self.compiled is not None:
             return row.psnr >= self.compiled
+        if self.compiled is not None and self.max_error is not None:
+            # Two sums in another order round some keys to different neighbours: that is less than all of the rounding.
+            return row.max_rel <= max(self.max_error, row.rounding)
         small = self.max_error is None or row.max_rel <= self.max_error
         return small and (self.min_psnr is None or row.psnr >= self.min_psnr)
 
@@ -210,17 +212,13 @@ class Report:
 
     def __rich__(self) -> Any:
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
         verdict = Text(f"{self.verdict}: ", "bold green" if self.passed else "bold red")
         verdict.append(self._headline(), "default")
         heads, rows = self._table()
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for number, head in enumerate(heads):
-            table.add_column(head, justify="left" if number < 3 else "right")
-        for row, cells in zip(self.rows, rows, strict=True):
-            table.add_row(*cells, style=None if self.bar.holds(row) else "red")
+        styles = [None if self.bar.holds(row) else "red" for row in self.rows]
+        table = Table("ttt" + "n" * (len(heads) - 3), heads, rows, styles)
         notes = [
             Text(note, "yellow" if note.startswith("warning") else "dim" if note == self.unproved else "default")
             for note in self.notes()

@@ -5,6 +5,7 @@ shape, or asked for by nobody.
 """
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -16,13 +17,24 @@ from typing import Any
 import numpy as np
 
 from milbuild.errors import Error
-from milbuild.weights import safetensors, sentence_transformers
+from milbuild.weights import processors, safetensors, sentence_transformers
 from milbuild.weights.files import read_json
 from milbuild.weights.sentence_transformers import Recipe, Step
 from milbuild.weights.tensor import Tensor
 
 # What a build reads of a repository, with the card that names the license; pickles (*.bin, *.pt) are never fetched.
 HUB_FILES = ["*.safetensors", "*.json", "README.md", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "spiece.*"]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 
 # Spellings of old checkpoints, as transformers renames them for every type (conversion_mapping.py, "legacy").
 RENAMES = (
@@ -40,6 +52,7 @@ _VIT = (
     (re.compile(r"\battention\.attention\.(q|k|v)(uery|ey|alue)\b"), r"attention.\1_proj"),
     (re.compile(r"\battention\.output\.dense\b"), "attention.o_proj"),
     (re.compile(r"\bintermediate\.dense\b"), "mlp.fc1"),
+    (re.compile(r"\bintermediate\.intermediate_act_fn\b"), "mlp.activation_fn"),
     (re.compile(r"\b(layers\.\d+)\.output\.dense\b"), r"\1.mlp.fc2"),
 )
 _YOLOS = (
@@ -129,17 +142,31 @@ class Checkpoint:
         return cls(name, folder, config, _read_tensors(folder, file))
 
     def credits(self) -> tuple[str, str]:
-        """(author, license) as far as the checkpoint says: the hub's organisation, and the model card's front matter."""
+        """(author, license) as far as the checkpoint says, "" where it does not: the hub's organisation, and the model card's
+        front matter."""
         author = self.name.split("/")[0] if "/" in self.name else ""
         card = self.folder / "README.md"
         text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
         front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-        named = re.search(r"^license:\s*(\S+)", front[1], re.MULTILINE) if front else None
-        return author, named[1] if named else f"as {self.name}"
+        named = [
+            found[1].strip("\"'")
+            for field in ("license", "license_name")
+            if front and (found := re.search(rf"^{field}:[ \t]*(?:\n\s*-[ \t]*)?(\S+)", front[1], re.MULTILINE))
+        ]
+        return author, "" if not named else named[-1] if named[0] == "other" else named[0]
+
+    @property
+    def commit(self) -> str | None:
+        """Of a hub id, as the local cache calls its folder; None for a folder."""
+        return self.folder.name if self.folder.parent.name == "snapshots" and self.name != self.folder.name else None
 
     @functools.cached_property
     def processor(self) -> dict[str, Any]:
-        """preprocessor_config.json (or the part of processor_config.json) as it stands; empty where there is none."""
+        """preprocessor_config.json (or the part of processor_config.json), pictures' completed by the defaults of its class;
+        empty where there is none."""
+        return processors.complete(self._processor(), str(self.config.get("model_type")))
+
+    def _processor(self) -> dict[str, Any]:
         if (self.folder / "preprocessor_config.json").is_file():
             return read_json(self.folder / "preprocessor_config.json")
         if not (self.folder / "processor_config.json").is_file():
@@ -210,6 +237,13 @@ class Checkpoint:
         both = (safetensors.pieces(each.reshape(-1).view(np.uint8)) for each in (one, two))
         return all(np.array_equal(a, b) for a, b in zip(*both, strict=True))
 
+    def lend(self, path: str, tables: tuple[str, ...], prefix: str) -> None:
+        """Takes the parameter `path` for the token embedding where the file has that by none of its names: of tied tensors a
+        file may hold either one, and transformers gives it to both."""
+        key = self._key(path, prefix)
+        if key is not None and not any(self.has(table, prefix) for table in tables):
+            self.tensors[tables[0]] = self.tensors.pop(key)
+
     def mark_read(self, path: str, prefix: str) -> None:
         """Counts a parameter as used though its content comes from elsewhere (the second copy of a tied tensor)."""
         if key := self._key(path, prefix):
@@ -275,10 +309,11 @@ def locate(source: str | os.PathLike[str], revision: str | None = None) -> tuple
             f"there is no folder {source}",
             "Give a checkpoint's folder, its .safetensors file, or a hub id such as openai-community/gpt2.",
         )
-    return str(source), sentence_transformers.model_folder(_download(str(source), revision)), None
+    return str(source), sentence_transformers.model_folder(download(str(source), revision)), None
 
 
-def _download(repository: str, revision: str | None) -> Path:
+def download(repository: str, revision: str | None) -> Path:
+    """The folder of a hub id in the local cache. Raises `Error`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HFValidationError,
@@ -302,6 +337,18 @@ def _download(repository: str, revision: str | None) -> Path:
     except (OSError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Error(f"{repository}{at} cannot be downloaded: {first}") from error
+
+
+def tokenizer_digest(folder: Path) -> str | None:
+    """Tells tokenizers apart: of the files that say which token has which id; None where there is none of them."""
+    files = sorted(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:32]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
