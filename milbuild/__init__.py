@@ -15,7 +15,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from milbuild.errors import Error, LintWarning
+from milbuild.errors import BuildWarning, Error, LintWarning
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # the import of typing takes longer than all that the command line needs until it listens to Ctrl-C
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # the import of typing takes longer than all that the command
 
 __version__ = "0.1.0"
 __all__ = [
+    "BuildWarning",
     "Error",
     "LintWarning",
     "Model",

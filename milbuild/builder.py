@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import json
 import math
 import os
 import warnings
@@ -19,7 +20,7 @@ from coremltools.converters.mil.mil.types import type_list, type_mapping, type_s
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 import milbuild
-from milbuild import architectures, caches, fields, heads, whisperkit
+from milbuild import architectures, caches, fields, heads, sentences, tasks, whisperkit
 from milbuild import logits as logits_
 from milbuild.caches import Cross, InputOutputCache
 from milbuild.errors import Error, LintWarning
@@ -38,6 +39,8 @@ from milbuild.options import (
     METADATA_KEY,
     MODEL_TYPE_KEY,
     PRECISION,
+    PROMPT,
+    SENTENCE_KEY,
     SOURCE_KEY,
     TARGET,
     TARGETS,
@@ -46,8 +49,9 @@ from milbuild.options import (
     Output,
     Plan,
     longest,
+    parse_pooling,
 )
-from milbuild.outputs import LABEL, TEXTS, meanings, postprocessed, preview, sentence_embedding, text
+from milbuild.outputs import LABEL, SENTENCE, TEXTS, meanings, postprocessed, preview, text
 from milbuild.package.writer import SMALLEST_BLOB, Description, Dimension, Feature, lower
 from milbuild.tasks import GENERATION
 from milbuild.weights import Checkpoint, Cursor, Unread
@@ -77,7 +81,7 @@ def build(
     function: str | None = None,
     logits: str = LOGITS,
     pooling: str | None = None,
-    normalize: bool = False,
+    normalize: bool | None = None,
     postprocess: bool = True,
     inputs: Mapping[str, str] | None = None,
     outputs: Mapping[str, str | Output | None] | None = None,
@@ -116,9 +120,11 @@ def build(
             `decode`. "encode" or "decode" builds one of them alone (as `main`), for systems before iOS 18. WhisperKit has a
             package for each, and one more for "mel", the spectrogram.
         logits: "all", or "last" for the scores of the last token only, which saves the head's product for the others.
-        pooling: "mean" (of the tokens that are no padding) or "cls" (the first): feature-extraction gives one
-            `sentence_embedding` (batch, width) instead of hidden states.
-        normalize: whether that vector is divided by its length.
+        pooling: how feature-extraction makes one `sentence_embedding` (batch, width) of the hidden states of the tokens that
+            are no padding: "mean", "cls" (the first), "last", "max", "mean_sqrt_len_tokens", "weightedmean", several joined
+            ("cls,mean"), or "none". By default as the modules.json of a repository of sentence-transformers says, with the
+            modules that stand behind the pooling there; none without one.
+        normalize: whether that vector is divided by its length; by default as modules.json says.
         postprocess: whether a package gives what a pipeline of transformers makes of the scores: a classifier with labels
             and probabilities. False (`--raw`) leaves transformers' own outputs, and takes plain tensors.
         inputs: new names of inputs, by their names without it.
@@ -159,6 +165,7 @@ def build(
         config,
         family,
         checkpoint.processor,
+        checkpoint.recipe,
         task=task,
         sequence_length=sequence_length,
         image_size=image_size,
@@ -205,6 +212,8 @@ def build(
         program.export_as_multifunction = len(descriptions) > 1
         others = [module for head in family.heads.values() for module in head.modules]
         halves = (r"decoder\..*",) if graphs[0].inputs.halves == ("encoder",) and not plan.apart else ()
+        if not task:
+            _check_class(checkpoint, config, family, plan.task)
         checkpoint.check((*family.ignored, *halves), others, family.prefix)
         model, weights = lower(program, descriptions, TARGETS[target])
         _write_metadata(model.description.metadata, checkpoint, config, plan, lint)
@@ -385,13 +394,24 @@ class _Graph:
         given["num_choices"] = plan.num_choices
         results = head(model, hidden, given)
         if plan.pooling is not None:
-            states, mask = results["last_hidden_state"], model.cache.attention_mask
-            vector = sentence_embedding(states, mask, plan.pooling, plan.normalize)
-            results = {"sentence_embedding": vector}
+            results = {SENTENCE: self._sentence(results["last_hidden_state"], model.cache, named)}
         if not plan.raw:
             mask = named.get(declared.names.attention_mask)
             results = postprocessed(plan.task, results, self.config, plan.image_size, mask)
         return self._named(results) | self._present(model)
+
+    def _sentence(self, hidden: Var, cache: caches.Cache, inputs: dict[str, Var]) -> Var:
+        """One vector for each text of its states."""
+        plan = self.plan
+        assert plan.pooling is not None
+        w = Cursor(self.checkpoint.modules if plan.modules else self.checkpoint, self.weights.dtype, "", "", "sentence")
+        mask, prompt = inputs.get(self.inputs.names.attention_mask), inputs.get(PROMPT)
+        x = sentences.pooled(hidden, cache.query_positions, mask, prompt, parse_pooling(plan.pooling), w)
+        recipe = self.checkpoint.recipe
+        if plan.modules and recipe is not None:
+            x = sentences.behind(x, recipe.steps, w)
+            self.checkpoint.modules.check((), (), "")
+        return sentences.normalized(x, w / "unit") if plan.normalize else x
 
     def _decoded(self, inputs: dict[str, Var], given: dict[str, Any]) -> tuple[Any, Var]:
         """The decoder and its hidden states, behind the encoder in the same function or in one of its own."""
@@ -462,8 +482,9 @@ class _Graph:
             return Feature(name, "probabilities", None, f"{TEXTS[name]}{spelled}")
         shape, dimensions = self._shape(var)
         dtype = "float32" if var.dtype == types.fp32 else "int32" if var.dtype == types.int32 else "float16"
+        recipe = f" Made by {self.plan.vector}." if name == SENTENCE else ""
         said = text(name, self.plan.task, self.config)
-        return Feature(name, dtype, shape, f"{said} Shape {dimensions}.{spelled}")
+        return Feature(name, dtype, shape, f"{said} Shape {dimensions}.{recipe}{spelled}")
 
     def _shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
         dimensions = [d if isinstance(d, int) else None for d in var.shape]
@@ -527,6 +548,22 @@ class _WhisperKit(_Graph):
 GRAPHS: dict[str, type[_Graph]] = {"whisperkit": _WhisperKit}
 
 
+def _check_class(checkpoint: Checkpoint, config: Config, family: type[Any], task: str) -> None:
+    """Raises `Error` where nobody named the task, config.json names a class that transformers does not have, and the file
+    holds what no graph of this task reads: a head of that class."""
+    known = architectures.SUPPORTED[config.model_type].tasks
+    named = [name for name in config.architectures or () if not config.knows(name)]
+    left = checkpoint.unread(family.ignored, family.prefix)
+    if not named or not left or tasks.named(config, known):
+        return
+    takes = [f"{each} ({', '.join(family.heads[each].modules) or 'no head'})" for each in known]
+    raise Error(
+        f"{checkpoint.name} was saved from {', '.join(named)}, which transformers does not have, and {task} would leave out "
+        f"what that class has: {', '.join(left)}",
+        f"Name the task to build without it (--task): {'; '.join(takes)}.",
+    )
+
+
 def _check_names(plan: Plan, graphs: list[_Graph]) -> None:
     """Raises `Error` for inputs and outputs to change that no function has."""
     inputs = {name: None for graph in graphs for name in graph.inputs.inputs}
@@ -552,6 +589,7 @@ def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan:
             MODEL_TYPE_KEY: config.model_type,
             METADATA_KEY: plan.as_json(),
             **({} if lint else {LINT_KEY: "off"}),
+            **_sentence_facts(checkpoint, plan),
             **({} if plan.raw else preview(plan.task, config)),
             **({logits_.METADATA_KEY: logits_.kept(checkpoint.generation)} if plan.task in GENERATION else {}),
             "com.github.apple.coremltools.version": ct.__version__,
@@ -564,3 +602,9 @@ def _write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan:
             "co.huggingface.exporters.precision": plan.precision,
         }
     )
+
+
+def _sentence_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, str]:
+    """What a repository of sentence-transformers says of the texts that a vector is made of: prompts, their longest."""
+    facts = {} if checkpoint.recipe is None or plan.pooling is None else checkpoint.recipe.facts
+    return {SENTENCE_KEY: json.dumps(facts, sort_keys=True)} if facts else {}

@@ -1,5 +1,5 @@
-"""The one exception of milbuild for what a user can mend: it says what was wrong, what is known, and a hint. And the one
-warning, of what a build may live with."""
+"""The one exception of milbuild for what a user can mend: it says what was wrong, what is known, and a hint. And the
+warnings, of what a build may live with."""
 
 
 class Error(Exception):
@@ -15,6 +15,10 @@ class Error(Exception):
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n\nhint: {self.hint}"
+
+
+class BuildWarning(UserWarning):
+    """What a build does otherwise than its checkpoint says, because it was asked to, or what will surprise its users."""
 
 
 class LintWarning(UserWarning):

@@ -7,7 +7,10 @@ installed transformers and fails when it asks for one that is not in the table.
 """
 
 import dataclasses
+import inspect
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from milbuild.errors import Error
@@ -80,6 +83,7 @@ class Config:
     def __init__(self, config: Any, also: tuple[str, ...] = ()) -> None:
         kind = type(config)
         self._config = config
+        self.class_name = kind.__name__
         self._declared = (
             {field.name for field in dataclasses.fields(kind)} | set(vars(kind())) | set(kind.attribute_map)
         )
@@ -92,6 +96,12 @@ class Config:
         value = getattr(self._config, name)
         self.read.add(type(self._config).attribute_map.get(name, name))
         return value
+
+    def knows(self, name: str) -> bool:
+        """Whether transformers has a class of this name for models of this type. Reads their source, which imports nothing."""
+        file = Path(inspect.getfile(type(self._config)))
+        file = file.with_name(file.name.replace("configuration_", "modeling_"))
+        return re.search(rf"^class {re.escape(name)}\b", file.read_text("utf-8"), re.MULTILINE) is not None
 
     def unread(self, written: Mapping[str, Any]) -> tuple[str, ...]:
         """Fields that a config.json has `written` and that no model of its type reads, in transformers or here; without
@@ -147,5 +157,6 @@ def _beyond(value: Any, context: int | None) -> bool:
 
 
 def looks_backwards(config: Any) -> bool:
-    """Whether a decoder does: `is_causal`, which transformers' masks read of every configuration, may say otherwise."""
-    return bool(getattr(config, "is_causal", True))
+    """Whether a decoder does: `is_causal`, which transformers' masks read of every configuration, may say otherwise, and
+    Gemma 3's own use_bidirectional_attention."""
+    return bool(getattr(config, "is_causal", True)) and not getattr(config, "use_bidirectional_attention", False)

@@ -14,6 +14,7 @@ from milbuild import logits
 from milbuild.errors import Error
 from milbuild.model import Model
 from milbuild.options import COMMIT_KEY, CROSS, INTERFACES, SOURCE_KEY, TOKENIZER_KEY, Plan, longest
+from milbuild.package.reader import check_program
 from milbuild.tasks import GENERATION
 from milbuild.weights.checkpoint import download, locate, tokenizer_digest
 
@@ -420,6 +421,7 @@ def generate(package: str | os.PathLike[str] | Model, tokenizer: Any, prompt: st
 
 def _plan(model: Model) -> Plan:
     """What a package was built by. Raises `Error` for one whose consumer alone plays it."""
+    check_program(os.path.basename(model.package_path), model.get_spec())
     plan = Plan.of(os.path.basename(model.package_path), model.user_defined_metadata)
     if INTERFACES[plan.interface].packages:
         hint = "Build with the interface milbuild to try a checkpoint; validate compares these packages."

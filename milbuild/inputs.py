@@ -21,6 +21,7 @@ from milbuild.options import (
     IMAGE,
     INTERFACES,
     KINDS,
+    PROMPT,
     Length,
     Plan,
     hop_length,
@@ -91,6 +92,9 @@ class Inputs:
         for each in self.takes:
             getattr(self, f"_declare_{each}")()
         self._declare_attention_mask()
+        if not plan.include_prompt:
+            text = "How many tokens in front, special ones included, are a prompt, of which the vector says nothing. Optional: 0."
+            self._declare(PROMPT, "int32", (1,), (1,), text, default=0)
         if self.halves == ("decoder",):
             self._declare_cross()
         if plan.cache == "io" and self.halves != ("encoder",):

@@ -5,13 +5,17 @@ together is refused here, before anything is built. Imports nothing heavy.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milbuild import architectures, tasks
-from milbuild.errors import Error
+from milbuild.errors import BuildWarning, Error
 from milbuild.fields import looks_backwards
+
+if TYPE_CHECKING:
+    from milbuild.weights.sentence_transformers import Recipe
 
 PRECISIONS = ("float16", "float32")
 
@@ -27,7 +31,11 @@ IMAGE = "image"
 # The input that takes samples where the model itself hears a spectrogram.
 AUDIO = "audio"
 
+# The input that says how many tokens of a text are its prompt, where a vector leaves these out.
+PROMPT = "prompt_length"
+
 METADATA_KEY = "milbuild.options"
+SENTENCE_KEY = "milbuild.sentence_transformers"
 MODEL_TYPE_KEY = "milbuild.model_type"
 # Says "off" in a package whose build lint was not asked about; it is not there in others.
 LINT_KEY = "milbuild.lint"
@@ -39,11 +47,15 @@ TOKENIZER_KEY = "milbuild.tokenizer"  # which tokenizer lay beside the weights (
 KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound", "input_features": "sound"}
 # A sound's sequence_length where nothing is said, and its samples a second where the processor does not say them.
 SECONDS, SAMPLING_RATE = 10, 16000
-POOLINGS = ("mean", "cls")
+# How one vector is made of the tokens' states, several joined with commas; and what leaves the states as they are.
+POOLINGS = ("mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean")
+NO_POOLING = "none"
 # Keys and values of what an encoder read, for all layers of the decoder: outputs of `encode` and inputs of `decode`, or
 # states of both.
 CROSS = ("cross_key_cache", "cross_value_cache")
 FUNCTIONS = ("encode", "decode")
+# Tasks whose states a pooling makes one vector of.
+POOLED = ("feature-extraction", "text-encoding")
 # Tokens of an answer where neither the build nor the checkpoint says how many.
 ANSWER = 512
 # Tasks whose texts come in pairs, which token_type_ids tell apart.
@@ -183,14 +195,25 @@ class Plan:
     interface: str
     precision: str
     target: str
+    # What a checkpoint's modules.json says of a vector: the modules behind the pooling, by their folders, and whether a prompt
+    # counts. Packages of earlier versions have neither.
+    modules: tuple[str, ...] = ()
+    include_prompt: bool = True
 
     @classmethod
-    def make(cls, config: Any, family: Any, processor: Mapping[str, Any], **options: Any) -> "Plan":
-        """Fills what was left open from the configuration of a `family` and the checkpoint's `processor` (its
-        preprocessor_config.json). Raises `Error` for what does not fit together."""
+    def make(
+        cls, config: Any, family: Any, processor: Mapping[str, Any], recipe: "Recipe | None" = None, **options: Any
+    ) -> "Plan":
+        """Fills what was left open from the configuration of a `family`, the checkpoint's `processor` (its
+        preprocessor_config.json) and its `recipe` for vectors, if it has one. Raises `Error` for what does not fit together."""
         entry = architectures.SUPPORTED[config.model_type]
-        name = options["task"] or tasks.guess(config.architectures, entry.tasks, entry.decoder)
+        name = options["task"] or tasks.guess(config, entry.tasks, entry.decoder)
+        if recipe is not None and not options["task"]:
+            name = recipe.task if recipe.task in entry.tasks else name
         task, with_past = tasks.resolve(name, entry.tasks, config.model_type)
+        if recipe is not None and recipe.vectors and task.name in POOLED and "text-encoding" in entry.tasks:
+            # Of an encoder and a decoder sentence-transformers loads the encoder alone, if it has a class of its own.
+            task = tasks.TASKS["text-encoding"]
         options["task"] = task.name
         options["inputs"] = _renamed_inputs(options["inputs"])
         options["outputs"] = _changed_outputs(options["outputs"])
@@ -212,12 +235,14 @@ class Plan:
         if cache != "none" and not backwards and getattr(config, "is_decoder", True) is False:
             raise Error("a cache is for a model that looks backwards, and config.json says is_decoder: false")
         if cache != "none" and not looks_backwards(config):
-            hint = "Build it with cache none; or take is_causal out of config.json."
+            name = "use_bidirectional_attention" if getattr(config, "is_causal", True) else "is_causal"
+            said = f"{name}: {json.dumps(getattr(config, name))}"
             raise Error(
-                f"a cache is for a model that looks backwards, and config.json says is_causal: {json.dumps(config.is_causal)}",
-                hint,
+                f"a cache is for a model that looks backwards, and config.json says {said}",
+                f"Build it with cache none; or take {name} out of config.json.",
             )
         options["cache"] = cache
+        _check_pooling(options, KINDS[architectures.takes(family)[0]], recipe)
         for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
             _one_of(option, options[option], known)
         options["interface"] = options["interface"] or {"io": "hf"}.get(cache, "milbuild")
@@ -243,14 +268,13 @@ class Plan:
         cached = self.cache != "none"
         if type(self.batch_size) is not int or self.batch_size < 1:
             raise Error(f"batch_size is {self.batch_size!r}; it is a whole number from 1")
-        if self.pooling is not None:
-            _one_of("pooling", self.pooling, POOLINGS)
-            if self.task not in ("feature-extraction", "text-encoding") or self.image_size is not None or cached:
-                raise Error(
-                    "pooling makes one vector of a whole text: it belongs to feature-extraction without a cache"
-                )
-        elif self.normalize:
-            raise Error("normalize belongs to pooling, and pooling is none", f"Choose {' or '.join(POOLINGS)}.")
+        if self.pooling is not None and cached:
+            raise Error(
+                "pooling makes one vector of a whole text: it belongs to feature-extraction without a cache",
+                "Leave the cache out, or build the states (pooling none).",
+            )
+        if self.pooling is not None and self.context_length is not None:
+            raise Error("pooling reads a text and its mask in one length; context_length gives the decoder another")
         self._check_halves()
         if self.num_choices is not None and self.task != "multiple-choice":
             raise Error(f"num_choices belongs to multiple-choice, and the task is {self.task}")
@@ -404,6 +428,14 @@ class Plan:
         return {names.get(name, name): value for name, value in outputs.items()}
 
     @property
+    def vector(self) -> str:
+        """How one vector is made of a text, as a sentence's end; nothing where none is."""
+        if self.pooling is None:
+            return ""
+        parts = [self.pooling.replace(",", " and "), *self.modules, *(["of length 1"] if self.normalize else [])]
+        return ", then ".join(parts) + ("" if self.include_prompt else "; a prompt counts for nothing")
+
+    @property
     def raw(self) -> bool:
         """Whether the package gives transformers' outputs as they are."""
         return not self.postprocess or any(
@@ -430,6 +462,7 @@ class Plan:
             for name in ("sequence_length", "context_length"):
                 values[name] = None if values[name] is None else parse_length(values[name], name)
             values["image_size"] = None if values["image_size"] is None else parse_size(values["image_size"])
+            values["modules"] = tuple(values.get("modules", ()))
             values["outputs"] = {
                 name: None if change is None else Output(**change) for name, change in values["outputs"].items()
             }
@@ -438,6 +471,57 @@ class Plan:
             raise Error(
                 f"{package}: its metadata does not say how it was built ({METADATA_KEY})", "Build it again."
             ) from error
+
+
+def parse_pooling(value: Any) -> tuple[str, ...]:
+    """The modes of "mean" or "cls,mean". Raises `Error`."""
+    modes = tuple(value.split(",")) if isinstance(value, str) else ()
+    if not modes or any(mode not in POOLINGS for mode in modes):
+        known = f"{', '.join(POOLINGS)}, several joined by commas, and {NO_POOLING}"
+        raise Error(f"pooling is {value!r}; known are {known}")
+    return modes
+
+
+def _check_pooling(options: dict[str, Any], kind: str, recipe: "Recipe | None") -> None:
+    """Whether one vector is made of the tokens' states: as was asked for, else as modules.json says. What contradicts it is
+    warned of, since vectors of two recipes cannot be compared."""
+    asked, normalize = options["pooling"], options["normalize"]
+    belongs = options["task"] in POOLED and kind == "text"
+    options |= {"pooling": None, "normalize": False, "modules": (), "include_prompt": True}
+    if asked not in (None, NO_POOLING):
+        asked = ",".join(parse_pooling(asked))
+        if not belongs:
+            raise Error("pooling makes one vector of a whole text: it belongs to feature-extraction without a cache")
+    says = recipe if belongs and recipe is not None and recipe.vectors and asked != NO_POOLING else None
+    if says is not None and asked is None and options["cache"] != "none":
+        says = None  # token by token, there is no whole text
+    if asked in (None, NO_POOLING) and says is None:
+        if normalize is not None and normalize:
+            hint = f"Choose one of {', '.join(POOLINGS)}."
+            raise Error("normalize belongs to pooling, and pooling is none", hint)
+        return
+    if says is None or says.problem is not None:
+        if says is not None and asked is None:
+            assert says.problem is not None
+            raise says.problem
+        options |= {"pooling": asked, "normalize": bool(normalize)}
+        return
+    said = ",".join(says.poolings)
+    if asked is not None and asked != said:
+        _warn(
+            f"pooling is {asked}, and modules.json says {said}: its vectors are others than those of sentence-transformers"
+        )
+    if normalize is not None and normalize != says.normalize:
+        ends = "a Normalize at the end" if says.normalize else "no Normalize at the end"
+        _warn(f"normalize is {normalize}, and modules.json has {ends}")
+    options["pooling"] = said if asked is None else asked
+    options["normalize"] = says.normalize if normalize is None else normalize
+    options["modules"] = tuple(step.path for step in says.steps)
+    options["include_prompt"] = says.include_prompt
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, BuildWarning, stacklevel=5)  # at the call of build
 
 
 def _check_kind(
@@ -473,8 +557,10 @@ def _check_kind(
         _check_window(options, config, family, processor)
     if options["attention_mask"] is None:
         # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
+        # A pooling of either must be told where a text ends.
         both_ways = family.bidirectional(config) if hasattr(family, "bidirectional") else not looks_backwards(config)
-        options["attention_mask"] = both_ways and (options["cache"] == "none" or options["task"] in tasks.APART)
+        marked = both_ways or options["pooling"] is not None
+        options["attention_mask"] = marked and (options["cache"] == "none" or options["task"] in tasks.APART)
     if options["task"] == "multiple-choice":
         options["num_choices"] = config.num_labels if options["num_choices"] is None else options["num_choices"]
     if options["token_type_ids"] is None:

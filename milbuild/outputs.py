@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, mil_list, types
 
@@ -20,6 +19,7 @@ from milbuild.layers.linear import like
 Outputs = dict[str, Any]
 
 LABEL, PROBABILITIES, CLASS_LABELS = "classLabel", "probabilities", "classLabels"
+SENTENCE = "sentence_embedding"
 
 # What stands behind the name of an output in a package, without its shape.
 TEXTS = {
@@ -47,7 +47,7 @@ TEXTS = {
     "frame_scores": "Probability of each label at each frame; several can be true at once.",
     "extract_features": "What the convolutions make of the sound, normalized, before the encoder.",
     "embeddings": "A vector of who speaks; the cosine of two says whether it is the same person.",
-    "sentence_embedding": "One vector for the whole text.",
+    SENTENCE: "One vector for the whole text.",
     LABEL: "The most likely label.",
     PROBABILITIES: "Probability of each label.",
 }
@@ -224,40 +224,6 @@ def _detection(outputs: Outputs, size: tuple[int, int]) -> Outputs:
     pixels = like(extent, [width, height, width, height])
     x = mb.mul(x=mb.concat(values=corners, axis=-1, name="box_corners"), y=pixels, name="box_pixels")
     return {"scores": scores, "boxes": x}
-
-
-def sentence_embedding(hidden: Var, attention_mask: Var | None, pooling: str, normalize: bool) -> Var:
-    """(B, T, D) -> (B, D): the mean of the tokens that are no padding, or the first token; of length 1 with `normalize`.
-
-    As sentence-transformers' modules Pooling and Normalize.
-    """
-    name, wide = "sentence", hidden.dtype
-    if pooling == "cls":
-        keep = [True, False, True]
-        squeeze = [False, True, False]
-        x = mb.slice_by_index(
-            x=hidden,
-            begin=[0, 0, 0],
-            end=[0, 1, 0],
-            begin_mask=keep,
-            end_mask=keep,
-            squeeze_mask=squeeze,
-            name=f"{name}_cls",
-        )
-    elif attention_mask is None:
-        x = mb.reduce_mean(x=hidden, axes=[1], name=f"{name}_mean")
-    else:
-        # Shares of the tokens first: a sum of hundreds of them is coarse in float16.
-        mask = mb.cast(x=attention_mask, dtype="fp16" if wide == types.fp16 else "fp32", name=f"{name}_mask")
-        count = mb.reduce_sum(x=mask, axes=[1], keep_dims=True, name=f"{name}_tokens")
-        shares = mb.expand_dims(x=mb.real_div(x=mask, y=count, name=f"{name}_shares"), axes=[1], name=f"{name}_weights")
-        x = mb.squeeze(x=mb.matmul(x=shares, y=hidden, name=f"{name}_sum"), axes=[1], name=f"{name}_mean")
-    if not normalize:
-        return x
-    x = _float32(x)  # squares of some dozens overflow float16
-    length = mb.reduce_l2_norm(x=x, axes=[-1], keep_dims=True, name=f"{name}_length")
-    x = mb.real_div(x=x, y=mb.maximum(x=length, y=np.float32(1e-12), name=f"{name}_at_least"), name=f"{name}_unit")
-    return x if wide == types.fp32 else mb.cast(x=x, dtype="fp16", name=f"{name}_unit_float16")
 
 
 OF_PICTURES: dict[str, Callable[[Outputs, tuple[int, int]], Outputs]] = {

@@ -4,6 +4,7 @@ Imports nothing heavy: `milbuild list` and `--help` read it.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from milbuild.errors import Error
 
@@ -165,11 +166,18 @@ def resolve(name: str, supported: tuple[str, ...], model_type: str) -> tuple[Tas
     raise Error(f"there is no task {name!r}; {model_type} has {', '.join(supported)}")
 
 
-def guess(architectures: list[str] | None, supported: tuple[str, ...], decoder: bool) -> str:
-    """The task a checkpoint was trained for, by the class it was saved from; where that says nothing, text-generation for
-    a decoder, the first that is supported for others."""
-    for architecture in architectures or ():
+def named(config: Any, supported: tuple[str, ...]) -> str | None:
+    """The task of the class that a checkpoint was saved from, the base class's too; None where that says nothing."""
+    for architecture in config.architectures or ():
+        if architecture == f"{config.class_name.removesuffix('Config')}Model":
+            return "feature-extraction"
         for task in _ALL:
             if architecture.endswith(task.suffixes) and task.name in supported:
                 return task.name
-    return "text-generation" if decoder else supported[0]
+    return None
+
+
+def guess(config: Any, supported: tuple[str, ...], decoder: bool) -> str:
+    """The task a checkpoint was trained for (`named`); where nothing says so, text-generation for a decoder, the first that is
+    supported for others."""
+    return named(config, supported) or ("text-generation" if decoder else supported[0])

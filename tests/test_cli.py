@@ -189,7 +189,9 @@ def test_build_for_people(command: CommandLine, folder: Path, tmp_path: Path) ->
     """Notes go to stderr: stdout stays empty for a pipe."""
     result = command("build", folder / "c", "out.mlpackage", cwd=tmp_path)
     assert (result.code, result.out) == (0, "")
-    assert re.fullmatch(r"Built out\.mlpackage in [\d.]+ s: 0\.1 MB; main \d+ operations\n", result.err)
+    assert re.fullmatch(
+        r"Built out\.mlpackage for text-generation in [\d.]+ s: 0\.1 MB; main \d+ operations\n", result.err
+    )
 
 
 def test_build_takes_every_option(command: CommandLine, folder: Path, tmp_path: Path) -> None:
@@ -217,6 +219,8 @@ def test_build_takes_every_option(command: CommandLine, folder: Path, tmp_path: 
         "function": None,
         "logits": "all",
         "pooling": None,
+        "modules": [],
+        "include_prompt": True,
         "normalize": False,
         "postprocess": False,
         "inputs": {"input_ids": "tokens"},

@@ -18,7 +18,7 @@ ROWS = [
     {"whisperkit"},
     {"inputs"},
     {"model", "options", "architectures", "tasks"},
-    {"linting", "inspection", "runtime", "heads", "caches", "outputs"},
+    {"linting", "inspection", "runtime", "heads", "caches", "outputs", "sentences"},
     {"layers", "package"},
     {"weights"},
     {"fields", "logits", "sound"},

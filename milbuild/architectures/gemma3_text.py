@@ -8,6 +8,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.qwen3 import Qwen3
 from milbuild.heads import last_token, states, tied
+from milbuild.layers.attention import position_mask
 from milbuild.layers.linear import add, embedding
 from milbuild.layers.normalization import rms_norm, rms_norm_heads
 from milbuild.layers.rope import Rotation, rotation
@@ -16,13 +17,20 @@ from milbuild.weights import Cursor
 
 class Gemma3(Qwen3):
     also = ("sliding_window_pattern",)  # transformers' class makes layer_types of it
-    only = {"use_bidirectional_attention": (False, "the mask is causal")}
     not_read = ("attention_dropout", "attn_logit_softcapping")  # which transformers' attention leaves out, too
     heads = {
         "feature-extraction": states(),
         "text-generation": tied("lm_head", to="embed_tokens", softcap="final_logit_softcapping"),
         "text-classification": last_token("score"),
     }
+
+    def mask(self, window: int | None, w: Cursor) -> Var | None:
+        """With use_bidirectional_attention (EmbeddingGemma) a window to both sides, whose ends do not count; transformers'
+        configuration has halved it already. Where is_causal is false too, that wins."""
+        if not self.config.use_bidirectional_attention or not getattr(self.config, "is_causal", True):
+            return super().mask(window, w)
+        reach, cache = None if window is None else window - 1, self.cache
+        return position_mask(cache.query_positions, cache.key_positions(window), w, reach, reach, self.groups)
 
     def embeddings(self, input_ids: Var, w: Cursor) -> Var:
         width = self.config.hidden_size

@@ -62,14 +62,14 @@ class Llama:
         """int32 (B, T) -> (B, T, D), after the final norm."""
         w = self.weights
         x = self.embeddings(input_ids, w / "embed_tokens")
-        masks = {
-            window: caches.mask(self.config, self.cache, w, window, self.groups)
-            for window in dict.fromkeys(self.windows)
-        }
+        masks = {window: self.mask(window, w) for window in dict.fromkeys(self.windows)}
         rotations = self.rotations(w / "rotary_emb")
         for i in range(self.layers):
             x = self.block(x, w / f"layers.{i}", i, masks[self.windows[i]], rotations[i])
         return self.norm(x, w / "norm")
+
+    def mask(self, window: int | None, w: Cursor) -> Var | None:
+        return caches.mask(self.config, self.cache, w, window, self.groups)
 
     def embeddings(self, input_ids: Var, w: Cursor) -> Var:
         return embedding(input_ids, w, self.config.vocab_size, self.config.hidden_size)

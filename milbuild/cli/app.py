@@ -145,10 +145,15 @@ def build(
     pooling: Annotated[
         str | None,
         typer.Option(
-            metavar="mean|cls", help="One vector for the whole text, in feature-extraction.", show_default=False
+            metavar="|".join((*options.POOLINGS, options.NO_POOLING)),
+            help="One vector for the whole text, in feature-extraction; several joined: cls,mean. (default: modules.json's)",
+            show_default=False,
         ),
     ] = None,
-    normalize: Annotated[bool, typer.Option("--normalize", help="Divide that vector by its length.")] = False,
+    normalize: Annotated[
+        bool | None,
+        typer.Option(help="Divide that vector by its length. (default: modules.json's)", show_default=False),
+    ] = None,
     raw: Annotated[
         bool,
         typer.Option("--raw", help="transformers' own outputs from plain tensors: no labels, softmax, image input."),
@@ -202,32 +207,38 @@ def build(
     imports.prepare(configurations=True)
     import milbuild
 
-    warnings.simplefilter("ignore", milbuild.LintWarning)  # said below, with the package's name
-    model = milbuild.build(
-        source,
-        task=task,
-        sequence_length=None if sequence_length is None else options.parse_length(sequence_length, "sequence_length"),
-        image_size=None if image_size is None else options.parse_size(image_size),
-        batch_size=batch_size,
-        attention_mask=attention_mask,
-        token_type_ids=token_type_ids,
-        num_choices=num_choices,
-        cache=cache,
-        context_length=None if context_length is None else options.parse_length(context_length, "context_length"),
-        prefill_length=prefill_length,
-        function=function,
-        logits=logits,
-        pooling=pooling,
-        normalize=normalize,
-        postprocess=not raw,
-        inputs=_pairs(inputs, "--inputs"),
-        outputs={name: _changed(text) for name, text in _pairs(outputs, "--outputs").items()},
-        interface=interface,
-        precision=precision,
-        target=target,
-        lint=lint,
-        revision=revision,
-    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", milbuild.BuildWarning)
+        warnings.simplefilter("ignore", milbuild.LintWarning)  # said below, with the package's name
+        model = milbuild.build(
+            source,
+            task=task,
+            sequence_length=None
+            if sequence_length is None
+            else options.parse_length(sequence_length, "sequence_length"),
+            image_size=None if image_size is None else options.parse_size(image_size),
+            batch_size=batch_size,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            num_choices=num_choices,
+            cache=cache,
+            context_length=None if context_length is None else options.parse_length(context_length, "context_length"),
+            prefill_length=prefill_length,
+            function=function,
+            logits=logits,
+            pooling=pooling,
+            normalize=normalize,
+            postprocess=not raw,
+            inputs=_pairs(inputs, "--inputs"),
+            outputs={name: _changed(text) for name, text in _pairs(outputs, "--outputs").items()},
+            interface=interface,
+            precision=precision,
+            target=target,
+            lint=lint,
+            revision=revision,
+        )
+    for each in caught:
+        _note(f"warning: {each.message}")
     _save(model, target_path, force)
     seconds = time.perf_counter() - start
     from milbuild.inspection import inspect as describe
@@ -246,7 +257,9 @@ def build(
     if model.unread_fields:
         _note(f"config.json has fields that transformers' model does not read: {', '.join(model.unread_fields)}")
     counted = ", ".join(f"{name} {function.total} operations" for name, function in found.functions.items())
-    _note(f"Built {target_path} in {seconds:.1f} s: {found.bytes / 1e6:,.1f} MB; {counted}")
+    plan = options.Plan.of(target_path.name, model.user_defined_metadata)
+    vector = f" (sentence_embedding by {plan.vector})" if plan.vector else ""
+    _note(f"Built {target_path} for {plan.task}{vector} in {seconds:.1f} s: {found.bytes / 1e6:,.1f} MB; {counted}")
 
 
 Units = Annotated[

@@ -17,8 +17,11 @@ from coremltools import proto
 
 from milbuild.errors import Error
 from milbuild.package.storage import ALIGNMENT, BITS, CODES, DTYPES, HEADER, METADATA, SENTINEL, decode, size
+from milbuild.weights.files import refuse_pointer
 
 NAMES = {number: name for name, number in proto.MIL_pb2.DataType.items()}  # of MIL's element types
+PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
+PROGRAM = "coremltools.convert(..., convert_to='mlprogram')"
 DAMAGED = "The package is damaged or was cut off while it was copied: build or download it again."
 
 
@@ -73,12 +76,7 @@ class Package:
         self.path = Path(path)
         self.saved = spec is None
         self.spec = read_spec(self.path) if spec is None else spec
-        kind = self.spec.WhichOneof("Type")
-        if kind != "mlProgram":
-            raise Error(
-                f"{self.path.name} is a {kind}, not an ML Program",
-                "Convert it for iOS 15 or later (convert_to='mlprogram').",
-            )
+        check_program(self.path.name, self.spec)
         self._files: dict[str, np.ndarray] = {}
 
     @functools.cached_property
@@ -199,6 +197,7 @@ class Package:
                 data = np.memmap(root / inside, np.uint8, "c").view(np.ndarray)
             except (OSError, ValueError) as error:
                 raise Error(f"{self.path.name} has no {inside}", DAMAGED) from error
+            refuse_pointer(root / inside)
             if data.size < HEADER.size:
                 raise Error(f"{self.path.name}: {inside} has {data.size} bytes", DAMAGED)
             self._files[name] = data
@@ -207,6 +206,15 @@ class Package:
 
 def read_spec(path: Path) -> Any:
     """The Model protobuf of a package. Raises `Error` for what is none."""
+    if path.suffix == ".mlmodelc" and path.is_dir():
+        hint = "milbuild reads packages. Nothing makes a package of a compiled model again: use the one it was compiled from."
+        raise Error(f"{path.name} is compiled (.mlmodelc), which only Core ML itself reads", hint)
+    if path.suffix == ".mlmodel" and path.is_file():
+        refuse_pointer(path)
+        raise Error(
+            f"{path.name} is a .mlmodel, the format of one file, which holds no ML Program with weights",
+            f"Convert the model again into a package: {PROGRAM}",
+        )
     if not path.is_dir():
         raise Error(f"there is no package {path}", "A package is a folder whose name ends with .mlpackage.")
     if (path / "config.json").is_file() and not (path / "Manifest.json").exists():
@@ -214,7 +222,10 @@ def read_spec(path: Path) -> Any:
         raise Error(f"{path.name} is a checkpoint, not a package", hint)
     file = _model_path(path)
     try:
+        refuse_pointer(file)
         spec = proto.Model_pb2.Model.FromString(file.read_bytes())
+    except Error:
+        raise
     except Exception as error:  # protobuf's DecodeError has no public base class that all its implementations share
         raise Error(f"{path.name}: {file.name} cannot be read ({type(error).__name__})", DAMAGED) from error
     if spec.WhichOneof("Type") is None:
@@ -222,9 +233,26 @@ def read_spec(path: Path) -> Any:
     return spec
 
 
+def check_program(name: str, spec: Any) -> None:
+    """Raises `Error` for a Model protobuf that is no ML Program, with what it is instead."""
+    kind = spec.WhichOneof("Type")
+    if kind == "mlProgram":
+        return
+    if kind not in PIPELINES:
+        raise Error(f"{name} is a {kind}, not an ML Program", f"Convert it for iOS 15 or later: {PROGRAM}")
+    pipeline = getattr(spec, kind)
+    models = (pipeline if kind == "pipeline" else pipeline.pipeline).models
+    parts = [str(model.WhichOneof("Type")) for model in models]
+    hint = "Take one of its models out of it as a package of its own (coremltools.utils.load_spec, MLModel(spec=...))."
+    if "mlProgram" not in parts:
+        hint = f"None of its models is an ML Program. Convert each for iOS 15 or later: {PROGRAM}"
+    raise Error(f"{name} is a {kind} of {len(parts)} models ({', '.join(parts)}), not an ML Program", hint)
+
+
 def _model_path(path: Path) -> Path:
     """The model's file inside the package, as the manifest names it."""
     try:
+        refuse_pointer(path / "Manifest.json")
         manifest = json.loads((path / "Manifest.json").read_text("utf-8"))
         inside = Path(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from milbuild import architectures
-from milbuild.options import AUDIO, IMAGE, INTERFACES, Plan, longest
+from milbuild.options import AUDIO, IMAGE, INTERFACES, PROMPT, Plan, longest
 from milbuild.outputs import CLASSIFIERS, LABELLED
 from milbuild.package.reader import type_name
 from milbuild.validation import answers, reference
@@ -145,7 +145,8 @@ def _case(
             found["logits"] = found["logits"][:, -1:]
         if plan.pooling is not None:
             shown = inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))
-            found = reference.pooled(found["last_hidden_state"], shown, plan.pooling, plan.normalize)
+            prompt = int(inputs.get(PROMPT, np.zeros(1))[0])
+            found = reference.vectors(truth, found["last_hidden_state"], shown, plan, prompt)
         if plan.raw:
             return found
         return reference.postprocessed(plan.task, found, truth.config, plan.image_size, inputs.get("attention_mask"))
@@ -234,6 +235,8 @@ def _calls(plan: Plan, truth: Any, material: Material, description: Any) -> Iter
     batch = plan.batch_size * (CALLS if plan.task in (*WHOLE, *CLASSIFIERS) else 1)
     for count in lengths:
         inputs = _main_input(plan, config, material, batch, count, sound)
+        if not plan.include_prompt:
+            inputs[PROMPT] = np.array([count // 4], np.int32)
         name = f"{count} {'samples' if sound else 'tokens'}{material.whose}"
         name = name if batch == 1 else f"{batch} x {name}"
         if not sound and pad is not None and plan.task == "text-classification":

@@ -14,6 +14,7 @@ from milbuild.generation import Session
 from milbuild.model import Model
 from milbuild.options import INTERFACES, METADATA_KEY, MODEL_TYPE_KEY, Plan
 from milbuild.outputs import CLASS_LABELS
+from milbuild.package.reader import check_program
 from milbuild.validation import answers, cases, drift, greedy, reference, strangers, whisperkit
 from milbuild.validation.cases import Case
 from milbuild.validation.figures import Row, measure, measure_labels
@@ -39,6 +40,7 @@ def compare(
 ) -> Report:
     """See `milbuild.validate`. `core_ml`: it is there; `units` of it, by default each."""
     path = Path(model.package_path)
+    check_program(path.name, model.get_spec())
     other = None if encoder is None else Path(encoder.package_path)
     backends = [*RUNTIME, *([f"{CORE_ML} {unit}" for unit in ([units] if units else UNITS)] if core_ml else [])]
     players = {backend: Player(path, other, backend) for backend in backends}

@@ -1,6 +1,7 @@
 """transformers' own model of a checkpoint, and what its modules give: the numbers a package is held against."""
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -13,10 +14,12 @@ import transformers
 from safetensors import SafetensorError
 
 from milbuild.errors import Error
-from milbuild.outputs import CLASSIFIERS
+from milbuild.options import PROMPT, Plan, parse_pooling
+from milbuild.outputs import CLASSIFIERS, SENTENCE
 from milbuild.tasks import TASKS
 from milbuild.validation.figures import DEVIATIONS, MAGNITUDE
 from milbuild.weights.checkpoint import locate, modern
+from milbuild.weights.sentence_transformers import repository_folder
 
 SHARE = 1e-3  # by which states are changed: little beside them, much beside float32's rounding
 TRIED = 64  # changes of an output, of whose root mean square a tenth is chance
@@ -36,6 +39,7 @@ def load(source: str | os.PathLike[str], task: str, revision: str | None = None)
                 model = auto.from_pretrained(None, config=config, state_dict=load_file(file), **arguments)
             else:
                 model = auto.from_pretrained(Path(folder), **arguments)
+            model.folder = folder
             return model.float().eval()  # some parameters insist on another type (xIELU's on bfloat16)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise Error(f"transformers cannot load {name} for {task}: {' '.join(str(error).split())[:300]}") from error
@@ -49,7 +53,7 @@ def forward(
     `rounded`: keys and values are rounded to float16, as a state holds them: those of self-attention, those of an encoder's
     states.
     """
-    tensors: dict[str, Any] = {name: _tensor(np.asarray(value)) for name, value in inputs.items()}
+    tensors: dict[str, Any] = {name: _tensor(np.asarray(value)) for name, value in inputs.items() if name != PROMPT}
     switches: dict[str, Any] = {"use_cache": False}
     if "pixel_values" in inputs and tuple(inputs["pixel_values"].shape[2:]) != _size(model.config):
         switches["interpolate_pos_encoding"] = True
@@ -161,11 +165,53 @@ def cross_attentions(model: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarr
     return [shares.float().numpy() for shares in outputs.cross_attentions]
 
 
-def pooled(states: np.ndarray, mask: np.ndarray, pooling: str, normalize: bool) -> dict[str, np.ndarray]:
-    """What sentence-transformers makes of hidden states (B, T, D)."""
-    x, weights = torch.from_numpy(states), torch.from_numpy(mask).float()[..., None]
-    vector = x[:, 0] if pooling == "cls" else (x * weights).sum(1) / weights.sum(1)
-    return {"sentence_embedding": (torch.nn.functional.normalize(vector) if normalize else vector).numpy()}
+def vectors(model: Any, states: np.ndarray, mask: np.ndarray, plan: Plan, prompt_length: int) -> dict[str, np.ndarray]:
+    """What sentence-transformers makes of hidden states (B, T, D): its modules Pooling, Dense, LayerNorm and Normalize."""
+    assert plan.pooling is not None
+    x, given = torch.from_numpy(states), torch.from_numpy(mask).bool()
+    count = x.shape[1]
+    begins = given.int().argmax(1, keepdim=True)
+    shown = given & (torch.arange(count) >= begins + (0 if plan.include_prompt else prompt_length))
+    number, weights = shown.sum(1, keepdim=True).float(), shown.float()
+    rows = torch.arange(len(x))
+    places = (torch.arange(count) + 1 - begins).float() * weights
+    modes = {
+        "cls": lambda: x[rows, shown.int().argmax(1)],
+        "last": lambda: x[rows, (torch.arange(count) * shown).argmax(1)],
+        "max": lambda: x.masked_fill(~shown[..., None], -torch.inf).amax(1),
+        "mean": lambda: torch.einsum("bt,btd->bd", weights, x) / number,
+        "mean_sqrt_len_tokens": lambda: torch.einsum("bt,btd->bd", weights, x) / number.sqrt(),
+        "weightedmean": lambda: torch.einsum("bt,btd->bd", places, x) / places.sum(1, keepdim=True),
+    }
+    vector = torch.cat([modes[mode]() for mode in parse_pooling(plan.pooling)], dim=-1)
+    for path in plan.modules:
+        vector = _module(vector, repository_folder(model.folder) / path)
+    return {SENTENCE: (torch.nn.functional.normalize(vector) if plan.normalize else vector).numpy()}
+
+
+def _module(x: Any, folder: Path) -> Any:
+    """A module of a repository, by the files in its folder. Raises `Error` where there are none."""
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        if "in_features" not in config and "dimension" not in config:
+            return torch.nn.functional.normalize(x)
+        held = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+        if "dimension" in config:
+            return torch.nn.functional.layer_norm(x, x.shape[-1:], held["norm.weight"], held["norm.bias"])
+        y = torch.nn.functional.linear(x, held["linear.weight"], held.get("linear.bias"))
+        named = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+        y = getattr(torch.nn, named.rsplit(".", 1)[-1])()(y)
+        if not config.get("use_residual"):
+            return y
+        other = held.get("residual.weight")
+        return y + (x if other is None else torch.nn.functional.linear(x, other))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        hint = "Validate a package with the checkpoint it was built from."
+        raise Error(
+            f"the package was built with the module {folder.name}, which cannot be read here: {error}", hint
+        ) from error
 
 
 def _tensor(value: np.ndarray) -> torch.Tensor:

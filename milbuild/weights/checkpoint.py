@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from milbuild.errors import Error
-from milbuild.weights import processors, safetensors
+from milbuild.weights import processors, safetensors, sentence_transformers
+from milbuild.weights.files import read_json
+from milbuild.weights.sentence_transformers import Recipe, Step
 from milbuild.weights.tensor import Tensor
 
 # What a build reads of a repository, with the card that names the license; pickles (*.bin, *.pt) are never fetched.
@@ -81,10 +83,31 @@ SPELLINGS: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
     "yolos": _YOLOS,
 }
 
-SAFE_CONVERSION = (
-    "A pickle can run code when it is loaded, so milbuild reads safetensors only. Convert it once: "
-    "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+# What stands in a generation_config.json of Whisper only: transformers takes none of it from config.json.
+BEYOND = frozenset(
+    """alignment_heads is_multilingual lang_to_id language max_initial_timestamp_index no_timestamps_token_id prev_sot_token_id
+    return_timestamps task task_to_id""".split()
 )
+# A shard's name, and that of the weights of one language that wav2vec 2.0 exchanges in a model (MMS).
+SHARD = re.compile(r"(.+)-\d+-of-(\d+)\.safetensors")
+LANGUAGE = re.compile(r"adapter\.(.+)\.safetensors")
+
+
+def safe_conversion(folder: Path) -> str:
+    """How a pickle becomes safetensors: with the class that the configuration beside it names."""
+    named = "AutoModel"
+    try:
+        found = read_json(folder / "config.json").get("architectures")
+        if isinstance(found, list) and found and isinstance(found[0], str) and found[0].isidentifier():
+            named = found[0]
+    except Error:
+        pass
+    return (
+        "A pickle can run code when it is loaded, so milbuild reads safetensors only. Convert it once: "
+        f"transformers.{named}.from_pretrained(folder).save_pretrained(new_folder, safe_serialization=True)"
+    )
 
 
 class Checkpoint:
@@ -107,11 +130,9 @@ class Checkpoint:
         Raises `Error` for whatever cannot be a checkpoint.
         """
         name, folder, file = locate(source, revision)
+        _refuse_adapter(name, folder, file)
         config = read_config(folder)
-        if config.get("quantization_config"):
-            quantization = config["quantization_config"]
-            named = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-            method = named if isinstance(named, str) else "an unnamed method"
+        if method := _quantized(config):
             hint = "Use the checkpoint it was made from; compression belongs behind the build (coremltools.optimize)."
             raise Error(f"{name} is quantized ({method}); its tensors are not the model's weights", hint)
         if config.get("per_layer_config"):
@@ -157,8 +178,26 @@ class Checkpoint:
     @functools.cached_property
     def generation(self) -> dict[str, Any]:
         """generation_config.json as it stands; where there is none, config.json, which old checkpoints keep it in."""
-        found = self.folder / "generation_config.json"
-        return read_json(found) if found.is_file() else self.config
+        file = self.folder / "generation_config.json"
+        if not file.is_file():
+            return {name: value for name, value in self.config.items() if name not in BEYOND}
+        found = read_json(file)
+        if found.get("forced_decoder_ids") is None and self.config.get("model_type") == "whisper":
+            # The one field for which transformers looks into config.json whatever stands beside it (generation_whisper.py).
+            found["forced_decoder_ids"] = self.config.get("forced_decoder_ids")
+        return found
+
+    @functools.cached_property
+    def recipe(self) -> Recipe | None:
+        """What sentence-transformers' modules.json makes of the model's states; None where there is none."""
+        return sentence_transformers.read(sentence_transformers.repository_folder(self.folder))
+
+    @functools.cached_property
+    def modules(self) -> "Checkpoint":
+        """The tensors of the modules that stand behind a pooling, by the module's folder and their names there."""
+        steps: tuple[Step, ...] = () if self.recipe is None else self.recipe.steps
+        folder = sentence_transformers.repository_folder(self.folder)
+        return Checkpoint(self.name, folder, {}, sentence_transformers.tensors(folder, steps))
 
     @functools.cached_property
     def vocabulary(self) -> dict[str, Any]:
@@ -228,20 +267,24 @@ class Checkpoint:
                 for key, shape in self.misshapen.items()
             )
             raise Error(f"{self.name}: {shapes}", "Is it the config.json of this checkpoint?")
-        patterns = [re.compile(pattern) for pattern in ignored]
         heads = tuple(f"{head}." for head in other_heads)
         unused = [
             key
-            for key in self.tensors
-            if key not in self.read
-            and not key.startswith(heads)
-            and not key.removeprefix(f"{prefix}.").startswith(heads)
-            and not any(pattern.fullmatch(key.removeprefix(f"{prefix}.")) for pattern in patterns)
+            for key in self.unread(ignored, prefix)
+            if not key.startswith(heads) and not key.removeprefix(f"{prefix}.").startswith(heads)
         ]
         if unused:
             hint = "What the graph leaves out would change its numbers silently. Is config.json this checkpoint's own?"
             named = ", ".join(sorted(unused))
             raise Error(f"{self.name} has {len(unused)} tensors that its architecture does not use: {named}", hint)
+
+    def unread(self, ignored: Iterable[str], prefix: str) -> list[str]:
+        """Tensors that nobody asked for, but for those that match `ignored` (see `check`)."""
+        patterns = [re.compile(pattern) for pattern in ignored]
+        rest = [key for key in self.tensors if key not in self.read]
+        return [
+            key for key in rest if not any(pattern.fullmatch(key.removeprefix(f"{prefix}.")) for pattern in patterns)
+        ]
 
     def _key(self, path: str, prefix: str) -> str | None:
         return next((key for key in (path, path.removeprefix(f"{prefix}.")) if key in self.tensors), None)
@@ -250,14 +293,17 @@ class Checkpoint:
 def locate(source: str | os.PathLike[str], revision: str | None = None) -> tuple[str, Path, Path | None]:
     """(name, folder, the one weight file that was named, if one was) of a source; downloads a hub id. Raises `Error`."""
     path = Path(source).expanduser()
+    if path.exists() and path.suffix in (".mlmodel", ".mlmodelc", ".mlpackage"):
+        hint = "A build starts from the checkpoint that it was made of; `milbuild inspect` shows what is in a package."
+        raise Error(f"{path.name} is a Core ML model, not a checkpoint", hint)
     if path.is_dir():
         if (path / "Manifest.json").is_file() and not (path / "config.json").exists():
             raise Error(f"{path.name} is a package, not a checkpoint", "Give the checkpoint that it was built from.")
-        return path.resolve().name, path, None
+        return path.resolve().name, sentence_transformers.model_folder(path), None
     if path.is_file():
         if path.suffix != ".safetensors":
-            if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
-                raise Error(f"{path.name} is a pickle", SAFE_CONVERSION)
+            if path.suffix in PICKLES:
+                raise Error(f"{path.name} is a pickle", safe_conversion(path.parent))
             raise Error(f"{path.name} is neither a folder nor a .safetensors file")
         return path.resolve().parent.name, path.parent, path
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
@@ -265,7 +311,7 @@ def locate(source: str | os.PathLike[str], revision: str | None = None) -> tuple
             f"there is no folder {source}",
             "Give a checkpoint's folder, its .safetensors file, or a hub id such as openai-community/gpt2.",
         )
-    return str(source), download(str(source), revision), None
+    return str(source), sentence_transformers.model_folder(download(str(source), revision)), None
 
 
 def download(repository: str, revision: str | None) -> Path:
@@ -315,15 +361,35 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / "config.json")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a file. Raises `Error`."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Error(f"{path.name} of {path.parent.resolve().name} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise Error(f"{path.name} of {path.parent.resolve().name} is no object but a {type(value).__name__}")
-    return value
+def _quantized(config: dict[str, Any]) -> str | None:
+    """How the weights of a checkpoint are packed, if they are."""
+    if quantization := config.get("quantization_config"):
+        named = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        return named if isinstance(named, str) else "an unnamed method"
+    if quantization := config.get("quantization"):
+        # MLX's own; mlx-lm writes quantization_config beside it, older versions did not
+        bits = quantization.get("bits") if isinstance(quantization, dict) else None
+        return "MLX" if bits is None else f"MLX, {bits} bits"
+    return None
+
+
+def _refuse_adapter(name: str, folder: Path, file: Path | None) -> None:
+    """Raises `Error` for what belongs to a model and is none."""
+    if file is not None and (language := LANGUAGE.fullmatch(file.name)):
+        hint = "Name the folder, or its model.safetensors; transformers' load_adapter and save_pretrained make another."
+        raise Error(f"{file.name} is the adapter of one language ({language[1]}) of wav2vec 2.0, not a model", hint)
+    adapter = folder / "adapter_config.json"
+    if not adapter.is_file() or (file is not None and not file.name.startswith("adapter_model")):
+        return
+    found = read_json(adapter)
+    base = found.get("base_model_name_or_path") or "a model that it does not name"
+    hint = (
+        "Merge it once with peft: PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(new_folder), "
+        f"where the model is {base}."
+    )
+    if (folder / "model.safetensors").is_file():
+        hint += f" To build the model without it name {name}/model.safetensors."
+    raise Error(f"{name} holds an adapter ({found.get('peft_type', 'of peft')}) of {base}, not a model alone", hint)
 
 
 def _read_tensors(folder: Path, file: Path | None) -> dict[str, np.ndarray]:
@@ -332,11 +398,19 @@ def _read_tensors(folder: Path, file: Path | None) -> dict[str, np.ndarray]:
         return safetensors.read(file or single)
     if index.is_file():
         return _read_shards(folder, index)
-    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt")):
-        raise Error(
-            f"{folder.name} holds its weights as a pickle ({', '.join(pickles)}), not as safetensors", SAFE_CONVERSION
-        )
     found = sorted(path.name for path in folder.glob("*.safetensors"))
+    if shards := [match for name in found if (match := SHARD.fullmatch(name))]:
+        stem, count = shards[0][1], int(shards[0][2])
+        hint = f"Download {stem}.safetensors.index.json, which says what stands in which shard; it lies beside them."
+        raise Error(f"{folder.name} has {len(shards)} of {count} shards and not their index", hint)
+    if languages := [match[1] for name in found if (match := LANGUAGE.fullmatch(name))]:
+        hint = "Download model.safetensors, which they belong to, as well."
+        raise Error(f"{folder.name} has no model, only adapters of wav2vec 2.0: {', '.join(languages)}", hint)
+    if pickles := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES):
+        raise Error(
+            f"{folder.name} holds its weights as a pickle ({', '.join(pickles)}), not as safetensors",
+            safe_conversion(folder),
+        )
     hint = (
         f"Name the file itself: {folder.name}/{found[0]}"
         if found

@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from milbuild.errors import Error
+from milbuild.weights.files import refuse_pointer
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype(np.float64),
@@ -131,6 +132,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     file.fill(first[: file.size], 0)
     length = int.from_bytes(first.tobytes(), "little")
     if file.size < 8 or length > min(file.size - 8, MAX_HEADER):
+        refuse_pointer(path)
         said = f"the header should have {length:,} bytes, the whole file has {file.size:,}"
         raise Error(f"{path.name}: {said}", DOWNLOAD_AGAIN)
     text = np.empty(length, np.uint8)
