@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import coremltools as ct
@@ -18,6 +19,7 @@ from coremltools.models.neural_network import NeuralNetworkBuilder
 import milbuild
 from milbuild import runtime
 from milbuild.runtime import dropin
+from milbuild.runtime.pytest_plugin import Counts
 from tests.conftest import checkpoint, tokens
 
 BINDING = "coremltools.libcoremlpython"
@@ -508,56 +510,52 @@ def test_somebodys_tests_compare_with_the_plugin(theirs: Path) -> None:
     assert ran.returncode == 1
 
 
-@pytest.mark.parametrize(
-    ("chosen", "code", "text"),
-    [
-        (
-            "guarded or right or else",
-            0,
-            "3 predictions in 3 of 4 tests; 2 compared numbers with numpy or torch, 1 read",
-        ),
-        (
-            "thrown or else or skipped",
-            1,
-            "1 predictions in 1 of 3 tests; 0 compared numbers with numpy or torch, 0 read",
-        ),
-        ("skipped", 1, "error: no test looked at a prediction, so this run proves nothing of a model"),
-    ],
-)
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
-def test_a_run_that_looks_at_no_prediction_is_an_error(
-    theirs: Path, chosen: str, code: int, text: str, workers: tuple[str, ...]
-) -> None:
-    if workers and chosen != "thrown or else or skipped":
-        chosen, code, text = "right", 0, "1 predictions in 1 of 1 tests; 1 compared"
-    ran = _pytest(theirs, "pytest", *PLUGIN, *workers, "-k", chosen)
-    assert text in ran.stdout, ran.stdout + ran.stderr
-    assert ran.returncode == code
-    assert ("error: no test looked at a prediction" in ran.stdout) == bool(code)
-
-
-def test_runs_that_need_no_prediction(theirs: Path) -> None:
-    ran = _pytest(theirs, "pytest", *PLUGIN, "--collect-only")
-    assert ran.returncode == 0, ran.stdout
-    assert "error" not in ran.stdout
-    # As the error says, behind what stands in a project's own addopts.
-    (theirs / "pytest.ini").write_text(f"[pytest]\naddopts = {' '.join(PLUGIN)}\n")
-    try:
-        assert _pytest(theirs, "pytest", "-k", "else").returncode == 1
-        (theirs / "conftest.py").rename(theirs / "kept.py")
-        ran = _pytest(theirs, "pytest", "-p", "no:milbuild.runtime.pytest_plugin", "-k", "else")
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        assert "milbuild.runtime" not in ran.stdout
-    finally:
-        (theirs / "pytest.ini").unlink()
-        if (theirs / "kept.py").exists():
-            (theirs / "kept.py").rename(theirs / "conftest.py")
-
-
-def test_a_run_by_the_runtimes_own_command_counts_too(theirs: Path) -> None:
-    ran = _pytest(theirs, "milbuild.runtime", "-m", "pytest", "-k", "else")
+def test_a_run_that_looks_at_no_prediction_is_an_error(theirs: Path) -> None:
+    """By the runtime's own command, too."""
+    ran = _pytest(theirs, "milbuild.runtime", "-m", "pytest", "-k", "thrown or else or skipped")
+    assert "2 passed, 1 skipped" in ran.stdout, ran.stdout + ran.stderr
+    assert "1 predictions in 1 of 3 tests; 0 compared numbers with numpy or torch, 0 read" in ran.stdout
+    assert "error: no test looked at a prediction, so this run proves nothing of a model" in ran.stdout
     assert ran.returncode == 1
-    assert "error: no test looked at a prediction" in ran.stdout
+
+
+def test_workers_send_their_counts(theirs: Path) -> None:
+    ran = _pytest(theirs, "pytest", *PLUGIN, "-n", "2", "-k", "right or thrown")
+    assert "2 predictions in 2 of 2 tests; 1 compared numbers with numpy or torch, 0 read" in ran.stdout, ran.stdout
+    assert ran.returncode == 0
+
+
+def test_a_run_that_needs_no_prediction(tmp_path: Path) -> None:
+    """As the error says, behind what stands in a project's own addopts."""
+    (tmp_path / "test_theirs.py").write_text("def test_it():\n    pass\n")
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {' '.join(PLUGIN)}\n")
+    ran = _pytest(tmp_path, "pytest", "-p", "no:milbuild.runtime.pytest_plugin")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "milbuild.runtime" not in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("reports", "before", "after"),
+    [
+        ([], 0, 0),  # --collect-only
+        ([("setup", "passed", 0)], 0, 0),  # --setup-only
+        ([("call", "passed", 0)], 0, 1),
+        ([("setup", "skipped", 0)], 0, 1),
+        ([("call", "passed", 1)], 0, 0),
+        ([("call", "passed", 0), ("call", "passed", 1)], 0, 0),
+        ([("call", "passed", 0)], 2, 2),  # interrupted
+    ],
+    ids=str,
+)
+def test_which_runs_are_judged(reports: list[tuple[str, str, int]], before: int, after: int) -> None:
+    counts = Counts(worker=False)
+    for number, (when, outcome, read) in enumerate(reports):
+        said = [("milbuild.runtime read", read)]
+        report = pytest.TestReport(f"test_{number}", ("", 0, ""), {}, outcome, None, when, user_properties=said)  # type: ignore[arg-type]
+        counts.pytest_runtest_logreport(report)
+    session = SimpleNamespace(exitstatus=before)
+    counts.pytest_sessionfinish(session)  # type: ignore[arg-type]
+    assert session.exitstatus == after
 
 
 def test_the_plugin_may_be_named_late(package: str, tmp_path: Path) -> None:
