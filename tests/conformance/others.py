@@ -73,16 +73,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--checkout", type=Path, metavar="DIR", help="the repository's work tree")
     parser.add_argument("--python", required=True, metavar="FILE", help="a Python with what the suite needs")
-    parser.add_argument("pytest", nargs="*", metavar="-- ARGUMENT", help="what else pytest is told")
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    cut = given.index("--") if "--" in given else len(given)
+    options, more = parser.parse_args(given[:cut]), given[cut + 1 :]
     suite = SUITES[options.suite]
     if (options.checkout is None) != suite.ours:
         parser.error(f"{options.suite} takes {'no' if suite.ours else 'its'} --checkout")
-    found = run(suite, options.checkout, options.python, options.pytest)
+    found = run(suite, options.checkout, options.python, more)
     if found is None:
         print(f"error: {options.suite} gave no report", file=sys.stderr)
         return 2
-    if options.pytest:
+    if more:
         print(_row(options.suite, found))
     else:
         record = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}

@@ -23,7 +23,6 @@ import math
 import platform
 import random
 import re
-import sys
 import time
 import types
 import zlib
