@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import coremltools as ct
@@ -18,9 +19,12 @@ from coremltools.models.neural_network import NeuralNetworkBuilder
 import milbuild
 from milbuild import runtime
 from milbuild.runtime import dropin
+from milbuild.runtime.pytest_plugin import Counts
 from tests.conftest import checkpoint, tokens
 
 BINDING = "coremltools.libcoremlpython"
+# How coremltools asks where it runs.
+ASKED = ("_IS_MACOS", "_is_macos", "_macos_version")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -322,11 +326,9 @@ def test_disable_restores_everything_and_enable_twice_is_one(model: Any) -> None
         changed = {key for key, value in _everything().items() if before.get(key) is not value and key[0] != BINDING}
         assert changed == {
             ("coremltools.models.model", "_MLModelProxy"),
-            ("coremltools.models.model", "_is_macos"),
-            ("coremltools.models.model", "_macos_version"),
             ("coremltools.models._compiled_model", "_MLModelProxy"),
-            ("coremltools.models._compiled_model", "_macos_version"),
-            *(key for key in before if key[1] == "compile_model"),
+            *(key for key in before if key[1] in ASKED and sys.platform != "darwin" and key[0] not in dropin.NOT_TOLD),
+            *(key for key in before if key[1] in ASKED[1:] and key[0] not in dropin.NOT_TOLD),
         }
         once = _everything()
         runtime.enable()
@@ -441,20 +443,135 @@ def test_a_module_that_is_not_there_and_help(capsys: pytest.CaptureFixture[str])
     assert "as `python` itself would" in capsys.readouterr().out
 
 
-def test_somebodys_tests_run_with_the_plugin(package: str, tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text(
+# A suite of somebody else: coremltools' own helper, which returns without a word where it thinks that there is no Core ML.
+THEIRS = """
+import coremltools as ct, numpy as np, pytest
+from coremltools.converters.mil.testing_utils import compare_backend
+{imports}
+MODEL = ct.models.MLModel({package!r}, compute_units=ct.ComputeUnit.CPU_ONLY)
+X = np.zeros((2, 3), np.float32)
+
+def test_right():
+    compare_backend(MODEL, {{"x": X}}, {{"y": X + 1}})
+
+def test_wrong():
+    compare_backend(MODEL, {{"x": X}}, {{"y": X + 999}})
+
+@pytest.mark.skipif(not ct.utils._is_macos() or ct.utils._macos_version() < (15, 0), reason="no Mac")
+def test_guarded():
+    assert MODEL.predict({{"x": X}})["y"].sum() == 6
+
+def test_guarded_by_a_copy():
+    if _IS_MACOS:
+        np.testing.assert_allclose(MODEL.predict({{"x": X}})["y"], X + 1)
+
+def test_chained():
+    MODEL.predict({{"x": X}})
+    first = MODEL.predict({{"x": X}})
+    first["x"] = first.pop("y")
+    assert dict(MODEL.predict(first))["y"].sum() == 12
+
+def test_thrown_away():
+    assert list(MODEL.predict({{"x": X}})) == ["y"]
+
+def test_of_something_else():
+    np.testing.assert_allclose(X, X)
+
+@pytest.mark.skip(reason="why not")
+def test_skipped():
+    pass
+"""
+PLUGIN = ("-p", "milbuild.runtime.pytest_plugin")
+
+
+@pytest.fixture(scope="module")
+def theirs(package: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("theirs")
+    text = THEIRS.format(package=package, imports="from coremltools._deps import _IS_MACOS")
+    (folder / "test_theirs.py").write_text(text)
+    (folder / "conftest.py").write_text(
         "import coremltools.models.model as model\nassert model._MLModelProxy is not None\n"
     )
-    (tmp_path / "test_theirs.py").write_text(
-        "import coremltools as ct, numpy as np\n"
-        f"def test_it():\n    x = np.zeros((2, 3))\n    "
-        f"assert ct.models.MLModel({package!r}).predict({{'x': x}})['y'].sum() == 6\n"
+    return folder
+
+
+def _pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    options = ("-q", "-W", "ignore", "-p", "no:cacheprovider", "--tb=short", "--show-capture=no")
+    return _python("-m", *(arguments or ("pytest", *PLUGIN)), *options, cwd=folder)
+
+
+def test_somebodys_tests_compare_with_the_plugin(theirs: Path) -> None:
+    ran = _pytest(theirs, "pytest", *PLUGIN)
+    assert "1 failed, 6 passed, 1 skipped" in ran.stdout, ran.stdout + ran.stderr
+    assert "FAILED test_theirs.py::test_wrong" in ran.stdout
+    assert "Max absolute difference among violations: 998" in ran.stdout
+    counts = "8 predictions in 6 of 8 tests; 3 compared numbers with numpy or torch, 2 read outputs otherwise"
+    assert f"milbuild.runtime: {counts}" in ran.stdout
+    assert ran.returncode == 1
+
+
+def test_a_run_that_looks_at_no_prediction_is_an_error(theirs: Path) -> None:
+    """By the runtime's own command, too."""
+    ran = _pytest(theirs, "milbuild.runtime", "-m", "pytest", "-k", "thrown or else or skipped")
+    assert "2 passed, 1 skipped" in ran.stdout, ran.stdout + ran.stderr
+    assert "1 predictions in 1 of 3 tests; 0 compared numbers with numpy or torch, 0 read" in ran.stdout
+    assert "error: no test looked at a prediction, so this run proves nothing of a model" in ran.stdout
+    assert ran.returncode == 1
+
+
+def test_workers_send_their_counts(theirs: Path) -> None:
+    ran = _pytest(theirs, "pytest", *PLUGIN, "-n", "2", "-k", "right or thrown")
+    assert "2 predictions in 2 of 2 tests; 1 compared numbers with numpy or torch, 0 read" in ran.stdout, ran.stdout
+    assert ran.returncode == 0
+
+
+def test_a_run_that_needs_no_prediction(tmp_path: Path) -> None:
+    """As the error says, behind what stands in a project's own addopts."""
+    (tmp_path / "test_theirs.py").write_text("def test_it():\n    pass\n")
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {' '.join(PLUGIN)}\n")
+    ran = _pytest(tmp_path, "pytest", "-p", "no:milbuild.runtime.pytest_plugin")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "milbuild.runtime" not in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("reports", "before", "after"),
+    [
+        ([], 0, 0),  # --collect-only
+        ([("setup", "passed", 0)], 0, 0),  # --setup-only
+        ([("call", "passed", 0)], 0, 1),
+        ([("setup", "skipped", 0)], 0, 1),
+        ([("call", "passed", 1)], 0, 0),
+        ([("call", "passed", 0), ("call", "passed", 1)], 0, 0),
+        ([("call", "passed", 0)], 2, 2),  # interrupted
+    ],
+    ids=str,
+)
+def test_which_runs_are_judged(reports: list[tuple[str, str, int]], before: int, after: int) -> None:
+    counts = Counts(worker=False)
+    for number, (when, outcome, read) in enumerate(reports):
+        said = [("milbuild.runtime read", read)]
+        report = pytest.TestReport(f"test_{number}", ("", 0, ""), {}, outcome, None, when, user_properties=said)  # type: ignore[arg-type]
+        counts.pytest_runtest_logreport(report)
+    session = SimpleNamespace(exitstatus=before)
+    counts.pytest_sessionfinish(session)  # type: ignore[arg-type]
+    assert session.exitstatus == after
+
+
+def test_the_plugin_may_be_named_late(package: str, tmp_path: Path) -> None:
+    """By a conftest.py whose helpers have asked already where they run."""
+    (tmp_path / "helpers.py").write_text(
+        "import coremltools as ct, numpy as np\nfrom coremltools._deps import _IS_MACOS\n"
+        "from coremltools.converters.mil.testing_utils import compare_backend\n"
+        "from coremltools.models.utils import _is_macos\n"
     )
-    ran = _python(
-        "-m", "pytest", "-p", "milbuild.runtime.pytest_plugin", "-p", "no:cacheprovider", "test_theirs.py", cwd=tmp_path
+    (tmp_path / "conftest.py").write_text(
+        "import helpers\nassert helpers\npytest_plugins = ['milbuild.runtime.pytest_plugin']\n"
     )
-    assert "1 passed" in ran.stdout, ran.stdout + ran.stderr
-    assert "milbuild.runtime: coremltools' models predict without Core ML" in ran.stdout
+    (tmp_path / "test_theirs.py").write_text(THEIRS.format(package=package, imports="from helpers import _IS_MACOS"))
+    ran = _pytest(tmp_path, "pytest")
+    assert "1 failed, 6 passed, 1 skipped" in ran.stdout, ran.stdout + ran.stderr
+    assert "8 predictions in 6 of 8 tests; 3 compared" in ran.stdout
 
 
 def test_importing_the_runtime_loads_nothing_heavy() -> None:

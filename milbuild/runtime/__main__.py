@@ -9,6 +9,7 @@ from pathlib import Path
 from milbuild.errors import Error
 from milbuild.runtime.dropin import enable
 
+PLUGIN = "milbuild.runtime.pytest_plugin"
 USAGE = "usage: python -m milbuild.runtime (SCRIPT | -m MODULE | -c CODE) [ARGUMENT ...]"
 HELP = f"""{USAGE}
 
@@ -58,7 +59,8 @@ def _script(script: str, arguments: list[str]) -> None:
 
 def _module(name: str, arguments: list[str]) -> None:
     _enable()
-    sys.argv = ["-m", *arguments]
+    # A run of tests says what it compared, and fails where that is nothing.
+    sys.argv = ["-m", *(["-p", PLUGIN] if name == "pytest" else []), *arguments]
     try:
         found = importlib.util.find_spec(name)
         if found is not None and found.submodule_search_locations is not None:

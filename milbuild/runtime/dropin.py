@@ -8,8 +8,8 @@
     model.predict({"x": x})
 
 coremltools does what it does on a Mac, up to its compiled binding `libcoremlpython`; `Proxy` has that binding's interface. It
-takes and refuses the same values, and raises RuntimeError where it does. Of what coremltools believes about the system only
-the checks around `predict`, `make_state`, `compile_model` and `CompiledMLModel` are changed.
+takes and refuses the same values, and raises RuntimeError where it does. All of coremltools, and whoever has asked it, is told
+that it runs on macOS: its helpers that compare a model's outputs return without a word elsewhere.
 """
 
 import importlib.util
@@ -37,11 +37,17 @@ MACOS = (15, 4)
 NEWEST = 10
 # What the binding converts; MLModel makes float32 of float16 before.
 TAKEN = (np.int32, np.float32, np.float64)
+# Asked for neural networks or for Core ML's plans, which are not played here: these two are told the truth.
+NOT_TOLD = (
+    "coremltools.models.neural_network.quantization_utils",
+    "coremltools.models.ml_program.experimental.compute_plan_utils",
+)
 # A "compiled" model is a folder that holds the package.
 COMPILED, INSIDE = ".mlmodelc", "model.mlpackage"
 
 _ABSENT = object()
 _patches: list[tuple[Any, str, Any]] = []
+_truth: dict[str, Any] = {}  # what coremltools itself says of the system, while it is told something else
 
 
 def enable() -> None:
@@ -55,6 +61,7 @@ def enable() -> None:
     if importlib.util.find_spec("torch") is None:
         raise missing_torch("milbuild.runtime")
     with _quiet():
+        import coremltools._deps as deps
         import coremltools.models._compiled_model as compiled
         import coremltools.models.model as model
         import coremltools.models.utils as utils
@@ -66,16 +73,8 @@ def enable() -> None:
     _replace(sys.modules, BINDING, binding)
     for module in (model, compiled):
         _replace(module, "_MLModelProxy", Proxy)
-        _replace(module, "_macos_version", _macos_version)
-    _replace(model, "_is_macos", _is_macos)
-    # Many import utils' answer to tell where they run: only this one function is to believe something else.
-    asked = {**vars(utils), "_macos_version": _macos_version}
-    original = utils.compile_model
-    compile_model = types.FunctionType(original.__code__, asked, original.__name__, original.__defaults__)
-    compile_model.__doc__ = original.__doc__
-    for name, module in list(sys.modules.items()):
-        if name.startswith("coremltools.") and vars(module).get("compile_model") is original:
-            _replace(module, "compile_model", compile_model)
+    _truth.update(_IS_MACOS=deps._IS_MACOS, _is_macos=utils._is_macos, _macos_version=utils._macos_version)
+    _tell(_truth, TOLD)
 
 
 def disable() -> None:
@@ -91,6 +90,9 @@ def disable() -> None:
             delattr(holder, name)
         else:
             setattr(holder, name, value)
+    if _truth:
+        _tell(TOLD, _truth)
+        _truth.clear()
 
 
 class Proxy:
@@ -259,9 +261,35 @@ def _replace(holder: Any, name: str, value: Any) -> None:
         setattr(holder, name, value)
 
 
+def _tell(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Every module that took coremltools' word for where it runs has another now; modules to come take it from coremltools.
+
+    The two functions are known wherever they were imported to. The constant is a plain bool, so a module must hold something
+    else of coremltools, too.
+    """
+    for key, module in list(sys.modules.items()):
+        held = getattr(module, "__dict__", None)
+        if not isinstance(held, dict) or key in NOT_TOLD:
+            continue
+        for name in before.keys() & held.keys():
+            if held[name] is before[name] and (name != "_IS_MACOS" or _knows_coremltools(key, held)):
+                setattr(module, name, after[name])
+
+
+def _knows_coremltools(key: str, held: dict[str, Any]) -> bool:
+    names = (
+        key,
+        *(str(getattr(value, "__module__", None) or getattr(value, "__name__", "")) for value in held.values()),
+    )
+    return any(name.partition(".")[0] == "coremltools" for name in names)
+
+
 def _is_macos() -> bool:
     return True
 
 
 def _macos_version() -> tuple[int, ...]:
     return MACOS
+
+
+TOLD: dict[str, Any] = {"_IS_MACOS": True, "_is_macos": _is_macos, "_macos_version": _macos_version}

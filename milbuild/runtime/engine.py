@@ -345,8 +345,6 @@ class _Output:
         self.name = value.name
         self.rounded = _ROUNDED.get(value.dtype) if rounds else None
         self.shape = value.shape
-        self.rank = None if value.shape is None else len(value.shape)
-        self.fixed = value.shape is not None and None not in value.shape
 
     def take(self, value: Any, place: str) -> Any:
         if isinstance(value, torch.Tensor):
@@ -357,12 +355,27 @@ class _Output:
         return value
 
     def _check(self, value: torch.Tensor, place: str) -> None:
-        if self.shape is None:
-            return
-        sizes = zip(value.shape, self.shape, strict=False)
-        if value.ndim != self.rank or any(n != wanted for n, wanted in sizes if wanted is not None):
+        if self.shape is not None and not _fits(tuple(value.shape), self.shape):
             wanted = ", ".join("?" if d is None else str(d) for d in self.shape)
             raise Error(f"{place} gave {self.name} the shape {tuple(value.shape)}; the program declares ({wanted})")
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
+    """Whether a result has the shape that the program declares.
+
+    An extent that the program does not know promises no axis: coremltools declares a squeeze as if no such extent were 1,
+    and everything behind it, too. So its axis may be missing; sizes that are known stand there, in their order.
+    """
+    if len(shape) == len(declared):
+        return all(wanted in (None, n) for n, wanted in zip(shape, declared, strict=True))
+    if declared and not any(wanted is not None for wanted in declared):
+        return True
+    if len(shape) > len(declared):
+        return False
+    first, rest = declared[0], declared[1:]
+    if first is None and _fits(shape, rest):
+        return True
+    return bool(shape) and first in (None, shape[0]) and _fits(shape[1:], rest)
 
 
 class _Step:

@@ -160,7 +160,9 @@ def upsample_nearest_neighbor(
 
 def _scaled(x: Tensor, height: float, width: float, results: list[Value]) -> dict[int, int]:
     """The new sizes: those that the program declares, or else floor(size * scale), multiplied in float32 as coremltools."""
-    declared = results[0].shape or (None,) * x.ndim
+    declared = results[0].shape
+    if declared is None or len(declared) != x.ndim:  # a rank of unknown extents is no promise
+        declared = (None,) * x.ndim
     products = {axis: torch.tensor(x.shape[axis] * scale) for axis, scale in ((-2, height), (-1, width))}
     return {axis: declared[axis] or math.floor(product) for axis, product in products.items()}
 

@@ -23,7 +23,6 @@ import math
 import platform
 import random
 import re
-import sys
 import time
 import types
 import zlib
@@ -41,7 +40,7 @@ from milbuild.errors import Error
 from milbuild.runtime import dropin
 from milbuild.runtime.engine import Engine
 
-MACOS = (15, 4)
+MACOS = dropin.MACOS
 # The loosest comparison of float16 results that is admitted in place of coremltools' (0.5, 5 %).
 LOOSE, STRICT = (0.5, 0.05), {"atol": 5e-3, "rtol": 5e-3}
 COLLECT_EVERY = 300
@@ -180,16 +179,9 @@ class Conformance:
             self.file.close()
 
     def pretend(self) -> None:
-        """An ARM Mac, for every module of coremltools that has asked already and for those that will."""
+        """An ARM Mac. That it is one with macOS coremltools has been told by `dropin.enable`."""
         import coremltools.converters._converters_entry as entry
-        from coremltools.models.ml_program.experimental import compute_plan_utils
 
-        assert compute_plan_utils
-        told = {"_IS_MACOS": True, "_is_macos": lambda: True, "_macos_version": lambda: MACOS}
-        for name, module in list(sys.modules.items()):
-            if name.partition(".")[0] == "coremltools":
-                for asked in told.keys() & vars(module).keys():
-                    self.replace(module, asked, told[asked])
         self.replace(platform, "machine", lambda: "arm64")
         self.replace(entry, "gc", types.SimpleNamespace(collect=lambda: 0))
 

@@ -32,6 +32,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tests.conformance import others
 from tests.conformance.plugin import EXPLAINED, KNOWN, MACOS, MISWRITTEN, STRICT, read
 
 HERE = Path(__file__).parent
@@ -346,6 +347,7 @@ What fails, and why it stays so:
     for name, title in titles.items():
         if name in both:
             text += _section(title, both[name])
+    text += others.section()
     DOCUMENT.write_text(text, "utf-8")
 
 

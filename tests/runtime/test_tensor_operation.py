@@ -242,9 +242,26 @@ def test_tile(data: Any) -> None:
 
 @witness("tile")
 def test_wrong_repetitions() -> None:
-    for reps in ([2], [1, 1, 2], [0, 1], [-1, 1]):
+    for reps in ([2], [1, 1, 2], [-2, 1]):
         with pytest.raises(ValueError, match="2 axes cannot be repeated"):
             OPERATIONS["tile"].function(x=torch.ones(1, 3), reps=reps)
+
+
+@witness("tile")
+@given(
+    wanted=st.sampled_from([(4, 3, -1), (-1, 3, 5), (4, -1, 5), (-1, -1, -1)]),
+    divide=st.sampled_from(["real_div", "floor_div"]),
+)
+def test_an_axis_that_is_kept(wanted: tuple[int, ...], divide: str) -> None:
+    """`x.expand(4, 3, -1)` as coremltools wrote it until 8: the wanted shape divided by the tensor's, -1 / 5 and -1 / 1 too."""
+
+    def build(x: Any, wanted: Any) -> Any:
+        return mb.tile(x=x, reps=getattr(mb, divide)(x=wanted, y=mb.shape(x=x)))
+
+    x = np.arange(5, dtype=np.float32).reshape(1, 1, 5)
+    expected = torch.from_numpy(x).expand(*wanted)
+    for opset in (5, 8):
+        close(run(build, {"x": x, "wanted": np.array(wanted, np.int32)}, opset=opset)[0], expected)
 
 
 # Making tensors
@@ -617,7 +634,8 @@ FAULTS: dict[str, list[Fault]] = {
         ("if max(rest) == 1", "if False"),
         ("rep if size == 1 else size", "size"),
         ("len(reps) != x.ndim or", ""),
-        (" or min(reps) < 1", ""),
+        (" or min(reps) < -1", ""),
+        ("rep if rep > 0 else 1", "max(rep, 0)"),
     ],
     "topk": [
         ("places if ascending", "size - 1 - places if ascending"),

@@ -1,0 +1,183 @@
+"""Runs suites of others on milbuild.runtime, by its pytest plugin, and writes down what became of them.
+
+  python -m tests.conformance.others stablehlo-coreml --checkout DIR --python VENV/bin/python
+  python -m tests.conformance.others coremltools-torch --python VENV/bin/python
+
+The Python is one where the suite's own dependencies and milbuild's are installed; the checkout is the repository's, which is
+not changed. What stands behind `--` goes to pytest. A run of the whole suite goes into record-others.json, from which
+`python -m tests.conformance.run` writes a section of docs/conformance.md; one with arguments of its own is only printed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+RECORD = HERE / "record-others.json"
+PREFIX = "milbuild.runtime "
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`packages`: whose versions are noted; `ours`: whether it needs this project's own tests beside milbuild."""
+
+    repository: str
+    arguments: tuple[str, ...]
+    packages: tuple[str, ...]
+    about: str
+    ours: bool = False
+
+
+SUITES = {
+    "stablehlo-coreml": Suite(
+        "kasper0406/stablehlo-coreml",
+        ("-W", "ignore", "--ignore=tests/pytorch", "tests"),
+        ("coremltools", "jax", "flax", "equinox", "numpy", "torch"),
+        "all of tests/ but tests/pytorch, which needs a nightly build of torchax",
+    ),
+    "coremltools-torch": Suite(
+        "apple/coremltools",
+        (
+            "-c", str(HERE / "coremltools.ini"), "-p", "tests.conformance.plugin", "--conformance-sample", "2",
+            "--pyargs", "coremltools.converters.mil.frontend.torch.test.test_torch_ops",
+        ),
+        ("coremltools", "torch", "numpy"),
+        "test_torch_ops, two cases of each test function, float16 and float32, with the changes named above",
+        ours=True,
+    ),
+}  # fmt: skip
+
+# Failures that stay, and why.
+WHY = {
+    "TestBatchNorm::test_batchnorm_fp16_weight_with_fp32_param": "float16 weights are held to 1e-5 of float32 ones",
+    "TestLinear::test_linear_fp16": "float16 weights are held to 1e-5 of float32 ones",
+    "TestRandn::test_randn": "two draws of random numbers, whose wide tolerance the run takes for float16's and narrows",
+    "TestLSTMWithPackedSequence::test_lstm": (
+        "the converter gives an initial state of 10 rows where the batch has 3; what Core ML does with it is not known, "
+        "the runtime refuses it"
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Suites of others on milbuild.runtime.")
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--checkout", type=Path, metavar="DIR", help="the repository's work tree")
+    parser.add_argument("--python", required=True, metavar="FILE", help="a Python with what the suite needs")
+    given = sys.argv[1:] if arguments is None else arguments
+    cut = given.index("--") if "--" in given else len(given)
+    options, more = parser.parse_args(given[:cut]), given[cut + 1 :]
+    suite = SUITES[options.suite]
+    if (options.checkout is None) != suite.ours:
+        parser.error(f"{options.suite} takes {'no' if suite.ours else 'its'} --checkout")
+    found = run(suite, options.checkout, options.python, more)
+    if found is None:
+        print(f"error: {options.suite} gave no report", file=sys.stderr)
+        return 2
+    if more:
+        print(_row(options.suite, found))
+    else:
+        record = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
+        record[options.suite] = found
+        RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
+        print(section())
+    for test, reason in found["failures"].items():
+        print(f"{test}: {reason}", file=sys.stderr)
+    return 1 if any(_why(test) is None for test in found["failures"]) else 0
+
+
+def run(suite: Suite, checkout: Path | None, python: str, more: list[str]) -> dict[str, Any] | None:
+    """What became of the suite's tests; None without a report."""
+    with tempfile.TemporaryDirectory() as folder:
+        # milbuild alone: a suite may have a package `tests` of its own.
+        beside = Path(folder) / "path"
+        beside.mkdir()
+        (beside / "milbuild").symlink_to(ROOT / "milbuild")
+        paths = [str(ROOT if suite.ours else beside), *([str(checkout.resolve())] if checkout else [])]
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYMIL_TEST_TARGETS": "mlprogram",
+            "INCLUDE_MIL_FP32_UNIT_TESTS": "1",
+            "OMP_NUM_THREADS": "1",
+            "TMPDIR": folder,
+        }
+        report = Path(folder) / "report.xml"
+        command = [python, "-m", "pytest", "-q", "-p", "milbuild.runtime.pytest_plugin", "-p", "no:cacheprovider"]
+        command += ["--tb=short", "--show-capture=no", f"--junitxml={report}", *suite.arguments, *more]
+        subprocess.run(command, cwd=checkout or folder, env=environment, check=False)
+        if not report.exists():
+            return None
+        names = f"import importlib.metadata as m; print({{n: m.version(n) for n in {suite.packages!r}}})"
+        versions = subprocess.run([python, "-c", names], capture_output=True, text=True, check=True).stdout.strip()
+        return counted(report.read_bytes()) | {
+            "versions": json.loads(versions.replace("'", '"')),
+            "commit": _commit(checkout) if checkout else "",
+        }
+
+
+def _commit(checkout: Path) -> str:
+    ran = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return ran.stdout.strip()[:12]
+
+
+def counted(report: bytes) -> dict[str, Any]:
+    """A report in JUnit's XML as numbers of tests, and the reasons of those that fail, a line each."""
+    count: Counter[str] = Counter()
+    failures: dict[str, str] = {}
+    for case in ElementTree.fromstring(report).iter("testcase"):
+        properties = {entry.get("name", ""): entry.get("value", "") for entry in case.iter("property")}
+        said = {name: int(properties.get(PREFIX + name, 0)) for name in ("predicted", "read", "compared")}
+        count["tests"] += 1
+        for name, number in said.items():
+            count[name] += number > 0
+        bad = next((entry for kind in ("failure", "error") for entry in case.iter(kind)), None)
+        if bad is not None:
+            test = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name')}"
+            failures[test] = " ".join((bad.get("message") or "").split())[:200]
+        count["failed" if bad is not None else "skipped" if case.find("skipped") is not None else "passed"] += 1
+    return {"counts": dict(count), "failures": failures}
+
+
+def _why(test: str) -> str | None:
+    return next((why for name, why in WHY.items() if test.partition("[")[0].endswith(name)), None)
+
+
+def _row(name: str, found: dict[str, Any]) -> str:
+    keys = ("tests", "predicted", "compared", "passed", "skipped", "failed")
+    return f"| {name} | {' | '.join(str(found['counts'].get(key, 0)) for key in keys)} |"
+
+
+def section() -> str:
+    """The part of docs/conformance.md on suites of others; empty without a record."""
+    if not RECORD.exists():
+        return ""
+    record = json.loads(RECORD.read_text("utf-8"))
+    lines = ["", "## Suites of others", ""]
+    lines += [
+        "By `pytest -p milbuild.runtime.pytest_plugin`, as `python -m tests.conformance.others` runs them. *compared*: tests"
+    ]
+    lines += ["that compared numbers with numpy or torch after they had read an output.", ""]
+    lines += ["| suite | tests | predicted | compared | passed | skipped | failed |", "| --- |" + " ---: |" * 6]
+    lines += [_row(name, found) for name, found in record.items()]
+    for name, found in record.items():
+        versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
+        at = f" at {found['commit']}" if found["commit"] else ""
+        lines += ["", f"{name}: {SUITES[name].repository}{at}, {SUITES[name].about}; {versions}."]
+        grouped: dict[tuple[str, str], int] = Counter()
+        for test, reason in found["failures"].items():
+            grouped[test.partition("[")[0], _why(test) or reason] += 1
+        lines += [""] * bool(grouped) + [f"- `{test}` ({number}): {why}." for (test, why), number in grouped.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
