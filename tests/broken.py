@@ -224,7 +224,6 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
@@ -255,7 +254,7 @@ class CommandLine:
 
     def __exit__(self, *_: Any) -> None:
         if self._server is not None:
-            self._server.communicate(timeout=60)
+            self._server.communicate()
 
     def __call__(
         self,

@@ -2,7 +2,6 @@
 
 import ast
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -103,20 +102,11 @@ def test_importing_milbuild_loads_nothing_heavy(code: str) -> None:
     assert not heavy & loaded
 
 
-def test_importing_milbuild_takes_less_than_50_ms() -> None:
-    code = "import time; start = time.process_time(); import milbuild; print(time.process_time() - start)"
-    assert min(float(_run(code)) for _ in range(5)) < 0.05
-
-
-@pytest.mark.parametrize("command", [["--help"], ["list"], ["list", "--json"], ["--version"]], ids=" ".join)
-def test_the_command_line_answers_at_once(command: list[str]) -> None:
-    times = []  # of the processor; the best counts, since a busy machine makes every run dearer
-    while len(times) < 20 and not (times and min(times) < 0.3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", "milbuild", *command], check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < 0.3
+def test_importing_milbuild_loads_python_and_itself() -> None:
+    """What a command line loads to answer, tests/test_cli.py says."""
+    code = "import sys; before = set(sys.modules); import milbuild; print(*sys.modules.keys() - before)"
+    others = {name.partition(".")[0] for name in _run(code).split()} - sys.stdlib_module_names
+    assert others == {"milbuild"}
 
 
 def test_families_are_modules() -> None:

@@ -1384,7 +1384,7 @@ def test_what_a_build_says(tmp_path: Path) -> None:
         arguments = ["build", str(checkpoint()), "p.mlpackage", "--force", *options]
         script = RULE_BROKEN.format(severity=severity, arguments=arguments)
         return subprocess.run(
-            [sys.executable, "-c", script], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", script], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
         )
 
     done = build("error")

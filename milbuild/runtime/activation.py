@@ -1,18 +1,26 @@
 """Activation functions (coremltools: ops/defs/iOS15/activation.py)."""
 
+import math
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from milbuild.runtime.registry import operation
 
-# What torch calls the modes of gelu that it knows.
-GELU = {"EXACT": "none", "TANH_APPROXIMATION": "tanh"}
-
 
 def _per_channel(x: Tensor, values: Tensor) -> Tensor:
     """One value a channel, the second axis of x."""
     return values.reshape(-1, *[1] * (x.ndim - 2))
+
+
+# The modes of gelu.
+GELU: dict[str, Callable[[Tensor], Tensor]] = {
+    "EXACT": lambda x: (x * -math.sqrt(0.5)).erfc_().mul_(0.5).mul_(x),
+    "TANH_APPROXIMATION": lambda x: F.gelu(x, approximate="tanh"),
+    "SIGMOID_APPROXIMATION": lambda x: x * torch.sigmoid(1.702 * x),
+}
 
 
 @operation
@@ -27,9 +35,9 @@ def elu(x: Tensor, alpha: float) -> Tensor:
 
 @operation
 def gelu(x: Tensor, mode: str = "EXACT") -> Tensor:
-    if mode == "SIGMOID_APPROXIMATION":
-        return x * torch.sigmoid(1.702 * x)
-    return F.gelu(x, approximate=GELU[mode])
+    """torch's exact one goes through oneDNN, whose kernels depend on the processor: with AVX-512 infinity becomes NaN and the
+    largest number infinity, and far below 0 no two agree. The complement of erf keeps its digits there."""
+    return GELU[mode](x)
 
 
 @operation

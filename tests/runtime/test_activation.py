@@ -189,8 +189,9 @@ FAULTS: dict[str, list[Fault]] = {
     "gelu": [
         ("1.702", "1.7"),
         ("torch.sigmoid(1.702 * x)", "torch.sigmoid(x)"),
-        ('"TANH_APPROXIMATION": "tanh"', '"TANH_APPROXIMATION": "none"'),
-        ('"EXACT": "none"', '"EXACT": "tanh"'),
+        ('F.gelu(x, approximate="tanh")', "F.gelu(x)"),
+        ("(x * -math.sqrt(0.5)).erfc_().mul_(0.5).mul_(x)", 'F.gelu(x, approximate="tanh")'),
+        ("-math.sqrt(0.5)", "-0.5"),
         ('mode: str = "EXACT"', 'mode: str = "TANH_APPROXIMATION"'),
     ],
     "leaky_relu": [

@@ -62,6 +62,8 @@ def compressed(model: Any, *steps: Any) -> Any:
         if isinstance(step, Quantizer):
             model = cto.linear_quantize_weights(model, config, **joint)
         elif isinstance(step, Palettizer):
+            if step.mode == "kmeans":
+                pytest.importorskip("sklearn", reason="coremltools' k-means needs the test dependency scikit-learn")
             model = cto.palettize_weights(model, config, **joint)
         else:
             model = cto.prune_weights(model, config, **joint)
