@@ -82,6 +82,9 @@ def values(model_type: str, name: str) -> list[Any]:
         found = [now | {"partial_rotary_factor": 0.5}]
     else:
         found = [True, 3, 0.5, "relu", [1, 0, 1], {"0": {}}]
+    own = {field.name for field in dataclasses.fields(type(config))}
+    if name not in own and fields.SHARED.get(name, fields.Shared("", "")).effect == fields.NOTHING:
+        return found[1:3]
     found += [value for value in EMPTY if not any(value is each or value == each for each in found)]
     return [value for value in found if value != now or type(value) is not type(now)]
 
