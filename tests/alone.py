@@ -35,7 +35,12 @@ RAISED = (
     *(ImportError, StrictDataclassError, milbuild.Error),
 )
 # Other words that name a field.
-WORDS = {"max_position_embeddings": ("context ends at", "positions"), "n_positions": ("context ends at", "positions")}
+WORDS = {
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), ("context ends at", "positions")),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), ("do not divide into", "a head has")),
+    "hidden_size": ("do not divide into", "a head has"),
+    "type_vocab_size": ("token_type_embeddings",),
+}
 EMPTY: tuple[Any, ...] = (None, 0, False, "", [], {})
 # What says of the checkpoint what is no field of a graph, or has tests of its own.
 LEFT_OUT = {
@@ -82,6 +87,10 @@ def values(model_type: str, name: str) -> list[Any]:
         found = [now | {"partial_rotary_factor": 0.5}]
     else:
         found = [True, 3, 0.5, "relu", [1, 0, 1], {"0": {}}]
+    own = {field.name for field in dataclasses.fields(type(config))}
+    also = getattr(architectures.find(model_type), "also", ())
+    if name not in (*own, *also) and fields.SHARED.get(name, fields.Shared("", "")).effect == fields.NOTHING:
+        return found[1:3]
     found += [value for value in EMPTY if not any(value is each or value == each for each in found)]
     return [value for value in found if value != now or type(value) is not type(now)]
 

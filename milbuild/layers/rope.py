@@ -118,22 +118,15 @@ def _stretched(p: dict[str, Any], config: Any, positions: Var, trained: int, lon
 
 
 def rotate(x: Var, rotation: Rotation, w: Cursor) -> Var:
-    """(B, H, T, E) -> (B, H, T, E): the features of each half turned with those of the other, by the token's position.
-
-    Only the first features are turned where the rotation has fewer than E (a partial rotary factor).
-    """
+    """(B, H, T, E) -> (B, H, T, E): the features of each half turned with those of the other, by the token's position."""
     cos, sin = rotation
-    width, rest = cos.shape[-1], None
-    if width < x.shape[-1]:
-        x, rest = mb.split(x=x, split_sizes=[width, x.shape[-1] - width], axis=-1, name=f"{w.name}_rotary")
     first, second = mb.split(x=x, num_splits=2, axis=-1, name=f"{w.name}_halves")
     turned = mb.concat(values=[second, first], axis=-1, name=f"{w.name}_turned")
-    x = mb.add(
+    return mb.add(
         x=mb.mul(x=x, y=cos, name=f"{w.name}_cos"),
         y=mb.mul(x=turned, y=sin, name=f"{w.name}_sin"),
         name=f"{w.name}_rotated",
     )
-    return x if rest is None else mb.concat(values=[x, rest], axis=-1, name=f"{w.name}_rotated_all")
 
 
 def inverse_frequencies(parameters: dict[str, Any], config: Any, longest: int) -> tuple[np.ndarray, float]:
@@ -205,7 +198,8 @@ def _yarn(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.
         return width * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(base))
 
     low, high = feature(p.get("beta_fast") or 32), feature(p.get("beta_slow") or 1)
-    if p.get("truncate", True):
+    # transformers looks for it beside the dictionaries of layer types, not in them.
+    if config.rope_parameters.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, width - 1)
     high += 0.001 if low == high else 0

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from milbuild import architectures
+from milbuild.fields import looks_backwards
 from milbuild.options import AUDIO, IMAGE, INTERFACES, PROMPT, Plan, longest
 from milbuild.outputs import CLASSIFIERS, LABELLED
 from milbuild.package.reader import type_name
@@ -217,7 +218,8 @@ def _pictures(plan: Plan, truth: Any, material: Material, description: Any) -> C
 def backwards(config: Any) -> bool:
     """Whether a model looks at what came before only, so that the scores behind a token do not depend on later ones."""
     known = architectures.SUPPORTED.get(config.model_type)
-    return known is not None and (known.decoder or bool(getattr(config, "is_decoder", False)))
+    decoder = known is not None and (known.decoder or bool(getattr(config, "is_decoder", False)))
+    return decoder and looks_backwards(config)
 
 
 def two_halves(config: Any) -> bool:
