@@ -188,7 +188,8 @@ def language_model(
     """(B, T, D) -> logits (B, T, V) through a layer of its own and the token embedding's table, with a bias.
 
     `dense`, `norm`, `decoder` and `act` are modules of `module` (transformers has none for a function that no field names);
-    `function` and `width` are fields of the configuration, or the function itself. The decoder has its own bias or that of `module`; the checkpoint may have either.
+    `function` and `width` are fields of the configuration, or the function itself. The decoder has its own bias or that of
+    `module`; the checkpoint may have either.
     """
 
     def compute(family: Any, hidden: Var, inputs: Inputs) -> Outputs:

@@ -1,8 +1,6 @@
 """Every activation function of transformers, wherever a configuration names one, against transformers' model."""
 
 import functools
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
