@@ -71,12 +71,17 @@ def at_every_length(folder: Path, task: str, inputs: dict[int, dict[str, np.ndar
     for count in [*sorted(inputs, reverse=True), min(inputs), max(inputs)]:
         expected = hf.forward(hf.load(folder, task), inputs[count])
         for name, value in model.predict(dict(inputs[count])).items():
-            assert value.shape == expected[name].shape
-            assert np.ptp(expected[name]) > 0.05
+            truth = expected[name]
+            assert value.shape == truth.shape
+            mask = inputs[count].get("attention_mask")
+            if mask is not None and mask.shape == truth.shape[:2]:
+                # A padded token whose window holds padding only sees nothing, where every implementation differs.
+                value, truth = value[mask == 1], truth[mask == 1]
+            assert np.ptp(truth) > 0.05
             if half:
-                assert psnr(value, expected[name]) >= 55, (count, name)
+                assert psnr(value, truth) >= 55, (count, name)
             else:
-                assert difference(value, expected[name]) <= 1e-5, (count, name)
+                assert difference(value, truth) <= 1e-5, (count, name)
 
 
 SLOW = pytest.mark.all
@@ -160,6 +165,9 @@ def cached(folder: Path, ids: np.ndarray, calls: list[int]) -> np.ndarray:
 
 
 @pytest.mark.filterwarnings("ignore:1 warning .state-flexible:milbuild.LintWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.past_key_values. is deprecated:FutureWarning"
+)  # the name that transformers 5.0 knows
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize(
     ("model_type", "name"),
