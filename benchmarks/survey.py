@@ -213,9 +213,7 @@ def page(found: list[Found], said: dict[str, str], small: int, rules_of_small: C
     versions = ", ".join(f"{name} {version(name)}" for name in ("coremltools", "torch", "transformers"))
     traced = sum(each.whose == "traced" for each in found)
     lines = [BEGINNING.format(traced=traced, models=len(ENTRIES), versions=versions)]
-    lines += [
-        "| model | package | operations | weights MB | every unit | all units | off the Neural Engine | switches |"
-    ]
+    lines += ["| model | package | operations | weights MB | no unit | each unit | off the Neural Engine | switches |"]
     lines += ["|---|---|---:|---:|---:|---:|---:|---:|"]
     for each in found:
         counts = [
@@ -259,7 +257,7 @@ transformers, of which {traced} went through `torch.jit.trace` and `coremltools.
 {versions}.
 Layers, heads and vocabularies are the published ones, widths are small and weights random: sizes compare with each other only.
 
-*every unit* and *all units* count the rules that are broken, not how often: errors / warnings / notes, without a unit and with
+*no unit* and *each unit* count the rules that are broken, not how often: errors / warnings / notes, without a unit and with
 `--unit all`. *Off the Neural Engine* and *switches* are lint's estimates ([what lint knows](lint.md)).
 """
 

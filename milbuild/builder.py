@@ -135,9 +135,10 @@ def build(
             "milbuild".
         precision: "float16" or "float32", of weights and arithmetic.
         target: the oldest system the package runs on, "iOS15" to "iOS18" or "iOS26".
-        lint: whether the program is held against the rules of `milbuild.lint` that count for every unit: an error of
-            theirs is an error of the build, warnings are given as one `milbuild.LintWarning`. The report is the model's
-            `lint_report`. False is written into the metadata. Weights are not read; `milbuild.lint` reads saved ones.
+        lint: whether the program is held against the rules of `milbuild.lint` that hold whatever unit runs it (those of one
+            unit are asked by `milbuild.lint(model, unit)`): an error of theirs is an error of the build, warnings are given
+            as one `milbuild.LintWarning`. The report is the model's `lint_report`. False is written into the metadata.
+            Weights are not read; `milbuild.lint` reads saved ones.
         compute_units: what Core ML may run the returned model on: a `coremltools.ComputeUnit`, or its name: "cpu_only",
             "cpu_and_gpu", "cpu_and_ne", "all". A saved package holds none: whoever loads it chooses. Off macOS the runtime
             predicts, on the CPU.
@@ -223,7 +224,7 @@ def build(
 
 
 def _linted(model: Any, name: str) -> "Report":
-    """What lint says of a lowered program: a warning in one line. Raises `Error` for its errors."""
+    """What lint says of a lowered program: its warnings in one line. Raises `Error` for its errors."""
     from milbuild import linting
 
     report = linting.lint_program(model, name)
@@ -233,7 +234,8 @@ def _linted(model: Any, name: str) -> "Report":
             "Build it with lint=False (--no-lint) to look into it with `milbuild lint`; its metadata then says so.",
         )
     if said := report.counted("warning"):
-        warnings.warn(f"{said}; print the model's lint_report, or milbuild.lint(model)", LintWarning, stacklevel=3)
+        broken = "; ".join(report.said("warning"))
+        warnings.warn(f"{said}: {broken} The model's lint_report has all.", LintWarning, stacklevel=3)
     return report
 
 

@@ -21,18 +21,22 @@ BEGINNING = """# What lint knows
 Written by `python -m tests.rules` from the rules in milbuild/linting; a test holds this page to them.
 
 ```
-milbuild lint gpt2.mlpackage               # the rules of every unit
-milbuild lint gpt2.mlpackage --unit ane    # and those of the Neural Engine; cpu, gpu, all
+milbuild lint gpt2.mlpackage               # the rules that hold whatever unit runs it
+milbuild lint gpt2.mlpackage --unit ane    # and those of the Neural Engine; or of cpu, gpu
+milbuild lint gpt2.mlpackage --unit all    # and those of each of them
 ```
+
+{always} rules hold whatever unit runs a package; they are what a build asks, and `milbuild lint` without `--unit`. {more} more
+are of one unit or two each, and are asked only where it is named: no package says where it will run.
 
 `milbuild lint` takes any ML Program, whoever made it, and reads it only. Exit code 0: no errors; 1: errors; 2: the package
 could not be read. In Python: `milbuild.lint("gpt2.mlpackage", unit="ane")` gives the same as a report.
 
-`milbuild.build` and `milbuild build` end with the rules of every unit, over the program before it is saved. An error stops the
-build; warnings are one line (`milbuild.LintWarning` in Python), and `Model.lint_report` has the whole report. `lint=False`
-(`--no-lint`) builds without, and the package's metadata says so: `milbuild.lint: off`. No weights are read for that: what only
-their values show (NaN, an infinite or zero constant in weight.bin, a weight that stands there twice) is found by `milbuild lint`
-in the saved package; NaN and what overflows float16 also while it is saved.
+`milbuild.build` and `milbuild build` end with the rules that hold whatever unit runs it, over the program before it is saved.
+An error stops the build; warnings are one `milbuild.LintWarning` in Python and a line each in the shell, and `Model.lint_report`
+has the whole report. `lint=False` (`--no-lint`) builds without, and the package's metadata says so: `milbuild.lint: off`. No
+weights are read for that: what only their values show (NaN, an infinite or zero constant in weight.bin, a weight that stands
+there twice) is found by `milbuild lint` in the saved package; NaN and what overflows float16 also while it is saved.
 
 An *error* is refused by Core ML or gives wrong numbers; a *warning* costs speed or exactness, or may fail; a *note* is worth
 knowing. Nobody publishes what the Neural Engine runs: a verdict on one unit is likely, with the rule and its source, and a
@@ -51,6 +55,7 @@ EXPLAINED = {
     "state-updates": "With `cache=state` each layer writes its slots into one state, in order; each read follows the write "
     "before it. One write at the end would keep all layers' new keys and values until then, and attention needs them "
     "at once.",
+    "state-flexible": "A range or a list for `sequence_length` with a state is what was asked for; the build says what it costs.",
     "growing-cache": "With `cache=io` and a range for `context_length` the past grows: that is what was asked for.",
 }
 EXPLAINED_UNITS = {
@@ -84,9 +89,11 @@ EXPLAINED_UNITS = {
 
 
 def document() -> str:
-    lines = [BEGINNING, "## Warnings of our own builds, and why\n"]
+    always = sum(not rule.units for rule in RULES.values())
+    beginning = BEGINNING.replace("{always}", str(always)).replace("{more}", str(len(RULES) - always))
+    lines = [beginning, "## Warnings of our own builds, and why\n"]
     lines += [
-        "The tests lint every family with every task, cache, interface, target and precision. For every unit there are no "
+        "The tests lint every family with every task, cache, interface, target and precision. Without `--unit` there are no "
         "errors, and nothing is said but:\n"
     ]
     lines += [f"* `{name}` ({RULES[name].severity}): {text}" for name, text in EXPLAINED.items()]

@@ -254,6 +254,8 @@ def build(
         return
     if report is not None and (said := report.counted("warning")):
         _note(f"{said}; milbuild lint {target_path} says more")
+        for line in report.said("warning"):
+            _note(f"  {line}")
     if model.unread_fields:
         _note(f"config.json has fields that transformers' model does not read: {', '.join(model.unread_fields)}")
     counted = ", ".join(f"{name} {function.total} operations" for name, function in found.functions.items())
@@ -522,7 +524,8 @@ def lint(
         str | None,
         typer.Option(
             metavar="cpu|gpu|ane|all",
-            help="Ask the rules of a unit too; ane is the Neural Engine. (default: those of every unit)",
+            help="Ask the rules of this unit too, or of each (all); ane is the Neural Engine. "
+            "(default: only rules that hold whatever unit runs it, those that a build asks)",
             show_default=False,
         ),
     ] = None,

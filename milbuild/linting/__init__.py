@@ -25,7 +25,8 @@ ROOMS = (interfaces, numbers, states, placement, weights, faults, consumers)
 def lint(package: str | os.PathLike[str] | Any, unit: str | None = None) -> Report:
     """Holds a saved package, ours or anybody's, against the rules; raises `Error` for what is no ML Program.
 
-    `unit` is cpu, gpu, ane (the Neural Engine) or all: the rules of that unit count as well, with those of every unit. A
+    Without a `unit` the rules are asked that hold whatever runs it, as a build asks them. `unit` is cpu, gpu, ane (the Neural
+    Engine) or all: the rules of that unit, or of each, are asked as well. A
     `milbuild.Model` may stand for its package.
     """
     path = Path(getattr(package, "package_path", package)).expanduser()

@@ -79,8 +79,7 @@ class Report:
         from rich.text import Text
 
         color = "red" if not self.passed else "yellow" if self.count(WARNING) else "green"
-        meant = "every unit" if self.unit is None else "all units" if self.unit == "all" else f"the {UNITS[self.unit]}"
-        verdict = f"{self.verdict} by {self.rules} rules for {meant} ({self.target})"
+        verdict = f"{self.verdict} by {self.rules} rules, {self._asked()} ({self.target})"
         lines: list[Any] = [Text.assemble((f"{self.name}: ", "bold"), (verdict, f"bold {color}"))]
         groups: dict[str, list[Finding]] = {}
         for finding in self.findings:
@@ -96,6 +95,12 @@ class Report:
             about.append(f"{likely}confidence {rule.confidence}; {rule.source}")
             lines += [Padding(Text(line), (0, 0, 0, 4), expand=False) for line in about]
         return Group(*lines, Text("\nestimates", "bold"), self._counts())
+
+    def _asked(self) -> str:
+        """Which rules: those of no unit are always asked, those of a unit where it is named."""
+        if self.unit is None:
+            return "none of one unit's: --unit asks those too"
+        return f"those of {'each unit' if self.unit == 'all' else f'the {UNITS[self.unit]}'} among them"
 
     def _counts(self) -> Table:
         heads = ["function", "operations", "likely off the Neural Engine", "switches at least"]

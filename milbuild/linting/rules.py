@@ -29,7 +29,7 @@ class Rule:
     @property
     def where(self) -> str:
         """The units, in words."""
-        return " and ".join(UNITS[unit] for unit in self.units) or "every unit"
+        return " and ".join(UNITS[unit] for unit in self.units) or "whatever unit"
 
     def counts(self, unit: str | None) -> bool:
         """Whether it is asked for a unit: a rule of one unit where that unit, or all, is named."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from operator import itemgetter
 
+from milbuild.linting.consumers import swift
 from milbuild.linting.graph import Graph, Place, Subject, flexible
 from milbuild.linting.interfaces import target
 from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
@@ -196,6 +197,23 @@ def ane_state_width(subject: Subject) -> Found:
         for value in states(graph):
             if value.shape and value.shape[-1] is not None and value.shape[-1] % 32:
                 yield graph.here(value.name), f"the last axis of {value.name} is {value.shape[-1]}"
+
+
+@rule(
+    "state-flexible",
+    WARNING,
+    "A function with a state has fixed shapes unless it is kept off the Neural Engine: Core ML loads a package for all units "
+    "unless it is told otherwise, and then fails to plan it (error code -14).",
+    fix="Take one number of tokens a call, and a second function for prompts (prefill_length, --prefill-length 64), or load it "
+    "with compute units that leave the Neural Engine out (cpu_and_gpu).",
+    source="coremltools issues 2325, 2553; Anemll issue 27; swift-chat issue 31",
+    targets="iOS18 and later",
+)
+def state_flexible(subject: Subject) -> Found:
+    """Of no unit's rules, since nobody names a unit to get the default. Where the Neural Engine is named it is the error below;
+    swift-transformers loads its packages for the CPU and GPU by itself."""
+    if subject.unit not in ("ane", "all") and swift(subject) is None:
+        yield from ane_state_flexible(subject)
 
 
 @rule(
