@@ -195,7 +195,7 @@ def build(
     if head.shares and config.tie_word_embeddings:
         tables = tuple(f"{family.prefix}.{table}.weight".strip(".") for table in head.table)
         checkpoint.lend(f"{head.shares}.weight", tables, family.prefix)
-    with _no_collections():
+    with _no_collections(), _degenerate(checkpoint.name, config):
         program, descriptions, graphs = Program(), {}, []
         for name in plan.functions():
             graphs.append(GRAPHS.get(plan.interface, _Graph)(plan, name, checkpoint, config, family))
@@ -221,6 +221,30 @@ def build(
         built = Model.built(model, weights, units, _linted(model, checkpoint.name) if lint else None)
         built.unread_fields = config.unread(checkpoint.config)
         return built
+
+
+@contextlib.contextmanager
+def _degenerate(name: str, config: "Config") -> Iterator[None]:
+    """A graph that cannot be written because a size of the configuration is 0 or 1 where a model has more is refused by the
+    names of such fields. Without any, an exception is a fault of milbuild's and stays what it is."""
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        usual, found = type(config._config)(), config._config.to_dict()
+        strange = [
+            f"{field}: {found[field]}"
+            for field in sorted(config.read & found.keys())
+            if type(found[field]) is int and found[field] in (0, 1) and getattr(usual, field, None) != found[field]
+        ]
+        if not strange:
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise Error(
+            f"config.json of {name} has {', '.join(strange)}, with which milbuild writes no graph: {said}",
+            "A layer, a head, or a width of so few is not built.",
+        ) from error
 
 
 def _linted(model: Any, name: str) -> "Report":
@@ -325,12 +349,11 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
     named = checkpoint.config.get("architectures") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise Error(f"config.json of {checkpoint.name} has {named!r} for architectures, which are a list of names")
-    from huggingface_hub.errors import StrictDataclassError
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
         return Config(CONFIG_MAPPING[found].from_dict(dict(checkpoint.config)), getattr(family, "also", ()))
-    except (StrictDataclassError, TypeError, ValueError, AttributeError, LookupError) as error:
+    except Exception as error:  # whatever the class makes of such values
         raise Error(
             f"config.json of {checkpoint.name} is no configuration of {found}: {' '.join(str(error).split())}"
         ) from error

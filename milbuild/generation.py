@@ -503,7 +503,7 @@ def read_tokenizer(source: Any) -> Any:
     name, folder, _ = locate(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers raises nothing narrower
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Error(f"{name} has no tokenizer that transformers can read: {first}") from error
     if not tokenizer.vocab_size:  # what transformers makes of the model_type alone

@@ -2,7 +2,11 @@
 what is wrong fails."""
 
 import functools
+import json
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,9 @@ from safetensors.numpy import load_file, save_file
 import milbuild
 from milbuild.architectures import bert, vit
 from milbuild.tasks import TASKS
+from milbuild.validation import reference as hf
 from milbuild.validation.figures import DEVIATIONS, MAGNITUDE, scale
-from tests.conftest import checkpoint
+from tests.conftest import checkpoint, shared
 from tests.test_mutations import FORWARD, Patch, _no_residual, _replace
 
 SEEDS = 20
@@ -244,3 +249,103 @@ def test_scores_order_as_the_logits_do(flags: dict[str, Any], batch: int, tmp_pa
     assert chances[0] < chances[1] < chances[2] < 1
     features = {feature.name: feature.shortDescription for feature in model.interface.output}
     assert "rank by these" in features["logits"]
+
+
+def test_a_row_that_fails_is_marked_and_says_by_what(tmp_path: Path) -> None:
+    model = milbuild.build(checkpoint(), sequence_length=11)
+    report = milbuild.validate(model, checkpoint(), min_psnr=90)
+    failed = [row for row in report.rows if not report.bar.holds(row)]
+    assert not report.passed
+    assert {row.backend for row in failed} == {"declared"}
+    worst = min(failed, key=lambda row: row.psnr)
+    times = 10 ** ((90 - worst.psnr) / 20)
+    said = (
+        f"failed: logits, {worst.case}, declared: PSNR {worst.psnr:.1f} dB, 90 asked for, {times:.3g} times the error"
+    )
+    assert any(note.startswith(said) for note in report.notes())
+    least = int(worst.psnr)
+    assert f"--min-psnr {least}" in " ".join(report.notes())
+    assert milbuild.validate(model, checkpoint(), min_psnr=least).passed
+    assert [line.split()[-1] for line in str(report).splitlines() if " declared " in line][: len(failed)] == [
+        "no"
+    ] * len(failed)
+    assert [each["missed"] is None for each in report.as_dict()["cases"]] == [
+        report.bar.holds(row) for row in report.rows
+    ]
+    report.plot(tmp_path / "drift.svg")
+    assert "logits (declared) fails" in (tmp_path / "drift.svg").read_text()
+    passed = milbuild.validate(model, checkpoint())
+    assert not passed.missed()
+    assert "holds" not in str(passed)
+    passed.plot(tmp_path / "passed.svg")
+    assert "fails" not in (tmp_path / "passed.svg").read_text()
+
+
+def test_the_way_out_of_an_error_that_is_too_large_is_one() -> None:
+    model = milbuild.build(checkpoint(), sequence_length=11, precision="float32")
+    report = milbuild.validate(model, checkpoint(), max_error=1e-9)
+    assert not report.passed
+    bound = re.search(r"--max-error (\S+) ", " ".join(report.notes()))
+    assert bound is not None
+    assert milbuild.validate(model, checkpoint(), max_error=float(bound[1])).passed
+
+
+@pytest.mark.parametrize("name", ["babyllama105", "capp-gpt2", "misaki-bart-us"])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_trained_models_pass_with_a_state(name: str, precision: str) -> None:
+    """Keys and values are rounded in the reference, too: what is left is far less than the rounding, in every row."""
+    folder = shared(name)
+    report = milbuild.validate(milbuild.build(folder, cache="state", precision=precision), folder)
+    assert report.passed, str(report)
+    declared = [row for row in report.rows if row.backend == "declared" and row.output == "logits"]
+    assert all(row.rounding > 2e-5 for row in declared)
+    if precision == "float32":
+        assert all(row.max_rel < row.rounding / 3 for row in declared)
+
+
+def test_a_state_that_rounds_more_than_float16_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a package in float32 the graph is right and the state is coarse: `declared` alone can tell."""
+    folder = shared("babyllama105")
+    rounded = hf.forward
+    monkeypatch.setattr(hf, "forward", lambda model, inputs, states=(False, False): rounded(model, inputs))
+    report = milbuild.validate(milbuild.build(folder, cache="state", precision="float32"), folder)
+    assert {row.backend for row in report.rows if not report.bar.holds(row)} == {"declared"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error"),
+    [
+        ("load", "from_pretrained", AssertionError("Padding_idx must be within num_embeddings")),
+        ("load", "from_pretrained", ZeroDivisionError("")),
+        ("forward", "forward", AttributeError("'T5Config' object has no attribute 'decoder_start_token_id'")),
+        ("forward", "forward", IndexError("index out of range in self")),
+        ("forward", "forward", NotImplementedError()),
+    ],
+)
+def test_what_transformers_raises_is_an_error(
+    owner: str, name: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = milbuild.build(checkpoint(), sequence_length=11)
+    kind = transformers.AutoModelForCausalLM if owner == "load" else transformers.GPT2LMHeadModel
+
+    def fails(*arguments: Any, **named: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(kind, name, fails)
+    with pytest.raises(milbuild.Error, match=type(error).__name__) as raised:
+        milbuild.validate(model, checkpoint())
+    assert raised.value.hint is not None
+    assert f"from_pretrained({str(checkpoint())!r}, attn_implementation='eager')" in raised.value.hint
+    assert str(error) in raised.value.message
+
+
+def test_a_padding_token_beyond_the_table_ends_with_exit_code_2(tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("llama"), tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": config["vocab_size"]}))
+    milbuild.build(folder, sequence_length=11).save(tmp_path / "p.mlpackage")
+    command = [sys.executable, "-m", "milbuild", "validate", str(tmp_path / "p.mlpackage"), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "from_pretrained" in done.stderr

@@ -32,7 +32,8 @@ class GPT2:
         ),  # GPT2DoubleHeadsModel only
         *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"),  # training
     )
-    ignored = (r"h\.\d+\.attn\.(masked_)?bias",)  # causal-mask buffers of old checkpoints
+    # causal-mask buffers of old checkpoints; the second head of GPT2DoubleHeadsModel, which no task here has
+    ignored = (r"h\.\d+\.attn\.(masked_)?bias", r"multiple_choice_head\..*")
     heads = {
         "feature-extraction": states(),
         "text-generation": tied("lm_head", to="wte"),

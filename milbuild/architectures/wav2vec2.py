@@ -50,9 +50,10 @@ class Wav2Vec2:
     @staticmethod
     def shortest(config: Any, task: str) -> int:
         """Samples that make the frames a task needs: one, or those that a speaker's convolutions span and one more."""
-        span = sum((kernel - 1) * dilation for _, kernel, dilation in sound.delays(config))
+        voice = sound.delays(config) if task == "audio-xvector" else []
+        span = sum((kernel - 1) * dilation for _, kernel, dilation in voice)
         adapter = [(config.adapter_kernel_size - 2, config.adapter_stride)] * config.num_adapter_layers
-        count = frames.needed(2 + span if task == "audio-xvector" else 1, adapter if config.add_adapter else [])
+        count = frames.needed(2 + span if voice else 1, adapter if config.add_adapter else [])
         return frames.needed(count, reversed(sound.sizes(config)))
 
     def hidden_states(self, input_values: Var) -> Speech:

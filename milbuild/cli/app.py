@@ -303,7 +303,7 @@ def validate(
     max_error: Annotated[
         float | None,
         typer.Option(
-            help="Largest error of an output that passes, over its range. (default: 1e-5 for float32, with a state 2e-3)",
+            help="Largest error of an output that passes, over its range. (default: 1e-5 for float32, more with a state)",
             show_default=False,
         ),
     ] = None,

@@ -50,8 +50,8 @@ def validate(
         image: a picture's file, a PIL image, or a list of them, for the checkpoint's image processor.
         audio: a sound's file, or samples (n,) of 16,000 a second, for the checkpoint's feature extractor.
         encoder: the package of `encode`, where `package` has `decode` only.
-        max_error: the largest error of a passing output, over its range in the reference. By default 1e-5 for float32
-            (2e-3 with a state, which holds float16), none for float16.
+        max_error: the largest error of a passing output, over its range in the reference. By default 1e-5 for float32,
+            with a state no less than what rounding keys and values to float16 does to the reference; none for float16.
         min_psnr: the least PSNR of a passing output in dB. By default 55 for float16, none for float32. On Core ML itself
             40, unless one of both is given.
         compute_units: on macOS what Core ML may run on, as for `milbuild.build`; by default cpu_only, cpu_and_gpu and

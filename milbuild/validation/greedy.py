@@ -106,7 +106,7 @@ def answer(plan: Plan, truth: Any, inputs: Arrays, sound: Any, name: str, contex
         return found
 
     most = min(TOKENS, usable(plan, context))
-    start = truth.config.decoder_start_token_id
+    start = getattr(truth.config, "decoder_start_token_id", None)
     return Continuation(
         f"greedy, {most} behind {name}", [0 if start is None else start], begin, scores, most, in_states(plan)
     )

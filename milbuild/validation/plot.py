@@ -1,5 +1,6 @@
 """A picture of a validation: error and magnitude at each landmark, in order of computation."""
 
+import math
 import os
 import re
 from itertools import groupby
@@ -48,6 +49,7 @@ def draw(report: Any, path: str | os.PathLike[str]) -> None:
             fontsize=9,
             color="#b03030",
         )
+    _outputs(report, errors, len(landmarks))
     errors.set_ylabel("error over the range\n(root mean square)")
     sizes.plot(places, [max(SMALLEST, landmark.largest) for landmark in landmarks], color="#555555", linewidth=1.2)
     sizes.axhline(LARGEST_HALF, color="#b03030", linewidth=1, linestyle="--")
@@ -69,6 +71,27 @@ def draw(report: Any, path: str | os.PathLike[str]) -> None:
         fontsize=11,
     )
     save(figure, path, dpi=120)
+
+
+def _outputs(report: Any, panel: Any, place: int) -> None:
+    """The worst row of each backend, behind the landmarks: it is the outputs that the bar is for."""
+    for backend in report.backends:
+        rows = [row for row in report.rows if row.backend == backend]
+        row = min(rows, key=lambda row: (report.bar.holds(row), row.psnr))
+        held, color = report.bar.holds(row), COLORS.get(backend, "#555555")
+        error = 1.0 if row.psnr == -math.inf else max(SMALLEST, 10 ** (-row.psnr / 20))
+        panel.plot([place], [error], color=color if held else "#b03030", marker="o" if held else "X", markersize=7)
+        if not held:
+            panel.annotate(
+                f"{row.output} ({backend}) fails",
+                (place, error),
+                xytext=(-8, 4),
+                textcoords="offset points",
+                ha="right",
+                fontsize=9,
+                color="#b03030",
+            )
+    panel.axvline(place - 0.5, color="#e5e5e5", linewidth=0.6)
 
 
 def _layers(landmarks: list[Any], panels: tuple[Any, ...]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from milbuild.errors import Error
 from milbuild.options import PROMPT, Plan, parse_pooling
@@ -25,24 +24,36 @@ SHARE = 1e-3  # by which states are changed: little beside them, much beside flo
 TRIED = 64  # changes of an output, of whose root mean square a tenth is chance
 
 
+@contextlib.contextmanager
+def _running(what: str, again: str) -> Iterator[None]:
+    """Whatever transformers or torch raises inside becomes an `Error`: `what` cannot be done, and how to see it without
+    milbuild."""
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        hint = f"Without milbuild: {again}"
+        raise Error(f"{what}: {type(error).__name__}{f': {said}' if said else ''}", hint) from error
+
+
 def load(source: str | os.PathLike[str], task: str, revision: str | None = None) -> Any:
     """The transformers model for a task, eager, in float32. Raises `Error` where transformers cannot load it."""
     name, folder, file = locate(source, revision)
     auto = getattr(transformers, TASKS[task].auto)
     arguments: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32, "local_files_only": True}
-    try:
-        with _quiet():
-            if file is not None and file.name != "model.safetensors":
-                from safetensors.torch import load_file
+    again = f"transformers.{TASKS[task].auto}.from_pretrained({str(folder)!r}, attn_implementation='eager')"
+    with _running(f"transformers cannot load {name} for {task}", again), _quiet():
+        if file is not None and file.name != "model.safetensors":
+            from safetensors.torch import load_file
 
-                config = transformers.AutoConfig.from_pretrained(folder)
-                model = auto.from_pretrained(None, config=config, state_dict=load_file(file), **arguments)
-            else:
-                model = auto.from_pretrained(Path(folder), **arguments)
-            model.folder = folder
-            return model.float().eval()  # some parameters insist on another type (xIELU's on bfloat16)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise Error(f"transformers cannot load {name} for {task}: {' '.join(str(error).split())[:300]}") from error
+            config = transformers.AutoConfig.from_pretrained(folder)
+            model = auto.from_pretrained(None, config=config, state_dict=load_file(file), **arguments)
+        else:
+            model = auto.from_pretrained(Path(folder), **arguments)
+        model.folder = folder
+        return model.float().eval()  # some parameters insist on another type (xIELU's on bfloat16)
 
 
 def forward(
@@ -64,15 +75,14 @@ def forward(
         # transformers 5.24 calls it cache.
         name = "cache" if "cache" in _parameters(model) else "past_key_values"
         tensors |= {"use_cache": True, name: both}
-    with torch.no_grad(), _fresh(model):
-        try:
-            outputs = model(**tensors)
-        except (IndexError, RuntimeError) as error:
-            raise Error(
-                "the package and the other checkpoint do not belong together: "
-                f"transformers' model does not take what the package takes ({error})",
-                "Validate a package with the checkpoint it was built from.",
-            ) from error
+    given = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items() if hasattr(value, "shape"))
+    kind, where = type(model).__name__, model.config._name_or_path
+    again = (
+        f"transformers.{kind}.from_pretrained({where!r}, attn_implementation='eager')({given}). "
+        "Is it the checkpoint that the package was built from?"
+    )
+    with torch.no_grad(), _fresh(model), _running(f"transformers' {kind} does not take what the package takes", again):
+        outputs = model(**tensors)
     return {name: value.float().numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 
@@ -160,7 +170,7 @@ def _fresh(model: Any) -> Iterator[None]:
 def cross_attentions(model: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Of each layer of a decoder the shares of what the encoder read that its heads look at, (B, H, T, S)."""
     tensors = {name: _tensor(value) for name, value in inputs.items()}
-    with torch.no_grad():
+    with torch.no_grad(), _running("transformers' model gives no attentions", "call it with output_attentions=True"):
         outputs = model(**tensors, use_cache=False, output_attentions=True)
     return [shares.float().numpy() for shares in outputs.cross_attentions]
 
@@ -230,21 +240,21 @@ def processor(source: str | os.PathLike[str], size: tuple[int, int], revision: s
     """A checkpoint's own image processor as two functions: from a picture of (height, width) to pixel_values (1, 3, H, W), and
     from any picture to one of that size, as the processor makes it before it counts in floats. Raises `Error`."""
     name, folder, _ = locate(source, revision)
-    try:
-        with _quiet():
-            found = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise Error(f"transformers has no image processor for {name}: {' '.join(str(error).split())[:300]}") from error
+    again = f"transformers.AutoImageProcessor.from_pretrained({str(folder)!r}, backend='pil')"
+    with _running(f"transformers has no image processor for {name}", again), _quiet():
+        found = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
     steps = {step: False for step in ("do_resize", "do_center_crop", "do_pad") if hasattr(found, step)}
     numbers = {step: False for step in ("do_rescale", "do_normalize") if hasattr(found, step)}
 
     def process(picture: Any) -> np.ndarray:
-        return np.asarray(found(picture, return_tensors="np", **steps)["pixel_values"], np.float32)
+        with _running(f"{type(found).__name__} makes no pixels", "call the processor with the picture"):
+            return np.asarray(found(picture, return_tensors="np", **steps)["pixel_values"], np.float32)
 
     def fit(picture: Any) -> Any:
         from PIL import Image
 
-        pixels = np.asarray(found(picture, return_tensors="np", **numbers)["pixel_values"])[0]
+        with _running(f"{type(found).__name__} makes no pixels", "call the processor with the picture"):
+            pixels = np.asarray(found(picture, return_tensors="np", **numbers)["pixel_values"])[0]
         made = Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(1, 2, 0))
         return made if made.size == size[::-1] else made.resize(size[::-1], Image.Resampling.BICUBIC)
 
@@ -254,36 +264,32 @@ def processor(source: str | os.PathLike[str], size: tuple[int, int], revision: s
 def tokenizer(source: str | os.PathLike[str], revision: str | None = None) -> Any:
     """A checkpoint's own tokenizer. Raises `Error`."""
     name, folder, _ = locate(source, revision)
-    try:
-        with _quiet():
-            return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise Error(f"transformers has no tokenizer for {name}: {' '.join(str(error).split())[:300]}") from error
+    again = f"transformers.AutoTokenizer.from_pretrained({str(folder)!r})"
+    with _running(f"transformers has no tokenizer for {name}", again), _quiet():
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def feature_extractor(source: str | os.PathLike[str], revision: str | None = None) -> Any:
     """A checkpoint's own feature extractor, which makes a spectrogram of sound. Raises `Error`."""
     name, folder, _ = locate(source, revision)
-    try:
-        with _quiet():
-            return transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise Error(
-            f"transformers has no feature extractor for {name}: {' '.join(str(error).split())[:300]}"
-        ) from error
+    again = f"transformers.AutoFeatureExtractor.from_pretrained({str(folder)!r})"
+    with _running(f"transformers has no feature extractor for {name}", again), _quiet():
+        return transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
 
 
 def spectrogram(extractor: Any, sound: np.ndarray) -> np.ndarray:
     """Samples (B, N) -> input_features of just so many samples."""
     rate = extractor.sampling_rate
-    features = extractor(list(sound), sampling_rate=rate, padding=False, truncation=False, return_tensors="np")
+    with _running(f"{type(extractor).__name__} makes no spectrogram", "call the extractor with the sound"):
+        features = extractor(list(sound), sampling_rate=rate, padding=False, truncation=False, return_tensors="np")
     return np.asarray(features["input_features"], np.float32)
 
 
 def values(extractor: Any, sound: np.ndarray) -> np.ndarray:
     """Samples (B, N) -> input_values (B, N), as the feature extractor makes them of whole sounds."""
     rate = extractor.sampling_rate
-    made = extractor(list(sound), sampling_rate=rate, padding=False, return_tensors="np")
+    with _running(f"{type(extractor).__name__} makes no values", "call the extractor with the sound"):
+        made = extractor(list(sound), sampling_rate=rate, padding=False, return_tensors="np")
     return np.asarray(made["input_values"], np.float32)
 
 

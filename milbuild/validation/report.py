@@ -28,8 +28,8 @@ UNPROVED = (
 
 @dataclass(frozen=True)
 class Bar:
-    """What every output must hold: a largest error over the reference's range, a least PSNR in dB, or both; `compiled` is the
-    PSNR on Core ML itself. None: the default of the package's precision, or where others are given, none.
+    """What every output must hold: a largest error over its range (`figures.scale`), a least PSNR in dB, or both; `compiled`
+    is the PSNR on Core ML itself. None: the default of the package's precision, or where others are given, none.
 
     Raises `Error` for a number that is none above 0."""
 
@@ -58,6 +58,24 @@ class Bar:
             return row.max_rel <= max(self.max_error, row.rounding)
         small = self.max_error is None or row.max_rel <= self.max_error
         return small and (self.min_psnr is None or row.psnr >= self.min_psnr)
+
+    def missed(self, row: Row) -> str | None:
+        """By how much a row does not hold; None where it does."""
+        if self.holds(row):
+            return None
+        if row.backend.startswith(CORE_ML) and self.compiled is not None:
+            return f"PSNR {row.psnr:.1f} dB, {self.compiled:g} asked for"
+        said = []
+        if self.max_error is not None and not row.max_rel <= self.max_error:
+            bound = max(self.max_error, row.rounding) if self.compiled is not None else self.max_error
+            times = f", {row.max_rel / bound:.3g} times the bound" if math.isfinite(row.max_rel) else ""
+            said.append(f"error {row.max_rel:.2e} of the range, {bound:.2g} allowed{times}")
+        if self.min_psnr is not None and not row.psnr >= self.min_psnr:
+            times = (
+                f", {10 ** ((self.min_psnr - row.psnr) / 20):.3g} times the error" if math.isfinite(row.psnr) else ""
+            )
+            said.append(f"PSNR {row.psnr:.1f} dB, {self.min_psnr:g} asked for{times}")
+        return " and ".join(said)
 
     def __str__(self) -> str:
         said = [] if self.min_psnr is None else [f"PSNR of at least {self.min_psnr:g} dB"]
@@ -113,7 +131,9 @@ class Report:
             "unproved": self.unproved,
             "bar": str(self.bar),
             "outputs": outputs,
-            "cases": [asdict(row) | {"holds": self.bar.holds(row)} for row in self.rows],
+            "cases": [
+                asdict(row) | {"holds": self.bar.holds(row), "missed": self.bar.missed(row)} for row in self.rows
+            ],
             "greedy": [asdict(each) for each in self.greedy],
             "strange_outputs": sorted(self.strange),
             "first_jump": {} if self.drift is None else {name: self._jump(name) for name in RUNTIME},
@@ -129,7 +149,7 @@ class Report:
 
     def notes(self) -> list[str]:
         """What stands behind the table, a sentence a line."""
-        lines = _chosen(self.greedy)
+        lines = self.missed() + _chosen(self.greedy)
         if left := sum(row.left_out for row in self.rows if row.backend == self.backends[0]):
             lines.append(
                 f"{left} rows of padding attend to nothing, so no two implementations agree there: they are left out"
@@ -145,6 +165,29 @@ class Report:
             lines.append(f"milbuild did not build it; outputs are taken by names, then shapes: {told}")
         lines += self._drifts()
         return lines + ([] if self.unproved is None else [self.unproved])
+
+    def missed(self) -> list[str]:
+        """The rows that do not hold, the worst first of each output: by how much, and what can be done."""
+        lines, failed = [], [row for row in self.rows if not self.bar.holds(row)]
+        for output in dict.fromkeys(row.output for row in failed):
+            rows = sorted((row for row in failed if row.output == output), key=lambda row: row.psnr)
+            more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+            lines.append(f"failed: {output}, {rows[0].case}, {rows[0].backend}: {self.bar.missed(rows[0])}{more}")
+        if not failed:
+            return lines
+        least, most = min(row.psnr for row in failed), max(row.max_rel for row in failed)
+        if not math.isfinite(most):
+            return [*lines, "numbers that are none (NaN, infinity): a result overflowed, or the graph is wrong"]
+        right = not any(row.backend == "float32" for row in failed)
+        if self.plan.precision == "float16" and self.bar.min_psnr is not None:
+            lines.append(
+                ("the graph is right, in float32 it holds: the rest is what float16 costs. " if right else "")
+                + f"If that is precise enough for you: --min-psnr {max(1, math.floor(least))} (min_psnr); "
+                "else build with --precision float32"
+            )
+        elif self.bar.max_error is not None:
+            lines.append(f"if that is precise enough for you: --max-error {most * 1.1:.1g} (max_error)")
+        return lines
 
     def _drifts(self) -> list[str]:
         drift = self.drift
@@ -185,6 +228,11 @@ class Report:
         shown = [column for column in COLUMNS if any(column.value(row) is not None for row in self.rows)]
         heads = ["case", "backend", "output", *(column.head for column in shown)]
         rows = [[row.case, row.backend, row.output, *(column.spell(row) for column in shown)] for row in self.rows]
+        if not self.passed:  # colours are lost in a file
+            heads = [*heads, "holds"]
+            rows = [
+                [*cells, "yes" if self.bar.holds(row) else "no"] for row, cells in zip(self.rows, rows, strict=True)
+            ]
         return heads, rows
 
     def _headline(self) -> str:
@@ -220,7 +268,16 @@ class Report:
         styles = [None if self.bar.holds(row) else "red" for row in self.rows]
         table = Table("ttt" + "n" * (len(heads) - 3), heads, rows, styles)
         notes = [
-            Text(note, "yellow" if note.startswith("warning") else "dim" if note == self.unproved else "default")
+            Text(
+                note,
+                "red"
+                if note.startswith("failed")
+                else "yellow"
+                if note.startswith("warning")
+                else "dim"
+                if note == self.unproved
+                else "default",
+            )
             for note in self.notes()
         ]
         return Group(verdict, table, *notes)
