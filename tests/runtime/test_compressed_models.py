@@ -62,7 +62,7 @@ def compressed(model: Any, *steps: Any) -> Any:
         if isinstance(step, Quantizer):
             model = cto.linear_quantize_weights(model, config, **joint)
         elif isinstance(step, Palettizer):
-            if step.mode == "kmeans":
+            if step.mode.lower() == "kmeans":  # which it spells in capitals
                 pytest.importorskip("sklearn", reason="coremltools' k-means needs the test dependency scikit-learn")
             model = cto.palettize_weights(model, config, **joint)
         else:
