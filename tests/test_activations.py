@@ -74,7 +74,7 @@ def compare(model_type: str, field: str, function: str, precision: str) -> None:
     options = TABLE[model_type].options | {"postprocess": False}
     model = milbuild.build(folder, task=task, precision=precision, **options)
     calls = [inputs_of(model, 61, seed) for seed in range(3)]
-    if precision == "float16" and largest(folder, task, type(ACT2FN[function]), calls) > np.finfo(np.float16).max:
+    if precision == "float16" and largest(folder, task, type(ACT2FN[function]), calls) > 65504:
         pytest.skip("in transformers' model, in float32, its values grow from layer to layer beyond float16")
     found = [model.predict(dict(each)) for each in calls]
     expected = [hf.forward(reference(folder, task), each) for each in calls]
