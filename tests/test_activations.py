@@ -1,6 +1,7 @@
 """Every activation function of transformers, wherever a configuration names one, against transformers' model."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,18 @@ def inputs_of(model: milbuild.Model, vocabulary: int, seed: int) -> dict[str, np
     return found
 
 
+def largest(folder: Path, task: str, kind: type, calls: list[dict[str, np.ndarray]]) -> float:
+    """Of all values that the functions of a kind give in transformers' model."""
+    truth, values = reference(folder, task), [0.0]
+    modules = [module for module in truth.modules() if isinstance(module, kind)]
+    hooks = [m.register_forward_hook(lambda m, x, y: values.append(float(y.abs().max()))) for m in modules]
+    for each in calls:
+        hf.forward(truth, each)
+    for hook in hooks:
+        hook.remove()
+    return max(values)
+
+
 def compare(model_type: str, field: str, function: str, precision: str) -> None:
     entry = architectures.SUPPORTED[model_type]
     task = next(task for task in TASKS if task in entry.tasks)
@@ -61,6 +74,8 @@ def compare(model_type: str, field: str, function: str, precision: str) -> None:
     options = TABLE[model_type].options | {"postprocess": False}
     model = milbuild.build(folder, task=task, precision=precision, **options)
     calls = [inputs_of(model, 61, seed) for seed in range(3)]
+    if precision == "float16" and largest(folder, task, type(ACT2FN[function]), calls) > 65504:
+        pytest.skip("in transformers' model, in float32, its values grow from layer to layer beyond float16")
     found = [model.predict(dict(each)) for each in calls]
     expected = [hf.forward(reference(folder, task), each) for each in calls]
     for name in found[0]:
