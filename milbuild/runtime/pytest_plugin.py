@@ -140,7 +140,11 @@ class Counts:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.skipped or report.nodeid in self.tests:
-            said = {name.removeprefix(PROPERTY): n for name, n in report.user_properties if name.startswith(PROPERTY)}
+            said = {
+                name.removeprefix(PROPERTY): int(str(n))
+                for name, n in report.user_properties
+                if name.startswith(PROPERTY)
+            }
             self.tests[report.nodeid] = self._nothing() | said
 
     def looked(self) -> int:
@@ -184,7 +188,7 @@ class Outputs(dict[str, Any]):
         self._read()
         return super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def get(self, name: str, default: Any = None) -> Any:
         self._read()
