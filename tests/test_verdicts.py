@@ -22,7 +22,7 @@ import milbuild
 from milbuild.architectures import bert, vit
 from milbuild.tasks import TASKS
 from milbuild.validation import reference as hf
-from milbuild.validation.figures import DEVIATIONS, MAGNITUDE, scale
+from milbuild.validation.figures import DEVIATIONS, MAGNITUDE, deviations, scale
 from tests.conftest import checkpoint, shared
 from tests.test_mutations import FORWARD, Patch, _no_residual, _replace
 
@@ -220,10 +220,12 @@ def test_the_faults_of_the_parity_tests_fail_in_a_classifier(
 def test_scales_by_hand() -> None:
     three = np.array([[0.0, 1.0, 4.0]])
     assert scale("logits", three) == 4
-    assert scale("logits", three, terms=1.0) == DEVIATIONS
+    assert scale("logits", three, terms=3.0) == DEVIATIONS * 3
     assert scale("logits", 100 + three / 100) == pytest.approx(MAGNITUDE * 100.04)
     assert scale("probabilities", three, terms=10) == 1  # they have no larger one
-    assert scale("boxes", three, terms=10) == 60
+    assert scale("boxes", three, terms=10) == 20
+    assert deviations(8) == pytest.approx(2.85, abs=0.03)  # tables of quality control say 2.847
+    assert deviations(100) == pytest.approx(5.02, abs=0.03)
     assert pytest.approx(MAGNITUDE * 10 ** (-55 / 20)) == 2.0**-11  # what rounding does passes, and no more
 
 

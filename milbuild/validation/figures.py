@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -18,8 +19,8 @@ UNIT = ("probabilities", "token_scores", "start_scores", "end_scores", "scores",
 MIN_PSNR = 55.0
 # A number of magnitude m is rounded to float16 by up to 2^-11 m. That must pass, so a scale is at least this share of m.
 MAGNITUDE = 2.0**-11 * 10 ** (MIN_PSNR / 20)
-# The range of many normally distributed numbers, in standard deviations.
-DEVIATIONS = 6.0
+# The least range of an output of a head, in standard deviations of sums of its terms with random signs.
+DEVIATIONS = 2.0
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,18 @@ def scale(output: str, expected: np.ndarray, terms: float = 0.0) -> float:
 
     So it is at least what float16's rounding of the magnitude asks for (`MAGNITUDE`), and the range that the output would
     have if the terms it is summed of did not cancel: of random signs they give a normal distribution, whose deviation is
-    `terms` (`reference.terms`). What lies between 0 and 1 is measured over 1 at most.
+    `terms` (`reference.terms`), and so many of its numbers the range of `deviations`. What lies between 0 and 1 is measured
+    over 1 at most.
     """
     if not expected.size:
         return 1.0
-    found = max(float(np.ptp(expected)), MAGNITUDE * float(np.abs(expected).max()), DEVIATIONS * terms)
+    found = max(float(np.ptp(expected)), MAGNITUDE * float(np.abs(expected).max()), deviations(expected.size) * terms)
     return min(found, 1.0) if output in UNIT else found
+
+
+def deviations(count: int) -> float:
+    """The range of `count` normally distributed numbers that is expected, in standard deviations (Blom); 2 at least."""
+    return max(DEVIATIONS, 2 * NormalDist().inv_cdf((count - 0.375) / (count + 0.25)))
 
 
 def measure(
