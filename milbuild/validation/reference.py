@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from milbuild.errors import Error
 from milbuild.options import PROMPT, Plan, parse_pooling
