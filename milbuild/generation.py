@@ -312,7 +312,8 @@ class TextStream:
     """New text behind a prompt, or the answer to it, piece by piece as it is written; counts and times what it does.
 
     What the checkpoint's generation_config.json asks for (suppressed, banned and forced tokens, no repetition, a least length)
-    is done, but for beams, guidance and watermarks: the most likely token is taken, or one drawn.
+    is done, but for beams, guidance, watermarks and strings that end a text: the most likely token is taken, or one drawn.
+    `undone` says in one line what else it asks for.
 
     Args:
         package: a package's path or a `Model` built for text-generation or text2text-generation.
@@ -348,6 +349,8 @@ class TextStream:
             hint = "It takes a sound: --audio, milbuild.transcribe." if task == "speech-seq2seq" else None
             raise Error(f"the package is for {task}, not for text-generation", hint)
         self.generation = logits.of_package(model.user_defined_metadata)
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        self.undone = logits.undone(self.generation, [name for name, value in given.items() if value is not None])
         source = checkpoint_of(model, tokenizer)
         self.tokenizer = read_tokenizer(source)
         self.remark = remark(self.session, self.tokenizer, source, model.user_defined_metadata)
@@ -414,8 +417,8 @@ class TextStream:
 def generate(package: str | os.PathLike[str] | Model, tokenizer: Any, prompt: str, **options: Any) -> str:
     """The text that the package writes behind `prompt`; the options are those of `TextStream`."""
     stream = TextStream(package, tokenizer, prompt, **options)
-    if stream.remark is not None:
-        warnings.warn(stream.remark, stacklevel=2)
+    for said in filter(None, (stream.remark, stream.undone)):
+        warnings.warn(said, stacklevel=2)
     return "".join(stream)
 
 

@@ -50,7 +50,8 @@ class Transcript:
 
     A sound that is longer than the package's window is heard window by window, the next one from where the last segment of
     the one before ended. A shorter one has silence behind it. What the checkpoint's generation_config.json asks for is done,
-    but for beams, other temperatures, skipped windows and earlier text in front of the next.
+    but for beams, other temperatures, skipped windows and earlier text in front of the next; `undone` says in one line what
+    of these it asks for.
 
     A package of input_features (`postprocess=False`, `--raw`) gets them from transformers' WhisperFeatureExtractor, which
     hears the whole sound at once, as transformers does. One of plain samples hears each window by itself: what counts as
@@ -93,6 +94,7 @@ class Transcript:
         self.audio = _samples(audio)
         self.frames = max(self.window, len(self.audio) // HOP)
         self.generation = logits.of_package(model.user_defined_metadata)
+        self.undone = logits.undone(self.generation, speech=True)
         self.marker = self.generation.get("no_timestamps_token_id")
         self.timed = timestamps or bool(self.generation.get("return_timestamps")) or self.frames > self.window
         if self.timed and self.marker is None:
@@ -307,8 +309,8 @@ def transcribe(
 ) -> str:
     """The text of a sound; the options are those of `milbuild.speech.Transcript`, which says when each part of it is said."""
     transcript = Transcript(package, tokenizer, audio, **options)
-    if transcript.remark is not None:
-        warnings.warn(transcript.remark, stacklevel=2)
+    for said in filter(None, (transcript.remark, transcript.undone)):
+        warnings.warn(said, stacklevel=2)
     return "".join(segment.text for segment in transcript).strip()
 
 

@@ -486,7 +486,7 @@ def test_standard_output_that_fails(arguments: str, folder: Path) -> None:
 
     def shell(script: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=broken.ENVIRONMENT, capture_output=True, text=True, timeout=120
+            ["bash", "-c", script], cwd=folder, env=broken.ENVIRONMENT, capture_output=True, text=True
         )
 
     if Path("/dev/full").exists():
@@ -505,7 +505,7 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(folder: Path, tmp_pat
     line = f"{sys.executable} -m milbuild build c {tmp_path}/out.mlpackage --force"
     written = []
     for streams in ("", ">&- 2>&- <&-"):
-        done = subprocess.run(["bash", "-c", f"{line} {streams}"], cwd=folder, env=broken.ENVIRONMENT, timeout=120)
+        done = subprocess.run(["bash", "-c", f"{line} {streams}"], cwd=folder, env=broken.ENVIRONMENT)
         assert done.returncode == 0
         written.append({file.name: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()})
     assert written[0] == written[1]
@@ -517,12 +517,16 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(folder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "words", "hint"),
     [
-        ("build p.mlpackage out", "p.mlpackage is a package, not a checkpoint", "built from"),
+        ("build p.mlpackage out", "p.mlpackage is a Core ML model, not a checkpoint", "built from"),
         ("validate c p.mlpackage", "c is a checkpoint, not a package", "the package comes first"),
-        ("validate p.mlpackage p.mlpackage", "p.mlpackage is a package, not a checkpoint", "built from"),
+        ("validate p.mlpackage p.mlpackage", "p.mlpackage is a Core ML model, not a checkpoint", "built from"),
         ("validate p.mlpackage c --seed -1", "seed is -1; it is a whole number from 0", None),
         ("generate c --prompt x", "c is a checkpoint, not a package", "milbuild build"),
-        ("generate p.mlpackage --tokenizer p.mlpackage --prompt x", "p.mlpackage is a package, not a checkpoint", None),
+        (
+            "generate p.mlpackage --tokenizer p.mlpackage --prompt x",
+            "p.mlpackage is a Core ML model, not a checkpoint",
+            None,
+        ),
         ("inspect c", "c is a checkpoint, not a package", "milbuild build"),
         ("inspect p.mlpackage c", "c is a checkpoint, not a package", "milbuild build"),
         ("lint c", "c is a checkpoint, not a package", "milbuild build"),

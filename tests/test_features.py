@@ -223,7 +223,7 @@ def test_other_kinds_of_models_are_refused_by_name(tmp_path: Path) -> None:
     def pipeline(spec: Any) -> None:
         spec.pipeline.SetInParent()
 
-    with pytest.raises(Error, match="is a pipeline, not an ML Program"):
+    with pytest.raises(Error, match="is a pipeline of 0 models"):
         runtime.load(edit(path, pipeline))
 
 

@@ -942,9 +942,7 @@ def test_interrupted(number: signal.Signals, old: bool, huge: Path, whole: Path,
         text=True,
     )
     try:
-        deadline = time.monotonic() + 60
         while not (begun := list(tmp_path.glob(".*.partial"))) and process.poll() is None:
-            assert time.monotonic() < deadline, "the build never began to write"
             time.sleep(0.002)
         process.send_signal(number)
         out, err = process.communicate()

@@ -456,11 +456,10 @@ def generate(
     assert prompt is not None
     with _status("loading"):
         stream = TextStream(package, tokenizer, prompt, encoder=encoder, max_new_tokens=max_new_tokens, **sampling)
-    if stream.remark is not None:
-        _note(f"note: {stream.remark}")
+    warned = _remarks(stream)
     if as_json:
         text = "".join(stream)
-        _print({"prompt": prompt, "text": text, "tokens": stream.tokens, **stream.speed()})
+        _print({"prompt": prompt, "text": text, "tokens": stream.tokens, **stream.speed(), "warnings": warned})
         return
     _stream(prompt, stream)
 
@@ -754,8 +753,7 @@ def _check_generate(prompt: str | None, audio: Path | None, sampling: dict[str, 
 
 def _transcribe(transcript: Any, audio: str, timestamps: bool, as_json: bool) -> None:
     """Prints the segments of a sound as they come: a window's at once, since the next one may take back what it cut off."""
-    if transcript.remark is not None:
-        _note(f"note: {transcript.remark}")
+    warned = _remarks(transcript)
     if transcript.features is not None:
         _note("The package takes input_features: transformers' WhisperFeatureExtractor makes them")
     segments = []
@@ -773,7 +771,7 @@ def _transcribe(transcript: Any, audio: str, timestamps: bool, as_json: bool) ->
     if as_json:
         text = "".join(str(segment["text"]) for segment in segments).strip()
         found = {"audio": audio, "language": transcript.heard_language(), "text": text, "segments": segments}
-        _print({**found, "tokens": transcript.tokens, **speed})
+        _print({**found, "tokens": transcript.tokens, **speed, "warnings": warned})
         return
     if not timestamps:
         sys.stdout.write("\n")
@@ -785,6 +783,14 @@ def _transcribe(transcript: Any, audio: str, timestamps: bool, as_json: bool) ->
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(100 * seconds), 6000)
     return f"{minutes:02}:{rest / 100:05.2f}"
+
+
+def _remarks(written: Any) -> list[str]:
+    """What has to be said beside the text of a stream or a transcript, which goes to stderr, a line each."""
+    said = [each for each in (written.remark, written.undone) if each is not None]
+    for each in said:
+        _note(f"note: {each}")
+    return said
 
 
 def _stream(prompt: str, stream: Any) -> None:

@@ -293,12 +293,11 @@ class Checkpoint:
 def locate(source: str | os.PathLike[str], revision: str | None = None) -> tuple[str, Path, Path | None]:
     """(name, folder, the one weight file that was named, if one was) of a source; downloads a hub id. Raises `Error`."""
     path = Path(source).expanduser()
-    if path.exists() and path.suffix in (".mlmodel", ".mlmodelc", ".mlpackage"):
-        hint = "A build starts from the checkpoint that it was made of; `milbuild inspect` shows what is in a package."
+    packed = (path / "Manifest.json").is_file() and not (path / "config.json").exists()
+    if packed or (path.exists() and path.suffix in (".mlmodel", ".mlmodelc", ".mlpackage")):
+        hint = "Give the checkpoint that it was built from; `milbuild inspect` shows what is in a package."
         raise Error(f"{path.name} is a Core ML model, not a checkpoint", hint)
     if path.is_dir():
-        if (path / "Manifest.json").is_file() and not (path / "config.json").exists():
-            raise Error(f"{path.name} is a package, not a checkpoint", "Give the checkpoint that it was built from.")
         return path.resolve().name, sentence_transformers.model_folder(path), None
     if path.is_file():
         if path.suffix != ".safetensors":
