@@ -265,10 +265,11 @@ def test_at_any_moment_of_a_build(folder: Path) -> None:
         else:
             # Before main has been called, Python's own handler ends the process.
             ended["interrupted" if code == 130 else "by Python"] += 1
-            assert code == 130 or (code == -signal.SIGINT and at < 0.1), (at, code, err)
+            assert code in (130, -signal.SIGINT), (at, code, err)
             assert "Traceback" not in err or code < 0, (at, err)
             assert now == old, at
         assert os.listdir(folder).count("x.mlpackage") == 1
         assert not [name for name in os.listdir(folder) if ".partial" in name], at
         old = now
     assert ended["interrupted"] > TRIES / 2, ended
+    assert ended["by Python"] < TRIES / 10, ended  # a share of the build's time, whatever the machine does beside it
