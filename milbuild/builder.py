@@ -452,7 +452,8 @@ class _Graph:
             cross = caches.Cross.of(keys, values, layers, reader.cache.attention_mask)
             given["encoder_last_hidden_state"] = states
             if decoder_input_ids is None:
-                decoder_input_ids = shifted(given["input_ids"], self.config.decoder_start_token_id)
+                # T5's configuration class has no such field, only the files that name it.
+                decoder_input_ids = shifted(given["input_ids"], getattr(self.config, "decoder_start_token_id", None))
             given["decoder_input_ids"] = decoder_input_ids
         model = self.family(self.config, self.weights, declared.cache(inputs, given))
         return model, model.hidden_states(given["decoder_input_ids"], cross)

@@ -5,13 +5,13 @@ A function takes transformers' outputs by their names and gives those of the pac
 
 import colorsys
 import json
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, mil_list, types
 
+from milbuild.errors import Error
 from milbuild.layers.attention import HIDDEN
 from milbuild.layers.image import resized
 from milbuild.layers.linear import like
@@ -77,13 +77,24 @@ def meanings(task: str, config: Any, checkpoint: Any) -> str:
 
 
 def labels(config: Any) -> list[str]:
-    """The labels by their number; one that stands there twice gets a number behind it."""
-    named = [str(config.id2label[i]) for i in sorted(config.id2label)]
-    seen: Counter[str] = Counter()
-    found = []
-    for label in named:
-        seen[label] += 1
-        found.append(label if seen[label] == 1 else f"{label} {seen[label]}")
+    """The labels by their number; one that stands there twice gets a number behind it, which makes it no other one.
+
+    Raises `Error` where a number has no label: transformers' pipelines fail on it, and others would stand in its place.
+    """
+    count = config.num_labels
+    if missing := [number for number in range(count) if number not in config.id2label]:
+        raise Error(
+            f"id2label in config.json has {count} labels and none for {', '.join(map(str, missing))}; it numbers them "
+            f"{', '.join(map(str, sorted(config.id2label)))}",
+            f"Number them from 0 to {count - 1}, as the model's scores stand.",
+        )
+    named = [str(config.id2label[number]) for number in range(count)]
+    found: list[str] = []
+    for at, label in enumerate(named):
+        spelled, number = label, named[:at].count(label) + 1
+        while number > 1 and (spelled := f"{label} {number}") in {*named, *found}:
+            number += 1
+        found.append(spelled)
     return found
 
 

@@ -1,6 +1,7 @@
 """Models with an encoder and a decoder: what they read once, and what they answer token by token, against transformers."""
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,23 @@ def test_answers_are_those_of_transformers(model_type: str, name: str) -> None:
         ours = start + list(chosen)
         assert ours == theirs[: len(ours)]
         assert theirs[len(ours) :] in ([], [2]), "only the end of the text, which we do not give out"
+
+
+def test_a_config_that_names_no_first_token(tmp_path: Path) -> None:
+    """T5Config has no such field of its own: a text is answered from any token, one that is shifted is refused in words."""
+
+    def unnamed(task: str) -> Path:
+        folder = shutil.copytree(checkpoint("t5", task), tmp_path / task)
+        config = json.loads((folder / "config.json").read_text())
+        del config["decoder_start_token_id"]
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    with pytest.raises(milbuild.Error, match="names no decoder_start_token_id"):
+        milbuild.build(unnamed("text-classification"), sequence_length=11)
+    folder = unnamed("text2text-generation")
+    milbuild.build(folder, sequence_length=11, precision="float32").save(tmp_path / "t.mlpackage")
+    assert milbuild.validate(tmp_path / "t.mlpackage", folder).passed
 
 
 def test_wrong_options_are_refused() -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import milbuild
 from milbuild import Output
+from milbuild import outputs as outputs_
 from milbuild.generation import Session
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
@@ -141,6 +143,60 @@ def test_labels_that_stand_there_twice(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     model = milbuild.build(folder, sequence_length=11, precision="float32")
     assert list(model.predict({"input_ids": tokens(1, 11)})["probabilities"]) == ["cat", "dog", "cat 2", "cat 3"]
+
+
+# id2label as hands and scripts write it; the numbers are those of four scores.
+NAMED: dict[str, dict[str, Any]] = {
+    "in another order": {"3": "d", "1": "b", "0": "a", "2": "c"},
+    "numbers": {"0": 10, "1": 11, "2": 12, "3": 13},
+    "emoji, lines and quotes": {"0": "\N{GRINNING FACE}", "1": "two\nlines", "2": '\\ "quoted"', "3": "\u00e9\t"},
+    "an empty one": {"0": "", "1": " ", "2": "c", "3": "d"},
+}
+NOT_NAMED: dict[str, dict[str, Any]] = {
+    "a gap": {"0": "a", "1": "b", "3": "d", "4": "e"},
+    "from one": {"1": "a", "2": "b", "3": "c", "4": "d"},
+    "below zero": {"-1": "z", "0": "a", "1": "b", "2": "c"},
+}
+
+
+def _labelled(folder: Path, task: str, named: dict[str, Any]) -> Path:
+    model_type = "segformer" if task == "semantic-segmentation" else "bert"
+    folder = shutil.copytree(checkpoint(model_type, task, num_labels=4), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("label2id", None)
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": named}))
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_the_label_is_that_of_transformers_pipeline(name: str, tmp_path: Path) -> None:
+    folder = _labelled(tmp_path / "c", "text-classification", NAMED[name])
+    model = milbuild.build(folder, sequence_length=11, precision="float32")
+    outputs = model.predict({"input_ids": tokens(1, 11)})
+    truth = reference(folder, "text-classification")
+    scores = hf.forward(truth, {"input_ids": tokens(1, 11)})["logits"][0]
+    expected = [str(truth.config.id2label[number]) for number in np.argsort(-scores)]
+    assert outputs["classLabel"] == expected[0]
+    chances = outputs["probabilities"]
+    assert sorted(chances, key=lambda label: -chances[label]) == expected
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "semantic-segmentation"])
+@pytest.mark.parametrize("name", NOT_NAMED)
+def test_a_score_without_a_label_is_refused(name: str, task: str, tmp_path: Path) -> None:
+    """transformers' pipeline ends in a KeyError where it is the best one."""
+    folder = _labelled(tmp_path / "c", task, NOT_NAMED[name])
+    size = {"image_size": 64, "postprocess": False} if task == "semantic-segmentation" else {"sequence_length": 11}
+    with pytest.raises(milbuild.Error, match=r"id2label in config\.json has 4 labels and none for"):
+        milbuild.build(folder, **size)
+
+
+def test_no_number_makes_a_label_of_another(tmp_path: Path) -> None:
+    named = ["a", "a", "a 2", "a", "b", "a 4"]
+    config = SimpleNamespace(num_labels=len(named), id2label=dict(enumerate(named)))
+    found = outputs_.labels(config)
+    assert len(set(found)) == len(named)
+    assert [found[number] for number in (0, 2, 4, 5)] == ["a", "a 2", "b", "a 4"]
 
 
 def test_scores_without_softmax() -> None:

@@ -86,3 +86,81 @@ def test_the_prompt_is_what_an_encoder_s_rules_are_of() -> None:
     assert rules(scores, [1]).tolist() == scores.tolist()
     rules = logits.Rules({"encoder_no_repeat_ngram_size": 2}, 1, 9, [2, 0, 1, 2])
     assert rules(scores, [0]).tolist() == [0.5, float("-inf"), 2.0]
+
+
+# What each asks for, as generation_config.json has it.
+ASKED: dict[str, Any] = {
+    **{"num_beams": 4, "penalty_alpha": 0.6, "dola_layers": "low", "constraints": [[3]], "force_words_ids": [[3]]},
+    **{"guidance_scale": 1.5, "watermarking_config": {"bias": 9.0}, "stop_strings": ["."], "max_time": 2.5},
+    **{"token_healing": True, "cache_implementation": "quantized", "condition_on_prev_tokens": True},
+    **{"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.1, "top_h": 0.4, "typical_p": 0.5},
+    **{"epsilon_cutoff": 3e-4, "eta_cutoff": 3e-4},
+}
+NEUTRAL: dict[str, Any] = {
+    **{"num_beams": 1, "penalty_alpha": 0.0, "dola_layers": None, "constraints": None, "force_words_ids": None},
+    **{"guidance_scale": 1.0, "watermarking_config": None, "stop_strings": [], "max_time": None},
+    **{"token_healing": False, "cache_implementation": "static", "condition_on_prev_tokens": False},
+    **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "top_h": None, "typical_p": 1.0},
+    **{"epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "do_sample": False},
+}
+
+
+def test_every_field_of_transformers_is_done_or_said_or_without_effect() -> None:
+    import transformers
+
+    tables = (logits.FIELDS, logits.LENGTHS, logits.UNDONE, logits.SAMPLING, logits.WITHOUT_EFFECT, ("do_sample",))
+    known = [name for table in tables for name in table]
+    assert set(vars(transformers.GenerationConfig())) <= set(known)
+    assert len(known) == len(set(known)), "a field has one of them"
+
+
+@pytest.mark.parametrize("field", [*logits.UNDONE, *logits.SAMPLING])
+def test_what_is_not_done_is_said(field: str) -> None:
+    """From the package's metadata, and only where it asks for anything."""
+
+    def package(generation: dict[str, Any]) -> dict[str, Any]:
+        return logits.of_package({logits.METADATA_KEY: logits.kept(generation)})
+
+    assert logits.undone(package(NEUTRAL)) is None
+    assert logits.undone(package(NEUTRAL), ["temperature"]) is None
+    sampled = field in logits.SAMPLING
+    asked = package({**NEUTRAL, field: ASKED[field]})
+    if sampled:
+        assert logits.undone(asked) is None, "greedy, as transformers without do_sample"
+        assert logits.undone(asked, [field]) is None, "the user gave it"
+        assert field in (logits.undone(package({**asked, "do_sample": True})) or "")
+    assert f"{field} " in (logits.undone(asked, ["seed"] if sampled else []) or "")
+
+
+def test_sampling_is_said_where_the_likeliest_token_is_taken() -> None:
+    asked = {"do_sample": True, "temperature": 0.6, "top_p": 1.0}
+    assert (logits.undone(asked) or "").endswith(": do_sample true, temperature 0.6")
+    assert logits.undone(asked, ["temperature"]) is None
+    assert logits.undone(asked, speech=True) is None, "transformers' Whisper takes it from its caller alone"
+    silence = {"no_speech_threshold": 0.6, "logprob_threshold": -1.0}
+    assert (logits.undone(silence, speech=True) or "").endswith(": no_speech_threshold 0.6, logprob_threshold -1.0")
+    assert logits.undone({"no_speech_threshold": 0.6}, speech=True) is None, "transformers skips nothing by it alone"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"early_stopping": True, "length_penalty": 2.0, "diversity_penalty": 0.0, "num_beam_groups": 1},
+        {"renormalize_logits": True, "remove_invalid_values": True},
+        {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 2, "num_assistant_tokens": 5},
+        {"use_cache": False, "low_memory": True, "return_dict_in_generate": False, "output_scores": True},
+        {"cache_implementation": "static", "temperature": 0.3, "top_k": 3, "top_p": 0.2, "typical_p": 0.2},
+        {"is_assistant": True, "assistant_confidence_threshold": 0.0},
+    ],
+    ids=lambda fields: "-".join(fields),
+)
+def test_what_is_not_said_changes_nothing_in_transformers(fields: dict[str, Any], model: Any) -> None:
+    import torch
+
+    base = {"bos_token_id": 1, "pad_token_id": 5, "eos_token_id": 60}
+    plain = _greedy(model, logits.Rules(base, len(PROMPT), len(PROMPT) + NEW, PROMPT))
+    assert logits.undone(fields) is None
+    model.generation_config = type(model.generation_config)(**base, **fields)
+    ids = torch.tensor([PROMPT])
+    truth = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)[0].tolist()
+    assert truth == plain

@@ -44,6 +44,14 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "no size": ("segformer", {"image_processor_type": "SegformerImageProcessor"}),
     "no class": ("yolos", {"format": "coco_detection", "size": 48, "max_size": 80}),
+    "no multiple of 16": ("yolos", {"format": "coco_detection", "size": 40, "max_size": 60}),
+    "the longest edge is the shorter one": ("yolos", {"size": {"shortest_edge": 60, "longest_edge": 44}}),
+    "another detector's": (
+        "yolos",
+        {"image_processor_type": "DetrImageProcessor", "size": {"shortest_edge": 40, "longest_edge": 36}},
+    ),
+    "neither edge": ("yolos", {"size": {"height": 40, "width": 44}}),
+    "bounds": ("yolos", {"size": {"max_height": 44, "max_width": 40}}),
 }
 
 

@@ -573,6 +573,7 @@ def test_command_for_machines(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [each["text"] for each in found["segments"]] == [part.text for part in parts]
     assert [each["start"] for each in found["segments"]] == [round(part.start, 2) for part in parts]
     assert found["sound_seconds"] == pytest.approx(0.51, abs=0.001)
+    assert found["warnings"] == []
 
 
 @pytest.mark.parametrize(
@@ -602,6 +603,8 @@ def test_command_refuses(
 def test_command_answers_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer alone, from one package or two."""
     shutil.copytree(tiny("t5", "text2text-generation"), tmp_path / "c")
+    generation = tmp_path / "c" / "generation_config.json"
+    generation.write_text(json.dumps(json.loads(generation.read_text()) | {"num_beams": 4, "length_penalty": 2.0}))
     words = {f"w{number}": number for number in range(61)}
     model = {"type": "WordLevel", "vocab": words, "unk_token": "w0"}
     written = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": model}
@@ -613,12 +616,19 @@ def test_command_answers_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         milbuild.build(tmp_path / "c", function=half, **options).save(tmp_path / f"{half}.mlpackage")
     reference = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "c").eval()
     ids = torch.tensor([[9, 8, 7]])
-    expected = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)[0]
+    expected = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, num_beams=1)[0]
     text = " ".join(f"w{token}" for token in expected[1:].tolist() if token != 2)
     monkeypatch.chdir(tmp_path)
     for package in (["t.mlpackage"], ["decode.mlpackage", "--encoder", "encode.mlpackage"]):
         result = generate(*package, "--prompt", "w9 w8 w7", "--max-new-tokens", "6")
         assert result.stdout == f"{text}\n"
+        (note, _) = result.stderr.splitlines()
+        assert note.startswith("note: ")
+        assert note.endswith(": num_beams 4"), "what is not done is said, in a line"
+        result = generate(*package, "--prompt", "w9 w8 w7", "--max-new-tokens", "6", "--json")
+        assert [f"note: {said}" for said in json.loads(result.stdout)["warnings"]] == [note]
+    with pytest.warns(UserWarning, match="num_beams 4"):
+        assert milbuild.generate("t.mlpackage", tmp_path / "c", "w9 w8 w7", max_new_tokens=6) == text
 
 
 def test_frames_of_another_length_are_refused(tmp_path: Path) -> None:

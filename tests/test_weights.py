@@ -90,6 +90,36 @@ def test_a_named_file_goes_before_the_folder(tmp_path: Path) -> None:
     assert weights(package) == weights(built(alone, tmp_path / "b.mlpackage"))
 
 
+def test_shards_may_stand_in_folders_below(tmp_path: Path) -> None:
+    """As transformers reads them: the index says where."""
+    whole = built(broken.sharded(tmp_path / "c"), tmp_path / "c.mlpackage")
+    moved = broken.sharded(tmp_path / "d")
+    index = moved / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    for place in ("a", "b/c", ""):
+        name = min(name for name in listed["weight_map"].values() if "/" not in name)
+        (moved / place).mkdir(parents=True, exist_ok=True)
+        (moved / name).rename(moved / place / name)
+        new = f"{place}/{name}" if place else name
+        listed["weight_map"] = {key: new if old == name else old for key, old in listed["weight_map"].items()}
+    index.write_text(json.dumps(listed))
+    assert weights(built(moved, tmp_path / "d.mlpackage")) == weights(whole)
+
+
+@pytest.mark.parametrize(("prefix", "wrapper"), [("module.", "DataParallel"), ("_orig_mod.", "torch.compile")])
+def test_tensors_saved_from_within_a_wrapper(prefix: str, wrapper: str, tmp_path: Path) -> None:
+    """transformers finds none of them; what is said to be done makes a checkpoint of it."""
+    folder = shutil.copytree(checkpoint_of(), tmp_path / "c")
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    save_file({prefix + key: value for key, value in tensors.items()}, path)
+    with pytest.raises(milbuild.Error, match=f"every tensor of c begins with '{prefix}'.*{wrapper}") as caught:
+        milbuild.build(folder)
+    assert f"key.removeprefix('{prefix}')" in str(caught.value)
+    save_file({key.removeprefix(prefix): value for key, value in load_file(path).items()}, path)
+    milbuild.build(folder)
+
+
 @pytest.mark.parametrize("shards", [1, 2, 7, 28])
 def test_any_number_of_shards(shards: int, tmp_path: Path) -> None:
     whole = built(broken.checkpoint(tmp_path / "c"), tmp_path / "c.mlpackage")

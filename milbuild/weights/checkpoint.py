@@ -139,7 +139,9 @@ class Checkpoint:
             raise Error(
                 f"{name} has a per_layer_config: its layers differ in size, which no graph of milbuild is written for"
             )
-        return cls(name, folder, config, _read_tensors(folder, file))
+        tensors = _read_tensors(folder, file)
+        _refuse_wrapped(name, tensors)
+        return cls(name, folder, config, tensors)
 
     def credits(self) -> tuple[str, str]:
         """(author, license) as far as the checkpoint says, "" where it does not: the hub's organisation, and the model card's
@@ -428,7 +430,9 @@ def _read_shards(folder: Path, index: Path) -> dict[str, np.ndarray]:
         ) from error
     tensors: dict[str, np.ndarray] = {}
     for name in files:
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+        # Shards may stand in a folder below, as transformers reads them.
+        parts = name.split("/") if isinstance(name, str) else []
+        if not parts or any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts):
             raise Error(f"{index.name} names the file {name!r}, which is not in the checkpoint's own folder")
         if not os.path.isfile(folder / name):  # pathlib's raises for a name that is too long
             raise Error(
@@ -443,6 +447,22 @@ def _read_shards(folder: Path, index: Path) -> dict[str, np.ndarray]:
     if wrong:
         raise Error(f"{index.name} names tensors that no shard has: {_list(wrong)}", safetensors.DOWNLOAD_AGAIN)
     return tensors
+
+
+# What wraps a model puts its own name in front of every tensor's.
+WRAPPERS = {"module.": "DataParallel or DistributedDataParallel", "_orig_mod.": "torch.compile"}
+
+
+def _refuse_wrapped(name: str, tensors: dict[str, np.ndarray]) -> None:
+    """Raises `Error` for tensors that were saved from within a wrapper: transformers finds none of them, and makes up all."""
+    for prefix, wrapper in WRAPPERS.items():
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            raise Error(
+                f"every tensor of {name} begins with {prefix!r}: the model was saved from within {wrapper}, and "
+                "transformers finds none of its tensors",
+                f"Save them once by their own names: save_file({{key.removeprefix({prefix!r}): value for key, value in "
+                "load_file(path).items()}, path), of safetensors.torch.",
+            )
 
 
 def modern(key: str, model_type: str, taken: Container[str] = ()) -> str:

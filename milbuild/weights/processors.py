@@ -61,6 +61,9 @@ CLASSES = {
     "yolos": "Yolos",
 }
 
+# Those whose size is an edge between two bounds, and what the sides of a picture are multiples of (image_processing_yolos.py).
+_EDGES = {name: 16 if name == "Yolos" else 1 for name, said in DEFAULTS.items() if said is _DETECTION}
+
 _ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 
 
@@ -82,7 +85,8 @@ def complete(processor: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     for ending in _ENDINGS:
         name = name.removesuffix(ending)
     if name in DEFAULTS:
-        return DEFAULTS[name] | dict(processor)
+        found = DEFAULTS[name] | dict(processor)
+        return found | {"size": _made(found, _EDGES[name])} if name in _EDGES else found
     missing = [field for field in ("do_normalize", "image_mean", "image_std") if field not in processor]
     if missing and processor.get("do_normalize", True):
         raise Error(
@@ -91,3 +95,18 @@ def complete(processor: Mapping[str, Any], model_type: str) -> dict[str, Any]:
             "Write the fields into preprocessor_config.json as the class has them.",
         )
     return dict(processor)
+
+
+def _made(processor: Mapping[str, Any], unit: int) -> Any:
+    """The size that a square picture gets of a processor that bounds both edges, as far as its file says; else what it says."""
+    size = processor["size"]
+    if isinstance(size, int):
+        size = {"shortest_edge": size, "longest_edge": processor.get("max_size") or 1333}
+    if not isinstance(size, Mapping):
+        return size
+    if isinstance(edge := size.get("shortest_edge"), int):
+        side = min(edge, size.get("longest_edge") or edge)
+        return _square(side - side % unit)
+    if isinstance(size.get("max_height"), int) and isinstance(size.get("max_width"), int):
+        return _square(min(size["max_height"], size["max_width"]))
+    return size
