@@ -17,6 +17,12 @@ SHARED = (
 CALLED = {"config", "text_config", "layer_config", "effective_config"}
 # `self` is a configuration there, and asked for what its class may not have.
 CONFIGURATIONS = {"modeling_rope_utils", "configuration_utils"}
+# What the releases below 5.23 that milbuild admits read besides, all without effect on a graph: other devices, speech and its
+# words, the cache of models whose class declares which layers share keys.
+EARLIER = frozenset(
+    """_attn_was_changed _commit_hash audio_vocab_size base_model_ep_plan base_model_fsdp_plan is_decoder num_kv_shared_layers
+    output_vocab_size""".split()
+)
 
 
 def shared() -> set[str]:

@@ -20,9 +20,7 @@ from milbuild.weights import sentence_transformers as layout
 from tests.broken import CommandLine
 from tests.conftest import checkpoint, difference, inputs_of, psnr, reference, tokens
 
-sentence_transformers = pytest.importorskip(
-    "sentence_transformers", reason="sentence-transformers needs huggingface_hub 1.3, milbuild does not"
-)
+sentence_transformers = pytest.importorskip("sentence_transformers", reason="the test needs sentence-transformers")
 st = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
 
 WIDTH, COUNT = 24, 11

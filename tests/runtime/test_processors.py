@@ -347,7 +347,8 @@ def test_edges(setting: tuple[str | None, str | None], tmp_path: Path) -> None:
         check=True,
     )
     found = np.load(tmp_path / "answers.npz")
-    assert (str(found["kernels"]) == "DEFAULT") == (setting[1] == "default")
+    # The second is torch 2.6's name.
+    assert (str(found["kernels"]) in ("DEFAULT", "NO AVX")) == (setting[1] == "default")
     wrong = {
         f"{number} {case.operation} {'float16' if half else 'float32'}": places[:3]
         for number, case in enumerate(CASES)
