@@ -61,10 +61,6 @@ WHY = {
     "TestBatchNorm::test_batchnorm_fp16_weight_with_fp32_param": "float16 weights are held to 1e-5 of float32 ones",
     "TestLinear::test_linear_fp16": "float16 weights are held to 1e-5 of float32 ones",
     "TestRandn::test_randn": "two draws of random numbers, whose wide tolerance the run takes for float16's and narrows",
-    "TestLSTMWithPackedSequence::test_lstm": (
-        "the converter gives an initial state of 10 rows where the batch has 3; what Core ML does with it is not known, "
-        "the runtime refuses it"
-    ),
 }
 
 

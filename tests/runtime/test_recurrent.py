@@ -268,6 +268,28 @@ def test_what_cannot_be_is_said() -> None:
         recurrent.lstm(one[None], two, two, four, four, direction="bidirectional")
 
 
+@pytest.mark.parametrize("operation", ["rnn", "gru", "lstm"])
+def test_states_of_other_rows_than_the_batch(operation: str) -> None:
+    """As coremltools converts a packed sequence: ten rows of zeros for a batch of three."""
+    torch.manual_seed(0)
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[operation]
+    x, row = torch.randn(10, 3, 5), torch.randn(1, 2)
+    weights = (torch.randn(gates * 2, 5), torch.randn(gates * 2, 2))
+
+    def results(state: torch.Tensor) -> Any:
+        states = (state, -state) if operation == "lstm" else (state,)
+        return getattr(recurrent, operation)(x, *states, *weights, output_sequence=True)
+
+    expected = results(row.expand(3, -1).clone())
+    assert (expected[0][0].std(0) > 0).all()
+    for rows in (10, 2, 1):
+        matching([each.numpy() for each in results(row.expand(rows, -1).clone())], [each.numpy() for each in expected])
+    with pytest.raises(ValueError, match="an initial state of 10 rows for a batch of 3"):
+        results(torch.randn(10, 2))
+    with pytest.raises(ValueError, match="an initial state of 0 rows for a batch of 3"):
+        results(torch.zeros(0, 2))
+
+
 def test_names_of_activations() -> None:
     """The documentation of rnn writes sigmoid_hard, that of lstm hard_sigmoid; large letters are allowed."""
     x = torch.linspace(-4, 4, 9).reshape(1, 9, 1)
