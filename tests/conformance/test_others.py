@@ -13,6 +13,7 @@ REPORT = b"""<testsuites><testsuite>
 <property name="milbuild.runtime compared" value="0"/></properties><failure message="AssertionError:
 not   equal">trace</failure></testcase>
 <testcase classname="tests.test_x" name="test_c"><skipped message="no"/></testcase>
+<testcase classname="tests.test_x" name="test_d"><skipped type="pytest.xfail" message="known"/></testcase>
 <testcase classname="" name="tests.test_z"><error message="ImportError: jax">trace</error></testcase>
 </testsuite></testsuites>"""
 
@@ -20,7 +21,7 @@ not   equal">trace</failure></testcase>
 def test_a_report_is_counted() -> None:
     found = others.counted(REPORT)
     assert found["counts"] == {
-        "tests": 4, "predicted": 2, "read": 1, "compared": 1, "passed": 1, "failed": 2, "skipped": 1,
+        "tests": 5, "predicted": 2, "read": 1, "compared": 1, "passed": 1, "failed": 2, "skipped": 1, "xfail": 1,
     }  # fmt: skip
     assert found["failures"] == {"test_x::test_b": "AssertionError: not equal", "::tests.test_z": "ImportError: jax"}
 
