@@ -82,7 +82,7 @@ FOUND = {
 
 # Suites that say nothing of the runtime, and why.
 NOT_RUN = (
-    "executorch's Core ML tests (backends/apple/coreml/test) were read and not run. None predicts by coremltools: those that run a "
+    "executorch's Core ML tests (backends/apple/coreml/test) were read, not run. None predicts by coremltools: those that run a "
     "model give it to executorch's own runtime, whose Core ML delegate is Objective-C, import that only where `sys.platform` is "
     "darwin, and elsewhere skip or return before the comparison. Here the delegate would have to be written anew, and the tests "
     "would judge that."
