@@ -4,8 +4,8 @@
   python -m tests.conformance.others coremltools-torch --python VENV/bin/python
 
 The Python is one where the suite's own dependencies and milbuild's are installed; the checkout is the repository's, which is
-not changed. What stands behind `--` goes to pytest. A run of the whole suite goes into record-others.json, from which
-`python -m tests.conformance.run` writes a section of docs/conformance.md; one with arguments of its own is only printed.
+not changed. Without arguments for pytest (behind `--`) the run goes into record-others.json and into docs/conformance.md, which
+`python -m tests.conformance.run` writes with the record's numbers, too; with some it is only printed.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RECORD = HERE / "record-others.json"
+DOCUMENT = ROOT / "docs" / "conformance.md"
+TITLE = "## Suites of others"
 PREFIX = "milbuild.runtime "
 
 
@@ -110,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         record = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
         record[options.suite] = found
         RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
+        DOCUMENT.write_text(DOCUMENT.read_text("utf-8").partition(f"\n{TITLE}\n")[0] + section(), "utf-8")
         print(section())
     for test, reason in found["failures"].items():
         print(f"{test}: {reason}", file=sys.stderr)
@@ -185,11 +188,11 @@ def _row(name: str, found: dict[str, Any]) -> str:
 
 
 def section() -> str:
-    """The part of docs/conformance.md on suites of others; empty without a record."""
+    """The last part of docs/conformance.md; empty without a record."""
     if not RECORD.exists():
         return ""
     record = json.loads(RECORD.read_text("utf-8"))
-    lines = ["", "## Suites of others", ""]
+    lines = ["", TITLE, ""]
     lines += [
         "By `pytest -p milbuild.runtime.pytest_plugin`, as `python -m tests.conformance.others` runs them. *compared*: tests",
         "that compared numbers with numpy or torch after they had read an output. The others that pass test a compiler's passes,",

@@ -1,5 +1,7 @@
 """What became of somebody's suite is read from pytest's own report."""
 
+import json
+
 import pytest
 
 from tests.conformance import others
@@ -31,3 +33,12 @@ def test_a_checkout_is_asked_for_where_it_is_needed(capsys: pytest.CaptureFixtur
         with pytest.raises(SystemExit):
             others.main([*arguments, "--python", "python"])
         assert "--checkout" in capsys.readouterr().err
+
+
+def test_the_page_is_of_the_record_and_knows_every_failure() -> None:
+    record = json.loads(others.RECORD.read_text("utf-8"))
+    assert set(record) == set(others.SUITES)
+    for found in record.values():
+        assert found["counts"]["compared"] > 100
+        assert not [test for test in found["failures"] if others._why(test) is None]
+    assert others.DOCUMENT.read_text("utf-8").endswith(others.section())
