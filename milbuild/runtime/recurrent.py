@@ -41,7 +41,7 @@ def gru(
     # The formula of the documentation reads r * (W h), coremltools' tests compute W (r * h): that is reset_after = False.
     weight_o = weight_hh.chunk(3)[1]
     bias_o = None if bias is None else bias.chunk(3)[1]
-    h, states = initial_h, []
+    h, states = _rows(initial_h, x), []
     for step in F.linear(_steps(x, direction), weight_ih, input_bias):
         r_in, o_in, z_in = step.chunk(3, -1)
         r_h, o_h, z_h = F.linear(h, weight_hh, bias).chunk(3, -1)
@@ -73,6 +73,7 @@ def lstm(
     clip: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     gate, cell, act = (_activation(name) for name in (recurrent_activation, cell_activation, activation))
+    initial_h, initial_c = _rows(initial_h, x), _rows(initial_c, x)
 
     def pass_over(
         x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, bias: Tensor | None, peephole: Tensor | None
@@ -111,7 +112,7 @@ def rnn(
     output_sequence: bool = False,
     activation: str = "tanh",
 ) -> tuple[Tensor, Tensor]:
-    act, h, states = _activation(activation), initial_h, []
+    act, h, states = _activation(activation), _rows(initial_h, x), []
     for step in F.linear(_steps(x, direction), weight_ih, bias):
         h = act(step + F.linear(h, weight_hh))
         states.append(h)
@@ -122,6 +123,23 @@ def _steps(x: Tensor, direction: str) -> Tensor:
     if direction not in ("forward", "reverse"):
         raise ValueError(f"direction is {direction!r}; known are forward, reverse, and for lstm bidirectional")
     return x.flip(0) if direction == "reverse" else x
+
+
+def _rows(state: Tensor, x: Tensor) -> Tensor:
+    """An initial state with a row for each of the batch.
+
+    coremltools checks no number of rows, and converts torch's packed sequences to a state of zeros with as many rows as there are
+    time steps. Its test of them has Core ML give torch's numbers, so Core ML plays that; equal rows do not tell which it takes.
+    """
+    batch = x.shape[1]
+    if len(state) == batch:
+        return state
+    if not len(state) or not torch.equal(state, state[:1].expand_as(state)):
+        raise ValueError(
+            f"an initial state of {len(state)} rows for a batch of {batch}: which of them Core ML takes is not known, "
+            "so that only equal ones are played"
+        )
+    return state[:1].expand(batch, -1)
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:

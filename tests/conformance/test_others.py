@@ -1,5 +1,7 @@
 """What became of somebody's suite is read from pytest's own report."""
 
+import json
+
 import pytest
 
 from tests.conformance import others
@@ -13,6 +15,7 @@ REPORT = b"""<testsuites><testsuite>
 <property name="milbuild.runtime compared" value="0"/></properties><failure message="AssertionError:
 not   equal">trace</failure></testcase>
 <testcase classname="tests.test_x" name="test_c"><skipped message="no"/></testcase>
+<testcase classname="tests.test_x" name="test_d"><skipped type="pytest.xfail" message="known"/></testcase>
 <testcase classname="" name="tests.test_z"><error message="ImportError: jax">trace</error></testcase>
 </testsuite></testsuites>"""
 
@@ -20,7 +23,7 @@ not   equal">trace</failure></testcase>
 def test_a_report_is_counted() -> None:
     found = others.counted(REPORT)
     assert found["counts"] == {
-        "tests": 4, "predicted": 2, "read": 1, "compared": 1, "passed": 1, "failed": 2, "skipped": 1,
+        "tests": 5, "predicted": 2, "read": 1, "compared": 1, "passed": 1, "failed": 2, "skipped": 1, "xfail": 1,
     }  # fmt: skip
     assert found["failures"] == {"test_x::test_b": "AssertionError: not equal", "::tests.test_z": "ImportError: jax"}
 
@@ -30,3 +33,12 @@ def test_a_checkout_is_asked_for_where_it_is_needed(capsys: pytest.CaptureFixtur
         with pytest.raises(SystemExit):
             others.main([*arguments, "--python", "python"])
         assert "--checkout" in capsys.readouterr().err
+
+
+def test_the_page_is_of_the_record_and_knows_every_failure() -> None:
+    record = json.loads(others.RECORD.read_text("utf-8"))
+    assert set(record) == set(others.SUITES)
+    for found in record.values():
+        assert found["counts"]["compared"] > 100
+        assert not [test for test in found["failures"] if others._why(test) is None]
+    assert others.DOCUMENT.read_text("utf-8").endswith(others.section())

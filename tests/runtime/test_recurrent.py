@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from milbuild.errors import Error
 from milbuild.runtime import recurrent
 from tests.runtime.witness import Fault, arrays, close, play, witness
 
@@ -268,6 +269,33 @@ def test_what_cannot_be_is_said() -> None:
         recurrent.lstm(one[None], two, two, four, four, direction="bidirectional")
 
 
+@witness("rnn", "gru", "lstm")
+def test_states_of_other_rows_than_the_batch(operation: str) -> None:
+    """As coremltools converts a packed sequence: ten rows of zeros for a batch of three."""
+    random = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape, np.float32)
+
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[operation]
+    x, row, other = normal(10, 3, 5), normal(1, 2), normal(1, 2)
+    weights = {"weight_ih": normal(gates * 2, 5), "weight_hh": normal(gates * 2, 2)}
+
+    def results(state: np.ndarray, cell: np.ndarray) -> Any:
+        inputs = {"x": x, "initial_h": state} | ({"initial_c": cell} if operation == "lstm" else {})
+        return play(operation, inputs, output_sequence=True, **weights)
+
+    expected = results(np.repeat(row, 3, 0), np.repeat(other, 3, 0))
+    for rows in (10, 2, 1):
+        matching(results(np.repeat(row, rows, 0), np.repeat(other, rows, 0)), expected)
+    unequal = np.repeat(row, 10, 0) + np.eye(10, 2, dtype=np.float32)
+    with pytest.raises(Error, match="an initial state of 10 rows for a batch of 3"):
+        results(unequal, unequal)
+    if operation == "lstm":
+        with pytest.raises(Error, match="an initial state of 10 rows for a batch of 3"):
+            results(np.repeat(row, 3, 0), unequal)
+
+
 def test_names_of_activations() -> None:
     """The documentation of rnn writes sigmoid_hard, that of lstm hard_sigmoid; large letters are allowed."""
     x = torch.linspace(-4, 4, 9).reshape(1, 9, 1)
@@ -294,6 +322,7 @@ FAULTS: dict[str, list[Fault]] = {
         ("F.linear(h, weight_hh, bias)", "F.linear(initial_h, weight_hh, bias)"),
         ("_steps(x, direction)", "x"),
         ("weight_ih, input_bias", "weight_ih, None"),
+        ("_rows(initial_h, x)", "initial_h"),
         ("(0.2 * x + 0.5)", "(x / 6 + 0.5)"),
     ],
     "lstm": [
@@ -311,5 +340,7 @@ FAULTS: dict[str, list[Fault]] = {
         ("c, c_back =", "c_back, c ="),
         ("bias_back, peephole_back)", "bias, peephole_back)"),
         ("_steps(x, direction)", "x"),
+        ("_rows(initial_h, x),", "initial_h,"),
+        ("_rows(initial_c, x)", "initial_c"),
     ],
 }
