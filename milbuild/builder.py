@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -162,40 +163,40 @@ def build(
             raise Error(
                 f"{checkpoint.name} has {name}: {getattr(config, name)!r}; the graph is written for {value!r} only: {reason}"
             )
-    plan = Plan.make(
-        config,
-        family,
-        checkpoint.processor,
-        checkpoint.recipe,
-        task=task,
-        sequence_length=sequence_length,
-        image_size=image_size,
-        batch_size=batch_size,
-        attention_mask=attention_mask,
-        token_type_ids=token_type_ids,
-        num_choices=num_choices,
-        cache=cache,
-        context_length=context_length,
-        prefill_length=prefill_length,
-        function=function,
-        logits=logits,
-        pooling=pooling,
-        normalize=normalize,
-        postprocess=postprocess,
-        inputs=inputs,
-        outputs=outputs,
-        interface=interface,
-        precision=precision,
-        target=target,
-    )
-    if plan.cache != "none":
-        context = None if plan.context_length is None else longest(plan.context_length)
-        fields.check_cache(config, checkpoint.config, checkpoint.name, context)
-    head = family.heads[plan.task]
-    if head.shares and config.tie_word_embeddings:
-        tables = tuple(f"{family.prefix}.{table}.weight".strip(".") for table in head.table)
-        checkpoint.lend(f"{head.shares}.weight", tables, family.prefix)
     with _no_collections(), _degenerate(checkpoint.name, config):
+        plan = Plan.make(
+            config,
+            family,
+            checkpoint.processor,
+            checkpoint.recipe,
+            task=task,
+            sequence_length=sequence_length,
+            image_size=image_size,
+            batch_size=batch_size,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            num_choices=num_choices,
+            cache=cache,
+            context_length=context_length,
+            prefill_length=prefill_length,
+            function=function,
+            logits=logits,
+            pooling=pooling,
+            normalize=normalize,
+            postprocess=postprocess,
+            inputs=inputs,
+            outputs=outputs,
+            interface=interface,
+            precision=precision,
+            target=target,
+        )
+        if plan.cache != "none":
+            context = None if plan.context_length is None else longest(plan.context_length)
+            fields.check_cache(config, checkpoint.config, checkpoint.name, context)
+        head = family.heads[plan.task]
+        if head.shares and config.tie_word_embeddings:
+            tables = tuple(f"{family.prefix}.{table}.weight".strip(".") for table in head.table)
+            checkpoint.lend(f"{head.shares}.weight", tables, family.prefix)
         program, descriptions, graphs = Program(), {}, []
         for name in plan.functions():
             graphs.append(GRAPHS.get(plan.interface, _Graph)(plan, name, checkpoint, config, family))
@@ -225,20 +226,18 @@ def build(
 
 @contextlib.contextmanager
 def _degenerate(name: str, config: "Config") -> Iterator[None]:
-    """A graph that cannot be written because a size of the configuration is 0 or 1 where a model has more is refused by the
-    names of such fields. Without any, an exception is a fault of milbuild's and stays what it is."""
+    """A graph that cannot be written because of a value that no model has (a size of 0, -1, null) is refused by the names of
+    such fields. Without any, an exception is a fault of milbuild's and stays what it is."""
     try:
         yield
-    except Error:
+    except Error as error:
+        if unnamed := [
+            said for field, said in config.impossible().items() if not re.search(rf"\b{field}\b", str(error))
+        ]:
+            raise Error(error.message, f"config.json has {', '.join(unnamed)}. {error.hint or ''}".strip()) from error
         raise
     except Exception as error:
-        usual, found = type(config._config)(), config._config.to_dict()
-        strange = [
-            f"{field}: {found[field]}"
-            for field in sorted(config.read & found.keys())
-            if type(found[field]) is int and found[field] in (0, 1) and getattr(usual, field, None) != found[field]
-        ]
-        if not strange:
+        if not (strange := config.unusual()):
             raise
         said = " ".join(str(error).split())[:200]
         raise Error(

@@ -9,7 +9,7 @@ installed transformers and fails when it asks for one that is not in the table.
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +102,34 @@ class Config:
         file = Path(inspect.getfile(type(self._config)))
         file = file.with_name(file.name.replace("configuration_", "modeling_"))
         return re.search(rf"^class {re.escape(name)}\b", file.read_text("utf-8"), re.MULTILINE) is not None
+
+    def unusual(self) -> list[str]:
+        """Those fields that were read, with their values, whose value no model of this type has by default: 0, 1, less, nothing,
+        or of another kind than the class's own."""
+        return [
+            f"{name}: {value!r}"
+            for name, value, usual in self._values()
+            if not value or type(value) is not type(usual) or (isinstance(value, int | float) and value <= 1)
+        ]
+
+    def impossible(self) -> dict[str, str]:
+        """Those fields that were read, by their names, that are no number above 0, and one in the class."""
+        return {
+            name: f"{name}: {value!r}"
+            for name, value, usual in self._values()
+            if isinstance(value, int | float) and type(usual) in (int, float) and value <= 0 < usual
+        }
+
+    def _values(self) -> Iterator[tuple[str, Any, Any]]:
+        """The fields that were read and that differ from the class's own: name, value, the class's value."""
+        usual, found = type(self._config)(), self._config.to_dict()
+        for name in sorted(self.read & found.keys()):
+            if found[name] != getattr(usual, name, None):
+                yield name, found[name], getattr(usual, name, None)
+
+    def spelled(self, name: str) -> str:
+        """A field as config.json spells it, by its common name: of GPT-2 n_positions for max_position_embeddings."""
+        return str(type(self._config).attribute_map.get(name, name))
 
     def unread(self, written: Mapping[str, Any]) -> tuple[str, ...]:
         """Fields that a config.json has `written` and that no model of its type reads, in transformers or here; without

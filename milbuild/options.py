@@ -542,13 +542,12 @@ def _check_kind(
     if hasattr(family, "encode"):
         if whole:
             raise Error(f"{options['interface']} has no encoder beside its decoder", "Choose milbuild or hf.")
-        source, answer = family.longest(config)
-        _check_answer(options, family, kind, source, answer)
+        _check_answer(options, family, kind, family.longest(config), _limiting(config))
     elif options["function"] is not None:
         raise Error(f"function chooses between encode and decode, and {config.model_type} is one whole")
     elif kind == "text":
         limit = family.longest(config) if hasattr(family, "longest") else config.max_position_embeddings
-        _check_context(options, whole, limit)
+        _check_context(options, whole, limit, config.spelled("max_position_embeddings"))
         if hasattr(family, "settled"):
             _check_settled(options, family.settled(config))
     if takes[0] == "input_values":
@@ -625,10 +624,11 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.isidentifier()
 
 
-def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
-    """Sequence, context and prefill lengths against each other and the checkpoint's own `limit`."""
+def _check_context(options: dict[str, Any], whole: bool, limit: int, name: str) -> None:
+    """Sequence, context and prefill lengths against each other and the checkpoint's own `limit`, which the field `name` of
+    config.json sets."""
     if limit < 1:
-        raise Error(f"config.json gives the model {limit} positions; a sequence has at least 1 token")
+        raise Error(f"{name} of config.json gives the model {limit} positions; a sequence has at least 1 token")
     if options["cache"] == "none":
         if options["context_length"] is not None:
             raise Error(
@@ -645,14 +645,16 @@ def _check_context(options: dict[str, Any], whole: bool, limit: int) -> None:
     highest = context if isinstance(context, int) else context[1]
     if highest > limit:
         hint = "It has no position embeddings beyond that."
-        raise Error(f"context_length is {highest}, the checkpoint's context ends at {limit} tokens", hint)
+        raise Error(f"context_length is {highest}, the checkpoint's context ends at {limit} tokens ({name})", hint)
     length = options["sequence_length"]
     if length is None:
         length = (1, highest) if whole else min(128, limit) if options["cache"] == "none" else 1
     options["sequence_length"] = length = parse_length(length, "sequence_length")
     if longest(length) > highest:
         known = (
-            f"the checkpoint's context ends at {limit} tokens" if highest == limit else f"context_length is {highest}"
+            f"the checkpoint's context ends at {limit} tokens ({name})"
+            if highest == limit
+            else f"context_length is {highest}"
         )
         raise Error(f"sequence_length goes to {longest(length)}, {known}")
     prefill = options["prefill_length"]
@@ -673,16 +675,30 @@ def _check_settled(options: dict[str, Any], settled: int | None) -> None:
         )
 
 
-def _check_answer(options: dict[str, Any], family: Any, kind: str, source: int | None, answer: int | None) -> None:
+def _limiting(config: Any) -> tuple[str, str]:
+    """The fields that limit what an encoder reads and what its decoder answers."""
+    own = ("max_source_positions", "max_target_positions")
+    return own if hasattr(config, own[0]) else ("max_position_embeddings", "max_position_embeddings")
+
+
+def _check_answer(
+    options: dict[str, Any],
+    family: Any,
+    kind: str,
+    limits: tuple[int | None, int | None],
+    names: tuple[str, str],
+) -> None:
     """Lengths of an encoder-decoder: the tokens that it reads and those of its answer, each with the checkpoint's limit
-    if it has one."""
+    if it has one, which the field of that name sets."""
+    source, answer = limits
     task, cached = options["task"], options["cache"] != "none"
     if kind == "text":
         length = options["sequence_length"]
         length = min(128, source or 128) if length is None else length
         options["sequence_length"] = length = parse_length(length, "sequence_length")
         if source is not None and longest(length) > source:
-            raise Error(f"sequence_length goes to {longest(length)}, the checkpoint's context ends at {source} tokens")
+            ends = f"the checkpoint's context ends at {source} tokens ({names[0]})"
+            raise Error(f"sequence_length goes to {longest(length)}, {ends}")
     context = options["context_length"]
     if task not in tasks.APART and (task != "feature-extraction" or "feature-extraction" in family.encoder_tasks):
         if context is not None:
@@ -696,7 +712,8 @@ def _check_answer(options: dict[str, Any], family: Any, kind: str, source: int |
         hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
         raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
     if answer is not None and longest(context) > answer:
-        raise Error(f"context_length is {longest(context)}, the checkpoint's answers end at {answer} tokens")
+        ends = f"the checkpoint's answers end at {answer} tokens ({names[1]})"
+        raise Error(f"context_length is {longest(context)}, {ends}")
     prefill = options["prefill_length"]
     if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= longest(context)):
         raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {longest(context)}")
@@ -730,7 +747,8 @@ def _check_window(options: dict[str, Any], config: Any, family: Any, processor: 
     )
     if not isinstance(length, int) or length % (2 * hop) or length > frames * hop:
         hint = (
-            f"Write a multiple of {2 * hop}, which make one state of the encoder; {frames * hop} is the longest window."
+            f"Write a multiple of {2 * hop}, which make one state of the encoder; {frames * hop} is the longest window "
+            f"({_limiting(config)[0]})."
         )
         raise Error(f"sequence_length is {spell_length(length)}; a window has one number of samples", hint)
     options["sequence_length"] = length

@@ -3,9 +3,13 @@
 Reference: transformers/models/albert/modeling_albert.py.
 """
 
+from typing import Any
+
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.bert import Bert
+from milbuild.caches import Cache
+from milbuild.errors import Error
 from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import padding_mask
@@ -18,6 +22,15 @@ class Albert(Bert):
     only = {}
     not_read = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "pad_token_id")
     ignored = (r"embeddings\.(position|token_type)_ids", r"pooler\.(weight|bias)", r"sop_classifier\..*")
+
+    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
+        groups, layers = config.num_hidden_groups, config.num_hidden_layers
+        if not 1 <= groups <= layers:
+            raise Error(
+                f"num_hidden_groups is {groups} and num_hidden_layers {layers}: a group is of one layer or more",
+                "Look into config.json.",
+            )
 
     @staticmethod
     def bidirectional(config: object) -> bool:

@@ -37,12 +37,12 @@ class ConvNext:
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
-        check_stages(config, config.num_stages, "hidden_sizes", "depths")
+        check_stages(config, "num_stages", "hidden_sizes", "depths")
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last stage."""
         config, w = self.config, self.weights
-        patch, first = pair(config.patch_size), config.hidden_sizes[0]
+        patch, first = pair(config.patch_size, "patch_size"), config.hidden_sizes[0]
         x = convolution(pixel_values, w / "embeddings.patch_embeddings", first, patch, stride=patch)
         norm = w / "embeddings.layernorm"
         x = layer_norm(channels_last(x, norm / "pixels"), norm, EPSILON)

@@ -28,7 +28,7 @@ class ResNet:
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
-        check_stages(config, len(config.depths), "hidden_sizes")
+        check_stages(config, "depths", "hidden_sizes")
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last stage."""

@@ -10,6 +10,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.bert import Bert
+from milbuild.errors import Error
 from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import counted_positions
@@ -24,6 +25,11 @@ class Roberta(Bert):
     @staticmethod
     def longest(config: Any) -> int:
         """Positions begin behind the padding token's own."""
+        if config.pad_token_id is None:
+            raise Error(
+                "pad_token_id is null in config.json: positions count the tokens that are no padding, behind that token's",
+                "Models of this type have pad_token_id: 1.",
+            )
         return int(config.max_position_embeddings - config.pad_token_id - 1)
 
     def positions(self, input_ids: Var, w: Cursor) -> Var:

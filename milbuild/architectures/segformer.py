@@ -58,7 +58,7 @@ class Segformer:
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
-        check_stages(config, config.num_encoder_blocks, *STAGES)
+        check_stages(config, "num_encoder_blocks", *STAGES)
 
     def hidden_states(self, pixel_values: Var) -> list[Stage]:
         """(B, C, height, width) -> the stages, the first of them the finest."""

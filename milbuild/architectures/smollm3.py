@@ -4,6 +4,7 @@ Reference: transformers/models/smollm3/modeling_smollm3.py.
 """
 
 from milbuild.architectures.llama import Llama
+from milbuild.errors import Error
 from milbuild.layers.rope import Rotation
 from milbuild.weights import Cursor
 
@@ -14,5 +15,7 @@ class SmolLM3(Llama):
 
     def rotations(self, w: Cursor) -> list[Rotation | None]:
         # 1 in no_rope_layers means: with them.
-        rotations = super().rotations(w)
-        return [r if used else None for r, used in zip(rotations, self.config.no_rope_layers, strict=True)]
+        used = self.config.no_rope_layers
+        if len(used) < self.layers:
+            raise Error(f"no_rope_layers of config.json has {len(used)} entries for {self.layers} layers")
+        return [r if each else None for r, each in zip(super().rotations(w), used, strict=False)]

@@ -59,11 +59,11 @@ class ViT:
 
     def grid(self, size: Any) -> tuple[int, int]:
         """How many patches stand below and beside each other in a picture of (height, width)."""
-        patch = pair(self.config.patch_size)
+        patch = pair(self.config.patch_size, "patch_size")
         return size[0] // patch[0], size[1] // patch[1]
 
     def patches(self, pixel_values: Var, w: Cursor) -> Var:
-        patch = pair(self.config.patch_size)
+        patch = pair(self.config.patch_size, "patch_size")
         return tokens(convolution(pixel_values, w / "projection", self.width, patch, stride=patch), w)
 
     def masked(self, x: Var, mask: Var, w: Cursor) -> Var:
@@ -75,7 +75,7 @@ class ViT:
         return mb.select(cond=hidden, a=token, b=x, name=f"{w.name}_masked")
 
     def embeddings(self, x: Var, size: Any, w: Cursor) -> Var:
-        trained = pair(self.config.image_size)
+        trained = pair(self.config.image_size, "image_size")
         old, new = self.grid(trained), self.grid(size)
         table = w.tensor("position_embeddings", 1, 1 + old[0] * old[1], self.width)
         if tuple(size) != trained:

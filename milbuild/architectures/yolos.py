@@ -8,6 +8,7 @@ from typing import Any
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.vit import ViT
+from milbuild.errors import Error
 from milbuild.heads import Head, Inputs, Outputs, pooled_states
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import pair
@@ -59,18 +60,27 @@ class Yolos(ViT):
         return placed(x, table, w, w.tensor("cls_token", 1, 1, width), w.tensor("detection_tokens", 1, found, width))
 
     def between(self, i: int, size: Any) -> Tensor:
-        """(1, T, D): what is added behind layer `i`."""
+        """(1, T, D): what is added behind layer `i`. Raises `Error` where patches are left over, which the rows of
+        transformers' table count, while its model expects whole ones."""
+        image, patch = pair(self.config.image_size, "image_size"), pair(self.config.patch_size, "patch_size")
+        rows, columns = self.grid(image)
+        if image[0] * image[1] // (patch[0] * patch[1]) != rows * columns:
+            raise Error(
+                f"a picture of {image[0]}x{image[1]} (image_size) has no whole number of patches of {patch[0]}x{patch[1]} "
+                "(patch_size), with which transformers' model has no positions between its layers",
+                "Look into config.json.",
+            )
         layers, shape = self.config.num_hidden_layers - 1, (1, self.places(), self.width)
         w = self.weights / "encoder.interpolation"
         table = w.tensor("mid_position_embeddings", layers, *shape).rows(i, i + 1)
         return self.positions(Computed("the layer's", lambda values: values[0], shape, table), size)
 
     def places(self) -> int:
-        rows, columns = self.grid(pair(self.config.image_size))
+        rows, columns = self.grid(pair(self.config.image_size, "image_size"))
         return 1 + rows * columns + int(self.config.num_detection_tokens)
 
     def positions(self, table: Tensor, size: Any) -> Tensor:
-        return resampled(table, self.grid(pair(self.config.image_size)), self.grid(size))
+        return resampled(table, self.grid(pair(self.config.image_size, "image_size")), self.grid(size))
 
     def pooler(self, hidden: Var) -> Var:
         return self.of_first(hidden, self.width, "tanh")

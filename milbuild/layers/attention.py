@@ -29,7 +29,8 @@ def split_heads(x: Var, heads: int, w: Cursor, parts: int | list[int] = 1) -> li
     sizes = [heads] * parts if isinstance(parts, int) else parts
     if heads < 1 or width % sum(sizes):
         each = width // parts if isinstance(parts, int) else width
-        raise Error(f"{w.path}: {each} features do not divide into {heads} heads", "Look into config.json.")
+        said = f"{each} features (hidden_size) do not divide into {heads} heads (num_attention_heads)"
+        raise Error(f"{w.path}: {said}", "Look into config.json.")
     # One reshape and one transpose for all parts: query, key and value heads stand behind one another.
     x = mb.reshape(x=x, shape=[batch, _known(tokens), sum(sizes), width // sum(sizes)], name=f"{w.name}_heads")
     x = mb.transpose(x=x, perm=[0, 2, 1, 3], name=f"{w.name}_heads_first")

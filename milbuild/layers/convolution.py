@@ -94,19 +94,23 @@ def _conv(
     )
 
 
-def pair(size: Any) -> tuple[int, int]:
-    """One number for both sides, or two: (height, width)."""
+def pair(size: Any, field: str = "a size") -> tuple[int, int]:
+    """One number for both sides, or two: (height, width). `field` is the configuration's that says so."""
     both = (size, size) if isinstance(size, int) else tuple(size)
     if len(both) != 2:
-        raise Error(f"a size is {size!r}; it is one number, or height and width", "Look into config.json.")
+        raise Error(f"{field} is {size!r}; it is one number, or height and width", "Look into config.json.")
     return both[0], both[1]
 
 
-def check_stages(config: Any, count: int, *fields: str) -> None:
-    """Raises `Error` where a field of the configuration has not an entry for each of `count` stages."""
+def check_stages(config: Any, counting: str, *fields: str) -> None:
+    """Raises `Error` where a field of the configuration has not an entry for each of its stages, of which there are as many
+    as the field `counting` says or has entries."""
+    said = getattr(config, counting)
+    count = said if isinstance(said, int) else len(said)
     for field in fields:
         if len(getattr(config, field)) != count:
-            raise Error(f"config.json has {count} stages, and {len(getattr(config, field))} entries in {field}")
+            entries = f"{len(getattr(config, field))} entries in {field}"
+            raise Error(f"config.json has {count} stages by {counting}, and {entries}")
 
 
 def max_pool(x: Var, w: Cursor, kernel: int, stride: int, padding: int) -> Var:

@@ -132,9 +132,13 @@ class Checkpoint:
         name, folder, file = locate(source, revision)
         _refuse_adapter(name, folder, file)
         config = read_config(folder)
-        if method := _quantized(config):
+        if found := _quantized(config):
+            field, method = found
             hint = "Use the checkpoint it was made from; compression belongs behind the build (coremltools.optimize)."
-            raise Error(f"{name} is quantized ({method}); its tensors are not the model's weights", hint)
+            raise Error(
+                f"{name} is quantized ({method}) by {field} of config.json; its tensors are not the model's weights",
+                hint,
+            )
         if config.get("per_layer_config"):
             raise Error(
                 f"{name} has a per_layer_config: its layers differ in size, which no graph of milbuild is written for"
@@ -362,15 +366,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / "config.json")
 
 
-def _quantized(config: dict[str, Any]) -> str | None:
-    """How the weights of a checkpoint are packed, if they are."""
+def _quantized(config: dict[str, Any]) -> tuple[str, str] | None:
+    """The field that says that the weights of a checkpoint are packed, and how, if they are."""
     if quantization := config.get("quantization_config"):
         named = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        return named if isinstance(named, str) else "an unnamed method"
+        return "quantization_config", named if isinstance(named, str) else "an unnamed method"
     if quantization := config.get("quantization"):
         # MLX's own; mlx-lm writes quantization_config beside it, older versions did not
         bits = quantization.get("bits") if isinstance(quantization, dict) else None
-        return "MLX" if bits is None else f"MLX, {bits} bits"
+        return "quantization", "MLX" if bits is None else f"MLX, {bits} bits"
     return None
 
 
