@@ -288,7 +288,9 @@ def test_text_is_that_of_the_tokens() -> None:
     assert [part.text for part in parts] == [" ".join(each) for each in words]
     assert milbuild.transcribe(package, str(folder), audio) == "".join(part.text for part in parts).strip()
     tokens = transformers.AutoTokenizer.from_pretrained(folder)
-    assert milbuild.transcribe(package, tokens, audio) == milbuild.transcribe(package, str(folder), audio)
+    with pytest.warns(UserWarning, match="the tokenizer has 51 tokens, and the package knows 69"):
+        said = milbuild.transcribe(package, tokens, audio)
+    assert said == milbuild.transcribe(package, str(folder), audio)
 
 
 @pytest.mark.parametrize("fields", [{}, {"max_initial_timestamp_index": None}, {"eos_token_id": None}])
