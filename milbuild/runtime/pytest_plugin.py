@@ -154,7 +154,7 @@ class Counts:
         if not self.worker and self.tests and not self.looked() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         if not self.tests:
             return
         tests = self.tests.values()
