@@ -42,6 +42,7 @@ RAISED = (
     ),
     *(ImportError, StopIteration, StrictDataclassError, milbuild.Error),
 )
+BODY = "feature-extraction"  # which every family has
 # What counts when transformers saves or loads a file.
 FILES = {"tie_word_embeddings", *(name for name, (effect, _) in fields.SHARED.items() if effect == fields.REFUSED)}
 _numbers = itertools.count()
@@ -58,8 +59,12 @@ LEFT_OUT = {
 }
 
 
-def fields_of(model_type: str) -> list[str]:
-    """Those of the class, of the family's `also` and of transformers' shared code."""
+def fields_of(model_type: str, task: str = BODY) -> list[str]:
+    """Those of the class, of the family's `also` and of transformers' shared code; for a task with a head those that only
+    its build asks for."""
+    if task != BODY:
+        only = _plain(model_type, task)[2].keys() - _plain(model_type, BODY)[2].keys()
+        return [name for name in fields_of(model_type) if name in only]
     kind = type(transformers.AutoConfig.for_model(model_type))
     own = [field.name for field in dataclasses.fields(kind)]
     family = architectures.find(model_type)
