@@ -248,7 +248,11 @@ def _short(model_type: str, task: str, name: str, value: Any) -> tuple[Path, Any
     """A folder with the plain checkpoint's weights under another config.json, and transformers' model of it, if it takes them
     as they are. Raises what transformers raises of the configuration."""
     plain = checkpoint(model_type, task)
-    written = json.loads((plain / "config.json").read_text()) | {name: value}
+    # As short as people write it: what transformers' class makes of other fields does not stand in it.
+    named = {each: json.loads((plain / "config.json").read_text())[each] for each in ("architectures", "model_type")}
+    written = {**named, **TABLE[model_type].config, name: value}
+    if task == "question-answering":
+        written["num_labels"] = 2
     if name in FILES:
         return None
     config = CONFIG_MAPPING[model_type].from_dict(written)
