@@ -42,6 +42,7 @@ RAISED = (
     ),
     *(ImportError, StopIteration, StrictDataclassError, milbuild.Error),
 )
+BODY = "feature-extraction"  # which every family has
 # What counts when transformers saves or loads a file.
 FILES = {"tie_word_embeddings", *(name for name, (effect, _) in fields.SHARED.items() if effect == fields.REFUSED)}
 _numbers = itertools.count()
@@ -58,8 +59,12 @@ LEFT_OUT = {
 }
 
 
-def fields_of(model_type: str) -> list[str]:
-    """Those of the class, of the family's `also` and of transformers' shared code."""
+def fields_of(model_type: str, task: str = BODY) -> list[str]:
+    """Those of the class, of the family's `also` and of transformers' shared code; for a task with a head those that only
+    its build asks for."""
+    if task != BODY:
+        only = _plain(model_type, task)[2].keys() - _plain(model_type, BODY)[2].keys()
+        return [name for name in fields_of(model_type) if name in only]
     kind = type(transformers.AutoConfig.for_model(model_type))
     own = [field.name for field in dataclasses.fields(kind)]
     family = architectures.find(model_type)
@@ -156,15 +161,14 @@ def outcome(model_type: str, task: str, name: str, value: Any) -> str:
         given = _predicted(model, json.dumps({name: each.tolist() for name, each in inputs.items()}))
     except RAISED as error:
         return f"traceback in predict: {type(error).__name__}: {str(error)[:150]}"
-    if any(not np.isfinite(each).all() or not np.ptp(each) for each in expected.values()):
+    # Numbers that are alike up to their rounding have no range to measure an error by.
+    if any(not np.isfinite(each).all() or np.ptp(each) <= 1e-5 * np.abs(each).max() for each in expected.values()):
         return "illegal: no numbers"
     wrong = {}
     for output, each in given.items():
         if each.shape != expected[output].shape:
             return f"wrong: {output} has the shape {each.shape} for {expected[output].shape}"
-        # Numbers that are all alike, up to their rounding, have no range.
-        scale = max(1.0, 1e-3 * float(np.abs(expected[output]).max() / np.ptp(expected[output])))
-        if (error := difference(each, expected[output]) / scale) > 1e-5:
+        if (error := difference(each, expected[output])) > 1e-5:
             wrong[output] = f"{error:.1e}"
     return f"wrong: {wrong}" if wrong else "same"
 
@@ -244,7 +248,11 @@ def _short(model_type: str, task: str, name: str, value: Any) -> tuple[Path, Any
     """A folder with the plain checkpoint's weights under another config.json, and transformers' model of it, if it takes them
     as they are. Raises what transformers raises of the configuration."""
     plain = checkpoint(model_type, task)
-    written = json.loads((plain / "config.json").read_text()) | {name: value}
+    # As short as people write it: what transformers' class makes of other fields does not stand in it.
+    named = {each: json.loads((plain / "config.json").read_text())[each] for each in ("architectures", "model_type")}
+    written = {**named, **TABLE[model_type].config, name: value}
+    if task == "question-answering":
+        written["num_labels"] = 2
     if name in FILES:
         return None
     config = CONFIG_MAPPING[model_type].from_dict(written)

@@ -191,15 +191,32 @@ def test_shared_fields_alone_are_as_transformers_has_them(model_type: str) -> No
         assert found in ("same", "refused") or found.startswith("illegal"), f"{name} = {value!r}: {found}"
 
 
+FOUND = [
+    *[("bert", "num_attention_heads", -1), ("bert", "type_vocab_size", 0), ("roberta", "pad_token_id", None)],
+    *[("smollm3", "no_rope_layers", [1, 0, 1, 0, 0]), ("gemma3_text", "query_pre_attn_scalar", -1)],
+    *[("albert", "num_hidden_groups", 4), ("albert", "num_attention_heads", 5), ("albert", "num_hidden_layers", 0)],
+    *[("t5", "num_decoder_layers", -1), ("t5", "relative_attention_max_distance", -1), ("bart", "decoder_layers", -1)],
+    *[("whisper", "max_source_positions", 1), ("whisper", "max_target_positions", 0), ("gpt2", "n_positions", 1)],
+    *[("yolos", "patch_size", 9), ("convnext", "num_stages", 1), ("segformer", "num_encoder_blocks", 1)],
+]
+
+
+@pytest.mark.parametrize(("model_type", "name", "value"), FOUND)
+def test_a_value_that_no_graph_has_is_refused_by_its_field(model_type: str, name: str, value: Any) -> None:
+    found = alone.outcome(model_type, alone.BODY, name, value)
+    assert found in ("same", "refused"), found
+
+
 @pytest.mark.all
 @pytest.mark.parametrize("model_type", TABLE)
 def test_every_field_alone_is_as_transformers_has_it(model_type: str) -> None:
     wrong, tried = {}, 0
-    for name in alone.fields_of(model_type):
-        for value in alone.values(model_type, name):
-            found = alone.outcome(model_type, "feature-extraction", name, value)
-            tried += found in ("same", "refused")
-            if found not in ("same", "refused") and not found.startswith("illegal"):
-                wrong[f"{name} = {value!r}"] = found
-    assert tried > 50
+    for task in architectures.SUPPORTED[model_type].tasks:
+        for name in alone.fields_of(model_type, task):
+            for value in alone.values(model_type, name):
+                found = alone.outcome(model_type, task, name, value)
+                tried += found in ("same", "refused")
+                if found not in ("same", "refused") and not found.startswith("illegal"):
+                    wrong[f"{task}: {name} = {value!r}"] = found
+    assert tried > 200
     assert not wrong
