@@ -85,7 +85,7 @@ def builds() -> dict[str, dict[str, str]]:
         tiny, folder = TABLE[model_type], checkpoint(model_type, task)
         if tiny.kind == "pictures":
             (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-            options = ({} if "image_size" in tiny.config else {"image_size": tiny.size}) | options
+            options = {"image_size": tiny.size} | options
         found[name] = sums(milbuild.build(folder, task=task, lint=False, **options))
         print(f"{name}: {' '.join(f'{part} {value[:12]}' for part, value in found[name].items())}", flush=True)
     return found
