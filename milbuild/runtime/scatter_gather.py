@@ -115,6 +115,9 @@ def scatter_nd(
     opset: int,
 ) -> Tensor:
     depth = indices.shape[-1]
+    if not indices.shape[:-1].numel():
+        # A mask that is nowhere true, after non_zero: nothing is written, whatever `tile` made of updates to be repeated 0 times.
+        return data.clone()
     if updates.shape != indices.shape[:-1] + data.shape[depth:]:
         raise ValueError(f"the updates' shape should be {tuple(indices.shape[:-1] + data.shape[depth:])}")
     rows = _rows(indices, list(data.shape[:depth]), opset < 7).reshape(-1, 1)

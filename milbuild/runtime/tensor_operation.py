@@ -182,8 +182,8 @@ def stack(values: list[Tensor], axis: int) -> Tensor:
 def tile(x: Tensor, reps: list[int]) -> Tensor:
     if len(reps) != x.ndim or min(reps) < -1:
         raise ValueError(f"{x.ndim} axes cannot be repeated {reps} times")
-    # Nobody asks for an empty tensor, which Core ML has not: until coremltools 8, `expand` divides the wanted shape by the
-    # tensor's, where -1 stands for an axis that is kept.
+    # Until coremltools 8, `expand` divides the wanted shape by the tensor's, where -1 stands for an axis that is kept: 0 or -1.
+    # A 0 of a wanted extent of 0 looks the same; scatter_nd, the only known reader of one, does not look at such updates.
     reps = [rep if rep > 0 else 1 for rep in reps]
     # An axis of one entry is repeated without a copy.
     wide = x.expand([rep if size == 1 else size for size, rep in zip(x.shape, reps, strict=True)])

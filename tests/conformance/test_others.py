@@ -37,7 +37,8 @@ def test_a_checkout_is_asked_for_where_it_is_needed(capsys: pytest.CaptureFixtur
 
 def test_the_page_is_of_the_record_and_knows_every_failure() -> None:
     record = json.loads(others.RECORD.read_text("utf-8"))
-    assert set(record) == set(others.SUITES)
+    assert record
+    assert set(record) <= set(others.SUITES)
     for found in record.values():
         assert found["counts"]["compared"] > 100
         assert not [test for test in found["failures"] if others._why(test) is None]

@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from coremltools.converters.mil import Builder as mb
 from hypothesis import given
 from hypothesis import strategies as st
 
 from milbuild.errors import Error
 from milbuild.runtime.registry import OPERATIONS
-from tests.runtime.witness import Fault, arrays, close, play, witness
+from tests.runtime.witness import Fault, arrays, close, play, run, witness
 
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 DTYPES = st.sampled_from([np.float32, np.int32])
@@ -247,6 +248,23 @@ def test_scatter_nd(data: Any, drawn: tuple[np.ndarray, int], least: int | None)
         return (*indices[place[: len(outer)]], *place[len(outer) :])
 
     play_scatter("scatter_nd", data, values, indices, (*outer, *values.shape[depth:]), places)
+
+
+@witness("scatter_nd")
+def test_a_mask_that_is_nowhere_true() -> None:
+    """x[mask] = value as coremltools 9 converts it: the value is repeated as often as the mask is true, maybe 0 times."""
+
+    def build(x: Any, mask: Any) -> Any:
+        indices = mb.non_zero(x=mask)
+        wanted = mb.slice_by_index(x=mb.shape(x=indices), begin=[0], end=[1])
+        reps = mb.cast(x=mb.real_div(x=wanted, y=[1]), dtype="int32")
+        return mb.scatter_nd(data=x, indices=indices, updates=mb.tile(x=np.float32([-1]), reps=reps), mode="update")
+
+    x = np.arange(1, 7, dtype=np.float32)
+    for mask in (np.zeros(6), np.eye(6)[2], np.ones(6)):
+        expected = np.where(mask > 0, np.float32(-1), x)
+        for opset in (6, 8):
+            close(run(build, {"x": x, "mask": mask.astype(np.int32)}, opset=opset)[0], expected)
 
 
 SCATTERS = ("scatter", "scatter_along_axis", "scatter_nd")
