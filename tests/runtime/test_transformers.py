@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,3 +101,18 @@ FAULTS: dict[str, list[Fault]] = {
         ("attn_mask[None]", "attn_mask[:, None]"),
     ],
 }
+
+
+@pytest.mark.parametrize("where", ["query", "key", "value"])
+@pytest.mark.parametrize("batch", [(1,), (1, 2), (2, 1, 3)], ids=len)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_nan_is_not_hidden(where: str, batch: tuple[int, ...], masked: bool) -> None:
+    """Of a query in its own row, of keys and values in all: torch's kernel for queries without a mask has zeros there."""
+    random = np.random.default_rng(0)
+    inputs = {name: random.standard_normal((*batch, 3, 4), np.float32) for name in ("query", "key", "value")}
+    inputs[where][..., 1, 2] = math.nan
+    given = inputs | ({"attn_mask": np.zeros((3, 3), np.float32)} if masked else {})
+    found = np.isnan(play("scaled_dot_product_attention", given))
+    expected = np.zeros_like(found)
+    expected[(..., 1, slice(None)) if where == "query" else (..., 2) if where == "value" else ...] = True
+    np.testing.assert_array_equal(found, expected)
