@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,9 @@ def _short(model_type: str, task: str, name: str, value: Any) -> tuple[Path, Any
     if name in FILES:
         return None
     config = CONFIG_MAPPING[model_type].from_dict(written)
-    model = getattr(transformers, TASKS[task].auto).from_config(config, attn_implementation="eager")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # of a size 0, which torch takes
+        model = getattr(transformers, TASKS[task].auto).from_config(config, attn_implementation="eager")
     weights = _plain(model_type, task)[0].state_dict()
     if {name: each.shape for name, each in model.state_dict().items()} != {
         name: each.shape for name, each in weights.items()
