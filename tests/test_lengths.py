@@ -238,6 +238,7 @@ def test_texts(model_type: str, task: str, masked: bool) -> None:
         if masked:
             inputs[n]["attention_mask"] = np.ones((1, n), np.int32)
             inputs[n]["attention_mask"][:, max(1, 2 * n // 3) :] = 0
+            inputs[n]["input_ids"][:, max(1, 2 * n // 3) :] = 5  # padding, which no classifier takes for the last token
     typed = "token_type_ids" in inputs[1] or None
     options = {"attention_mask": masked, "token_type_ids": typed, "precision": "float32"}
     at_every_length(folder, task, inputs, sequence_length=(1, 29), **options)
