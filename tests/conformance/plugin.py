@@ -88,6 +88,10 @@ MISWRITTEN = {
 
 # Failures that stay, and why. They count as failures.
 KNOWN = {
+    "iOS14/test_tensor_transformation.py::TestSliceByIndex::test_efficient_type_inference": (
+        "the test asks the clock how long a conversion took, which on a loaded machine is more than it allows; no number is "
+        "compared"
+    ),
     "iOS15/test_image_resizing.py::TestCropResize::test_builder_to_backend_smoke": (
         "the box is inverted and lies outside of the image; the documented formula samples nothing of it, the test "
         "expects the whole image, and no rule was found that gives both this and the other tests"
