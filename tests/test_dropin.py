@@ -519,6 +519,7 @@ def test_a_run_that_looks_at_no_prediction_is_an_error(theirs: Path) -> None:
     assert ran.returncode == 1
 
 
+@pytest.mark.all
 def test_workers_send_their_counts(theirs: Path) -> None:
     ran = _pytest(theirs, "pytest", *PLUGIN, "-n", "2", "-k", "right or thrown")
     assert "2 predictions in 2 of 2 tests; 1 compared numbers with numpy or torch, 0 read" in ran.stdout, ran.stdout
@@ -558,6 +559,7 @@ def test_which_runs_are_judged(reports: list[tuple[str, str, int]], before: int,
     assert session.exitstatus == after
 
 
+@pytest.mark.all
 def test_the_plugin_may_be_named_late(package: str, tmp_path: Path) -> None:
     """By a conftest.py whose helpers have asked already where they run."""
     (tmp_path / "helpers.py").write_text(

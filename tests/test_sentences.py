@@ -101,7 +101,10 @@ def _old(folder: Path) -> None:
 
 @pytest.mark.parametrize("old", [False, True], ids=["6.x", "old"])
 @pytest.mark.parametrize("prompt", [True, False], ids=["whole", "without its prompt"])
-@pytest.mark.parametrize("model_type", ["bert", "qwen3", "gpt2", "distilbert", "xlm-roberta"])
+@pytest.mark.parametrize(
+    "model_type",
+    ["bert", "qwen3", *(pytest.param(name, marks=pytest.mark.all) for name in ("gpt2", "distilbert", "xlm-roberta"))],
+)
 def test_every_pooling(model_type: str, prompt: bool, old: bool, tmp_path: Path) -> None:
     """All modes in one package, in the repository's order, or of old ones in that of the flags."""
     folder = tmp_path / "repository"
@@ -415,7 +418,7 @@ def test_a_pooling_belongs_to_texts() -> None:
 FLAGS = {"use_bidirectional_attention": True, "layer_types": ["sliding_attention", "full_attention"] * 2}
 
 
-@pytest.mark.parametrize("window", [1, 2, 3, 6, 7, 512])
+@pytest.mark.parametrize("window", [1, 6, *(pytest.param(n, marks=pytest.mark.all) for n in (2, 3, 7, 512))])
 @pytest.mark.parametrize("causal", [None, False], ids=["", "is_causal false"])
 def test_gemma_looks_both_ways(window: int, causal: bool | None, tmp_path: Path) -> None:
     """transformers halves the window of config.json, and with is_causal counts its ends."""
