@@ -59,10 +59,15 @@ def player(folder: Path, processor: dict[str, Any], shape: tuple[Any, ...], prec
     )
 
 
-def check(made: np.ndarray, expected: np.ndarray, worst: float = 5e-5) -> None:
+# The largest error of the range. How large it is depends on the order in which a kernel adds 400 numbers: of a tone that
+# rises, 2.1e-5 with AVX-512 and 5.5e-5 with the kernels for the oldest processors, which add them one after the other. The
+# extractor's own path in float32 is up to 3.8e-5 from that in float64.
+WORST = 1e-4
+
+
+def check(made: np.ndarray, expected: np.ndarray, worst: float = WORST) -> None:
     """Beside a tone or a voice stand bands that are 80 decibels below it, where the rounding of float32 shows: 1e-7 of the
-    tone is 1e-3 of them, and a decade is a quarter of what comes out. The extractor's own path in float32 is up to 2.7e-5
-    from that in float64; on average both are 10 to 300 times nearer."""
+    tone is 1e-3 of them, and a decade is a quarter of what comes out. On average errors are 10 to 300 times smaller."""
     assert difference(made, expected) <= worst
     assert np.abs(made - expected).mean() <= 1e-6
 
@@ -81,7 +86,7 @@ def test_the_spectrogram_is_that_of_transformers(sound: str, bands: int, count: 
         assert np.ptp(expected) == 0
         assert np.abs(made - expected).max() <= 1e-6
     else:
-        check(made, expected, 1e-5 if "noise" in sound else 5e-5)
+        check(made, expected, 1e-5 if "noise" in sound else WORST)
         check(
             extractor._torch_extract_fbank_features(samples, "cpu"), expected
         )  # what is allowed is no more than its own

@@ -185,7 +185,11 @@ FAULTS: dict[str, list[Fault]] = {
         ("F.leaky_relu(x, alpha)", "F.leaky_relu(x, beta)"),
         ("F.leaky_relu(x, alpha).clamp(max=beta)", "F.leaky_relu(x.clamp(max=beta), alpha)"),
     ],
-    "elu": [("F.elu(x, alpha)", "F.elu(x)"), ("F.elu(x, alpha)", "F.celu(x, abs(alpha))"), ("F.elu", "F.leaky_relu")],
+    "elu": [
+        ("alpha * torch.expm1(x)", "torch.expm1(x)"),
+        ("torch.expm1(x)", "torch.expm1(x / alpha)"),
+        ("expm1", "exp"),
+    ],
     "gelu": [
         ("1.702", "1.7"),
         ("torch.sigmoid(1.702 * x)", "torch.sigmoid(x)"),
