@@ -207,6 +207,7 @@ def test_a_value_that_no_graph_has_is_refused_by_its_field(model_type: str, name
     assert found in ("same", "refused"), found
 
 
+@pytest.mark.filterwarnings("ignore")  # of what torch and transformers think of such values
 @pytest.mark.all
 @pytest.mark.parametrize("model_type", TABLE)
 def test_every_field_alone_is_as_transformers_has_it(model_type: str) -> None:
