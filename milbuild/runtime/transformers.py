@@ -14,8 +14,9 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
     if attn_mask is not None and attn_mask.ndim == 1:
         attn_mask = attn_mask[None]  # torch wants an axis of the queries
     found = F.scaled_dot_product_attention(query, key, value, attn_mask)
-    if attn_mask is None:
-        # torch 2.6 to 2.14 give zeros for a NaN in a query (findings/attention_of_nan.sh), which would hide it from all behind.
-        lost = query.isnan().any(-1, keepdim=True)
-        found = found.masked_fill(lost, math.nan) if lost.any() else found
+    if attn_mask is None and (found == 0).all(-1).any():
+        # torch 2.6 to 2.14 give zeros where scores are NaN (findings/attention_of_nan.sh), which would hide it from all behind.
+        scores: Tensor = query @ key.mT * query.shape[-1] ** -0.5
+        nothing = (scores == -math.inf).all(-1, keepdim=True)
+        found = scores.softmax(-1).masked_fill(nothing, 0) @ value
     return found
