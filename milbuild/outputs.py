@@ -188,10 +188,6 @@ def softmax(x: Var, name: str) -> Var:
     return mb.softmax(x=x, axis=-1, name=name)
 
 
-def _float32(x: Var) -> Var:
-    return x if x.dtype == types.fp32 else mb.cast(x=x, dtype="fp32", name=f"{x.op.name}_float32")
-
-
 def _each(*pairs: tuple[str, str]) -> Callable[[Outputs, Any], Outputs]:
     """Softmax of single outputs, under other names; the others stay."""
 

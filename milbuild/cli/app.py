@@ -264,16 +264,6 @@ def build(
     _note(f"Built {target_path} for {plan.task}{vector} in {seconds:.1f} s: {found.bytes / 1e6:,.1f} MB; {counted}")
 
 
-Units = Annotated[
-    str | None,
-    typer.Option(
-        metavar="all|cpu_only|cpu_and_gpu|cpu_and_ne",
-        help="What Core ML may run on (macOS; default: all).",
-        show_default=False,
-    ),
-]
-
-
 @app.command()
 def validate(
     package: Package,
