@@ -92,10 +92,10 @@ FOUND = {
 
 # Suites that say nothing of the runtime, and why.
 NOT_RUN = (
-    "executorch's Core ML tests (backends/apple/coreml/test) were read, not run. Of the five files that were read none "
-    "predicts by coremltools: they give a model to executorch's own runtime, whose Core ML delegate is Objective-C, import that only "
-    "where `sys.platform` is darwin, and elsewhere skip or return before the comparison. Here the delegate would have to be written "
-    "anew, and the tests would judge that."
+    "executorch's Core ML tests (backends/apple/coreml/test) were read, not run. Of the five files that were read "
+    "none predicts by coremltools: they give a model to executorch's own runtime, whose Core ML delegate is "
+    "Objective-C, import that only where `sys.platform` is darwin, and elsewhere skip or return before the "
+    "comparison. Here the delegate would have to be written anew, and the tests would judge that."
 )
 
 
