@@ -110,7 +110,7 @@ def ours(subject: Case, folder: Path, package: Path, clock: Clock, **options: An
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     from milbuild import architectures
-    from milbuild.builder import build
+    from milbuild.program.builder import build
 
     # What `build` would import: the classes of the family and of its configuration, and the rules of lint.
     CONFIG_MAPPING[subject.model_type]

@@ -21,13 +21,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # the import of typing takes longer than all that the command line needs until it listens to Ctrl-C
     from typing import Any
 
-    from milbuild.builder import build
-    from milbuild.generation import generate
+    from milbuild.generation.speech import transcribe
+    from milbuild.generation.text import generate
     from milbuild.inspection import inspect
     from milbuild.linting import lint
     from milbuild.model import Model
-    from milbuild.options import Output
-    from milbuild.speech import transcribe
+    from milbuild.program.builder import build
+    from milbuild.program.options import Output
     from milbuild.validation import validate
 
 __version__ = "0.1.0"
@@ -50,10 +50,10 @@ __all__ = [
 # would put the module in the function's place.
 _LAZY = {
     "Model": "milbuild.model",
-    "Output": "milbuild.options",
-    "build": "milbuild.builder",
-    "generate": "milbuild.generation",
-    "transcribe": "milbuild.speech",
+    "Output": "milbuild.program.options",
+    "build": "milbuild.program.builder",
+    "generate": "milbuild.generation.text",
+    "transcribe": "milbuild.generation.speech",
     "inspect": "milbuild.inspection",
     "lint": "milbuild.linting",
     "validate": "milbuild.validation",
@@ -79,7 +79,7 @@ class _Families:
         model_type = _model_type(module.__name__.rpartition(".")[2])
 
         def build(source: "Any", **options: "Any") -> "Any":
-            from milbuild.builder import build as build_any
+            from milbuild.program.builder import build as build_any
 
             return build_any(source, model_type=model_type, **options)
 

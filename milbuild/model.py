@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import coremltools as ct
 
-from milbuild import leftovers
 from milbuild.errors import Error
-from milbuild.package import reader, writer
-from milbuild.package.blob import BlobPlan
+from milbuild.io import cleanup
+from milbuild.lowering import writer
+from milbuild.lowering.blob import BlobPlan
+from milbuild.package import reader
 
 if TYPE_CHECKING:
     from milbuild.linting import Report
@@ -190,8 +191,8 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         if self._path is None or not self._path.exists():
             if self._weights is None:
                 raise Error(f"{self._path} is gone")
-            folder = leftovers.temporary_folder()
-            weakref.finalize(self, leftovers.remove, folder)
+            folder = cleanup.temporary_folder()
+            weakref.finalize(self, cleanup.remove, folder)
             path = folder / f"model{SUFFIX}"
             writer.write(self._spec, self._weights, path)
             self._path = path

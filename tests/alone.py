@@ -20,11 +20,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import milbuild
-from milbuild import architectures, fields
-from milbuild.builder import read_config
+from milbuild import architectures
+from milbuild.program.builder import read_config
 from milbuild.tasks import TASKS
 from milbuild.validation import reference as hf
-from milbuild.weights import Checkpoint
+from milbuild.weights import Checkpoint, fields
 from tests.conftest import checkpoint, difference
 from tests.tiny import TABLE
 

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 from coremltools import proto
 
-from milbuild.package import writer
+from milbuild.lowering import writer
 from milbuild.package.storage import ALIGNMENT, CODES, HEADER, METADATA, SENTINEL
 
 H, F, I, B = "FLOAT16", "FLOAT32", "INT32", "BOOL"  # noqa: E741

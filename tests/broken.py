@@ -131,7 +131,7 @@ SERVER = """
 import atexit, gc, json, os, signal, sys, traceback
 from milbuild.cli import imports, main
 imports.prepare(configurations=True)
-import milbuild.builder, milbuild.cli.app, milbuild.generation, milbuild.inspection
+import milbuild.program.builder, milbuild.cli.app, milbuild.generation.text, milbuild.inspection
 import huggingface_hub.errors, rich.console, rich.table, rich.status
 import milbuild.architectures.gpt2, transformers.models.gpt2.configuration_gpt2
 try:

@@ -24,7 +24,8 @@ import pytest
 import torch
 import transformers
 
-from milbuild import architectures, builder
+from milbuild import architectures
+from milbuild.program import builder
 from milbuild.tasks import TASKS
 from tests.tiny import TABLE
 

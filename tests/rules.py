@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import milbuild
-from milbuild import architectures, options, tasks
+from milbuild import architectures, tasks
 from milbuild.linting import RULES, lint_program
 from milbuild.linting.rules import SEVERITIES
+from milbuild.program import options
 from tests.tiny import TABLE
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "lint.md"

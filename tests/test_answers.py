@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 import milbuild
 from milbuild import architectures, logits
-from milbuild.generation import Sampling, Session, answer_start, generate_tokens
+from milbuild.generation.sampling import Sampling, generate_tokens
+from milbuild.generation.session import Session
 from milbuild.validation import reference as hf
+from milbuild.weights.generation_config import answer_start
 from tests.conftest import check_landmarks, checkpoint, difference, psnr, reference, tokens
 from tests.tiny import ANSWERS
 

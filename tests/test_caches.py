@@ -7,7 +7,7 @@ import pytest
 
 import milbuild
 from milbuild import architectures, runtime
-from milbuild.generation import Session
+from milbuild.generation.session import Session
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
 from tests.tiny import GPT2

@@ -345,8 +345,8 @@ def test_validate_has_the_options_of_python() -> None:
 
 
 def test_generate_has_the_options_of_python() -> None:
-    from milbuild.generation import TextStream
-    from milbuild.speech import Transcript
+    from milbuild.generation.speech import Transcript
+    from milbuild.generation.text import TextStream
 
     line = {parameter.name: parameter for parameter in COMMANDS["generate"].params}
     for stream in (TextStream, Transcript):

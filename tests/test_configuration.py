@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import milbuild
 from milbuild import architectures
-from milbuild.fields import Config
 from milbuild.layers.activation import ACTIVATIONS
 from milbuild.validation import reference as hf
+from milbuild.weights.fields import Config
 from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
 from tests.tiny import TABLE, TEXTS
 

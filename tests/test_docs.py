@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 import milbuild
-from milbuild import options
 from milbuild.cli.app import app
 from milbuild.linting import RULES
+from milbuild.program import options
 from tests import rules, support
 from tests.conftest import SHARED, shared
 

@@ -11,8 +11,9 @@ import transformers
 from packaging.version import Version
 
 import milbuild
-from milbuild import architectures, fields
+from milbuild import architectures
 from milbuild.validation import reference as hf
+from milbuild.weights import fields
 from tests import alone, shared_reads
 from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
 from tests.tiny import TABLE
@@ -39,7 +40,7 @@ def test_the_table_has_every_field_that_transformers_shared_code_reads() -> None
     older = Version(transformers.__version__) < Version("5.23")
     assert len(found) > 30
     assert not found - set(fields.SHARED) - (shared_reads.EARLIER if older else set()), (
-        "transformers reads them; milbuild.fields.SHARED does not say what becomes of them"
+        "transformers reads them; milbuild.weights.fields.SHARED does not say what becomes of them"
     )
     # The base class has it, as a property that makes a layer's configuration of it.
     assert older or not set(fields.SHARED) - found - {"per_layer_config"}, "nobody reads them any more"

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import milbuild
-from milbuild.generation import Sampling, Session, TextStream, generate_tokens
+from milbuild.generation.sampling import Sampling, generate_tokens
+from milbuild.generation.session import Session
+from milbuild.generation.text import TextStream
 from tests.conftest import checkpoint, reference
 
 

@@ -11,8 +11,8 @@ import pytest
 
 import milbuild
 from milbuild import Output
-from milbuild import outputs as outputs_
-from milbuild.generation import Session
+from milbuild.generation.session import Session
+from milbuild.program import outputs as outputs_
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
 

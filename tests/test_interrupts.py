@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import milbuild
-from milbuild import leftovers
-from milbuild.package import temporary
+from milbuild.io import cleanup
+from milbuild.lowering import temporary
 from tests import broken
 from tests.broken import CommandLine
 from tests.test_messages import TOKENIZER
@@ -179,7 +179,7 @@ def test_ctrl_c_that_is_ignored_stays_ignored(command: CommandLine, folder: Path
 @pytest.mark.parametrize("moment", ["mkdir", "open", "flock", "lexists"])
 def test_of_a_library(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python's own KeyboardInterrupt, between the making of the folder and the work in it."""
-    others = set(leftovers._removals)  # of models that other tests still hold
+    others = set(cleanup._removals)  # of models that other tests still hold
     owner = {"mkdir": Path, "open": os, "flock": temporary.fcntl, "lexists": os.path}[moment]
     real = getattr(owner, moment)
 
@@ -194,7 +194,7 @@ def test_of_a_library(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(KeyboardInterrupt), temporary.Folder(tmp_path / "x.mlpackage"):
         pytest.fail("it was not interrupted")
     assert os.listdir(tmp_path) == []
-    assert set(leftovers._removals) <= others
+    assert set(cleanup._removals) <= others
 
 
 COLD = """

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 import milbuild
 from milbuild import architectures
-from milbuild.generation import Session
+from milbuild.generation.session import Session
 from milbuild.layers.rope import TYPES
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, inputs_of, psnr, tokens

@@ -23,8 +23,8 @@ from milbuild import architectures, tasks
 from milbuild.linting import RULES, Report, lint, lint_program
 from milbuild.linting.graph import PIECE, Constant, Place, Subject
 from milbuild.linting.rules import SEVERITIES, UNITS, Rule
-from milbuild.options import INTERFACES, PRECISIONS, TARGETS
 from milbuild.package.reader import Package
+from milbuild.program.options import INTERFACES, PRECISIONS, TARGETS
 from tests import rules
 from tests.assembler import Assembled, B, F, H, I, Word
 from tests.broken import ENVIRONMENT, CommandLine

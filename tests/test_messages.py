@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 import milbuild
-from milbuild.generation import Session, TextStream
-from milbuild.options import INTERFACES, PRECISIONS, TARGETS
-from milbuild.package import temporary
+from milbuild.generation.session import Session
+from milbuild.generation.text import TextStream
+from milbuild.lowering import temporary
+from milbuild.program.options import INTERFACES, PRECISIONS, TARGETS
 from tests import broken
 from tests.broken import VOCABULARY, WIDTH, CommandLine, assert_refused, files, run
 

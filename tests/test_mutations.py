@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 import milbuild
 from milbuild import caches, heads
 from milbuild.architectures import bart, gpt2, t5, whisper
-from milbuild.generation import Session
+from milbuild.generation.session import Session
 from milbuild.layers import activation, linear, normalization, relative
-from milbuild.package import passes
+from milbuild.lowering import passes
 from milbuild.validation import reference as hf
 from milbuild.weights.tensor import Tensor
 from tests.conftest import checkpoint, difference, reference, tokens

@@ -18,10 +18,11 @@ from coremltools.converters.mil.mil import Function, Program, types
 from safetensors.numpy import load_file, save_file
 
 import milbuild
-from milbuild import architectures, builder, runtime
-from milbuild.options import Plan
-from milbuild.package import passes, temporary
+from milbuild import architectures, runtime
+from milbuild.lowering import passes, temporary
 from milbuild.package.reader import Package
+from milbuild.program.mil import opened_length
+from milbuild.program.options import Plan
 from milbuild.validation import reference as hf
 from milbuild.weights import Unread
 from tests.conftest import checkpoint, difference, reference, tokens
@@ -144,7 +145,7 @@ def test_metadata(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", ["7", "1:9", "3,5"])
 def test_lengths_survive_in_the_metadata(length: str) -> None:
-    from milbuild.options import parse_length
+    from milbuild.program.options import parse_length
 
     model = milbuild.build(checkpoint(), sequence_length=parse_length(length, "x"))
     assert Plan.of("x", model.user_defined_metadata).sequence_length == parse_length(length, "x")
@@ -436,7 +437,7 @@ def test_equal_small_constants_are_one_and_others_are_not() -> None:
     from coremltools.converters.mil import Builder as mb
     from coremltools.converters.mil.mil import Function, types
 
-    from milbuild.builder import _fresh_builder, _small
+    from milbuild.program.mil import _small, fresh_builder
 
     apart = [
         1,
@@ -455,7 +456,7 @@ def test_equal_small_constants_are_one_and_others_are_not() -> None:
     ]
     assert len({_small(value) for value in apart}) == len(apart)
     assert _small(np.zeros(10)) is _small([[1]]) is _small([np.float32(0.1)]) is None
-    with Function({"x": mb.placeholder((2, 3), types.fp32)}) as function, _fresh_builder():
+    with Function({"x": mb.placeholder((2, 3), types.fp32)}) as function, fresh_builder():
         x = function.inputs["x"]
         for _ in range(3):
             x = mb.transpose(x=mb.add(x=x, y=np.float32(1)), perm=[1, 0])
@@ -482,7 +483,7 @@ def test_an_open_length_is_what_coremltools_solves_it_to(given: tuple[Any, ...],
     asked = [get_new_symbol() if size is None else size for size in shape]
 
     expected = reshape.enforce_volumetric_constraint(volume, asked)
-    found = builder._opened(volume, asked)
+    found = opened_length(volume, asked)
     assert found == expected
     assert [isinstance(size, int) for size in found] == [isinstance(size, int) for size in expected]
 

@@ -10,9 +10,12 @@ import torch
 import transformers
 
 import milbuild
-from milbuild import logits
-from milbuild.generation import Sampling, Session, answer_start, generate_tokens
+from milbuild.generation.rules import Rules
+from milbuild.generation.sampling import Sampling, generate_tokens
+from milbuild.generation.session import Session
 from milbuild.validation import reference as hf
+from milbuild.weights import generation_config
+from milbuild.weights.generation_config import answer_start
 from tests.conftest import reference, shared
 
 NEW = {"capp-gpt2": 200, "babyllama105": 80}
@@ -124,12 +127,12 @@ def test_phonemes_are_those_of_transformers(cache: str, precision: str) -> None:
     folder = shared("misaki-bart-us")
     model = milbuild.build(folder, sequence_length=64, precision=precision, **PHONEMES[cache])
     session, config = Session(model), json.loads((folder / "config.json").read_text())
-    generation = logits.of_package(model.user_defined_metadata)
+    generation = generation_config.of_package(model.user_defined_metadata)
     for example in json.loads((folder / "expected.json").read_text())["examples"]:
         session.read({"input_ids": np.array([example["input_ids"]], np.int32)})
         start = [answer_start(generation)]
-        rules = logits.Rules(generation, 1, 64)
-        found = list(generate_tokens(session, start, 63, logits.ends(generation), Sampling(), rules))
+        rules = Rules(generation, 1, 64)
+        found = list(generate_tokens(session, start, 63, generation_config.ends(generation), Sampling(), rules))
         assert start + found + [config["eos_token_id"]] == example["output_ids"], example["word"]
         spoken = "".join(config["phoneme_chars"][token] for token in found if token > 3)
         assert spoken == example["text"]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import milbuild
 from milbuild import architectures, logits
-from milbuild.options import Plan
+from milbuild.program.options import Plan
 from milbuild.weights import Checkpoint
 from tests.broken import CommandLine
 from tests.conftest import checkpoint

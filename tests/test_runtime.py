@@ -17,7 +17,7 @@ from coremltools.converters.mil.mil import Program
 
 import milbuild
 from milbuild import runtime
-from milbuild.package.writer import Description, Feature, lower, write
+from milbuild.lowering.writer import Description, Feature, lower, write
 from milbuild.runtime.profiling import profile
 from tests.conftest import checkpoint, difference, tokens
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import milbuild
-from milbuild.options import POOLINGS, PROMPT, SENTENCE_KEY, Plan
+from milbuild.program.options import POOLINGS, PROMPT, SENTENCE_KEY, Plan
 from milbuild.validation import reference as hf
 from milbuild.weights import sentence_transformers as layout
 from tests.broken import CommandLine

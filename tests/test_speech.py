@@ -19,10 +19,11 @@ import transformers
 from typer.testing import CliRunner
 
 import milbuild
-from milbuild import logits, sound
 from milbuild.cli import app
-from milbuild.generation import TextStream
-from milbuild.speech import Transcript, segments
+from milbuild.generation import audio
+from milbuild.generation.rules import Timestamps
+from milbuild.generation.speech import Transcript, segments
+from milbuild.generation.text import TextStream
 from tests.broken import CommandLine, assert_refused
 from tests.conftest import checkpoint as tiny
 from tests.tiny import WHISPER
@@ -300,7 +301,7 @@ def test_timestamp_rules_are_those_of_transformers(fields: dict[str, Any]) -> No
     known = {name: value for name, value in generation.items() if value is not None}
     random = np.random.default_rng(0)
     theirs = transformers.WhisperTimeStampLogitsProcessor(config, begin_index=2)
-    ours = logits.Timestamps(known, 2, TIMES - 1)
+    ours = Timestamps(known, 2, TIMES - 1)
     for _ in range(300):
         count, kinds = random.integers(0, 7), random.integers(0, 2, 7)
         new = [int(random.integers(MARKER + 1, VOCABULARY) if kind else random.integers(EOS)) for kind in kinds[:count]]
@@ -309,7 +310,7 @@ def test_timestamp_rules_are_those_of_transformers(fields: dict[str, Any]) -> No
         sequence = [START, 46, *new]
         expected = theirs(torch.tensor([sequence]), torch.from_numpy(scores)[None])[0].numpy()
         assert np.array_equal(ours(scores, sequence), expected)
-    assert np.isneginf(logits.Timestamps(known, 2, 9)(scores, sequence)[MARKER + 11 :]).all(), "behind the window"
+    assert np.isneginf(Timestamps(known, 2, 9)(scores, sequence)[MARKER + 11 :]).all(), "behind the window"
 
 
 def test_segments_are_those_of_transformers() -> None:
@@ -419,7 +420,7 @@ def test_wave_files(width: int, channels: int, tmp_path: Path) -> None:
     samples = np.random.default_rng(0).uniform(-1, 0.99, (777, channels))
     samples[0], samples[1] = -1, 0.5
     samples = samples[:, 0] if channels == 1 else samples
-    found = sound.read(write(tmp_path / "a.wav", samples, width))
+    found = audio.read(write(tmp_path / "a.wav", samples, width))
     expected = samples if channels == 1 else samples.mean(axis=1)
     assert found.dtype == np.float32
     assert np.abs(found - expected).max() <= 2.0 ** (-8 * width) * 1.01 + 1e-7
@@ -430,7 +431,7 @@ def test_resampling_an_ideal_sine(rate: int) -> None:
     for frequency in (50, 1000, 3300, 7000):
         if frequency > 0.45 * rate:
             continue
-        found = sound.resample(np.sin(2 * np.pi * frequency * np.arange(rate) / rate).astype(np.float32), rate)
+        found = audio.resample(np.sin(2 * np.pi * frequency * np.arange(rate) / rate).astype(np.float32), rate)
         assert len(found) == 16000
         expected = np.sin(2 * np.pi * frequency * np.arange(16000) / 16000)
         # At its ends the sine begins out of silence.
@@ -439,22 +440,22 @@ def test_resampling_an_ideal_sine(rate: int) -> None:
 
 @pytest.mark.parametrize(("rate", "frequency"), [(48000, 8000), (44100, 11000), (96000, 30000), (32000, 9000)])
 def test_resampling_leaves_nothing_beyond_the_band(rate: int, frequency: int) -> None:
-    found = sound.resample(np.sin(2 * np.pi * frequency * np.arange(rate) / rate).astype(np.float32), rate)
+    found = audio.resample(np.sin(2 * np.pi * frequency * np.arange(rate) / rate).astype(np.float32), rate)
     assert np.abs(found)[200:-200].max() < 2e-5
 
 
 @pytest.mark.parametrize("count", [1, 2, 441, 442, 1000])
 def test_resampling_keeps_the_place_and_the_length(count: int) -> None:
     for rate in (8000, 16000, 44100, 47999):
-        assert len(sound.resample(np.ones(count, np.float32), rate)) == -(-count * 16000 // rate)
+        assert len(audio.resample(np.ones(count, np.float32), rate)) == -(-count * 16000 // rate)
     pulse = np.zeros(4410, np.float32)
     pulse[2205] = 1
-    assert sound.resample(pulse, 44100).argmax() == 800
+    assert audio.resample(pulse, 44100).argmax() == 800
 
 
 def test_resampling_a_file(tmp_path: Path) -> None:
     sine = 0.5 * np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)
-    found = sound.read(write(tmp_path / "a.wav", sine, 3, rate=22050))
+    found = audio.read(write(tmp_path / "a.wav", sine, 3, rate=22050))
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     assert np.abs(found - expected)[200:-200].max() < 2e-5
 
@@ -486,14 +487,14 @@ def test_rubbish(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "soundfile", None)
     change, words = RUBBISH[name]
     with pytest.raises(milbuild.Error, match=words) as caught:
-        sound.read(spoiled(tmp_path, change))
+        audio.read(spoiled(tmp_path, change))
     assert str(tmp_path / "a.wav") in caught.value.message
     if "samples a second" not in words and "samples" not in words and "no sound" not in words:
         assert "ffmpeg -i a.wav" in str(caught.value.hint)
 
 
 def test_a_file_that_was_cut_off_ends_with_its_last_frame(tmp_path: Path) -> None:
-    assert len(sound.read(spoiled(tmp_path, lambda data: data[: 44 + 2 * 1000 + 1]))) == 1000
+    assert len(audio.read(spoiled(tmp_path, lambda data: data[: 44 + 2 * 1000 + 1]))) == 1000
 
 
 def test_other_formats_are_left_to_soundfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -506,14 +507,14 @@ def test_other_formats_are_left_to_soundfile(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setitem(sys.modules, "soundfile", Soundfile)
     (tmp_path / "a.flac").write_bytes(b"flac")
-    found = sound.read(tmp_path / "a.flac")
+    found = audio.read(tmp_path / "a.flac")
     assert len(found) == 1600
     assert np.allclose(found[200:-200], 0.375, atol=1e-5)
     (tmp_path / "b.flac").write_bytes(b"blob")
     with pytest.raises(milbuild.Error, match="that soundfile can read: Format not recognised"):
-        sound.read(tmp_path / "b.flac")
+        audio.read(tmp_path / "b.flac")
     with pytest.raises(milbuild.Error, match="there is no sound file"):
-        sound.read(tmp_path)
+        audio.read(tmp_path)
 
 
 # The command line

@@ -13,8 +13,8 @@ from rich.console import Console
 
 import milbuild
 from milbuild import inspection, runtime
+from milbuild.io.tables import Table, wrapped
 from milbuild.runtime.profiling import examples, profile
-from milbuild.tables import Table, wrapped
 from tests.conftest import checkpoint
 
 WIDTHS = (80, 60, 40)

@@ -16,7 +16,7 @@ from PIL import Image
 
 import milbuild
 from milbuild import Error, architectures
-from milbuild.options import TARGETS
+from milbuild.program.options import TARGETS
 from milbuild.validation import reference as hf
 from milbuild.validation.material import picture
 from tests.conftest import check_landmarks, checkpoint, difference, reference

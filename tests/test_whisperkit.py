@@ -18,11 +18,12 @@ from coremltools.proto import FeatureTypes_pb2 as ft
 from typer.testing import CliRunner
 
 import milbuild
-from milbuild import caches, runtime, whisperkit
+from milbuild import caches, runtime
 from milbuild.architectures.whisper import Whisper
 from milbuild.cli.app import app
-from milbuild.generation import Session
-from milbuild.options import INTERFACES
+from milbuild.generation.session import Session
+from milbuild.program import whisperkit
+from milbuild.program.options import INTERFACES
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
 from tests.test_spectrogram import SOUNDS, WORST

@@ -18,7 +18,7 @@ import pytest
 
 import milbuild
 from milbuild import architectures
-from milbuild.package import blob, temporary
+from milbuild.lowering import blob, temporary
 from tests import broken
 from tests.conftest import checkpoint
 from tests.tiny import TABLE

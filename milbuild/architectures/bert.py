@@ -13,13 +13,13 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
 from milbuild.caches import Cache
-from milbuild.fields import looks_backwards
 from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
 from milbuild.layers.linear import add, embedding, first_token, joined_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
+from milbuild.weights.fields import looks_backwards
 
 
 class Bert:

@@ -9,7 +9,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.wav2vec2 import TRAINING, Wav2Vec2
 from milbuild.heads import Speech
-from milbuild.layers import frames, sound
+from milbuild.layers import audio, frames
 from milbuild.layers.linear import linear
 from milbuild.weights import Cursor
 
@@ -23,7 +23,7 @@ class Hubert(Wav2Vec2):
 
     @staticmethod
     def shortest(config: Any, task: str) -> int:
-        return frames.needed(1, reversed(sound.sizes(config)))
+        return frames.needed(1, reversed(audio.sizes(config)))
 
     def projection(self, x: Var, w: Cursor) -> tuple[Var, Var | None]:
         x = self.norm(x, w / "layer_norm") if self.config.feat_proj_layer_norm else x
@@ -32,8 +32,8 @@ class Hubert(Wav2Vec2):
     def positions(self, x: Var, w: Cursor) -> Var:
         if not self.config.conv_pos_batch_norm:
             return super().positions(x, w)
-        x = sound.batch_norm(x, w / "batch_norm")
-        return sound.positions(x, w, self.config, lambda conv, *shape: conv.tensor("weight", *shape))
+        x = audio.batch_norm(x, w / "batch_norm")
+        return audio.positions(x, w, self.config, lambda conv, *shape: conv.tensor("weight", *shape))
 
     def adapted(self, speech: Speech, w: Cursor) -> Speech:
         return speech

@@ -11,7 +11,6 @@ from typing import Any
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache, Cross
-from milbuild.fields import looks_backwards
 from milbuild.heads import at_last_end, encoder_decoder_states, per_token, span, states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, joined_heads, merge_heads, padding_mask, split_heads
@@ -19,6 +18,7 @@ from milbuild.layers.linear import add, embedding, joined_linear, linear, mul, t
 from milbuild.layers.normalization import rms_norm
 from milbuild.layers.relative import Distances, relative_bias
 from milbuild.weights import Cursor
+from milbuild.weights.fields import looks_backwards
 
 # The token embedding, by any of its names.
 TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")

@@ -12,7 +12,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache
 from milbuild.heads import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
-from milbuild.layers import frames, sound
+from milbuild.layers import audio, frames
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
 from milbuild.layers.linear import add, joined_linear, linear
@@ -50,20 +50,20 @@ class Wav2Vec2:
     @staticmethod
     def shortest(config: Any, task: str) -> int:
         """Samples that make the frames a task needs: one, or those that a speaker's convolutions span and one more."""
-        voice = sound.delays(config) if task == "audio-xvector" else []
+        voice = audio.delays(config) if task == "audio-xvector" else []
         span = sum((kernel - 1) * dilation for _, kernel, dilation in voice)
         adapter = [(config.adapter_kernel_size - 2, config.adapter_stride)] * config.num_adapter_layers
         count = frames.needed(2 + span if voice else 1, adapter if config.add_adapter else [])
-        return frames.needed(count, reversed(sound.sizes(config)))
+        return frames.needed(count, reversed(audio.sizes(config)))
 
     def hidden_states(self, input_values: Var) -> Speech:
         """(B, S) -> (B, T, D), with the convolutions' features and every layer's states."""
         config, w, seen, lengths = self.config, self.weights, None, None
-        x = sound.features(input_values, w / "feature_extractor", config)
+        x = audio.features(input_values, w / "feature_extractor", config)
         x, features = self.projection(x, w / "feature_projection")
         if self.cache.attention_mask is not None:
             count = frames.samples(self.cache.attention_mask, w)
-            lengths = frames.lengths(count, sound.sizes(config), w / "lengths")
+            lengths = frames.lengths(count, audio.sizes(config), w / "lengths")
             seen = frames.visible(lengths, x, w / "visible")
             x = frames.silenced(x, seen, w / "silenced")
         w = w / "encoder"
@@ -83,7 +83,7 @@ class Wav2Vec2:
         return layer_norm(x, w, self.config.layer_norm_eps)
 
     def positions(self, x: Var, w: Cursor) -> Var:
-        return sound.positions(x, w, self.config, sound.weight_norm)
+        return audio.positions(x, w, self.config, audio.weight_norm)
 
     def block(self, x: Var, w: Cursor, mask: Var | None) -> Var:
         stable, width = self.config.do_stable_layer_norm, getattr(self.config, "adapter_attn_dim", None)
@@ -96,7 +96,7 @@ class Wav2Vec2:
         if width is None:
             return add(x, y, w)
         x = add(x, y, w / "fed")
-        return add(x, sound.bottleneck(x, w / "adapter_layer", width), w)
+        return add(x, audio.bottleneck(x, w / "adapter_layer", width), w)
 
     def attention(self, x: Var, w: Cursor, mask: Var | None) -> Var:
         heads, names = self.config.num_attention_heads, ("q_proj", "k_proj", "v_proj")
@@ -116,4 +116,4 @@ class Wav2Vec2:
         if not config.add_adapter:
             return speech
         counted = [(1, config.adapter_stride)] * config.num_adapter_layers  # by transformers, whatever the kernel is
-        return speech._replace(hidden=sound.adapter(speech.hidden, w, config, width), behind=counted)
+        return speech._replace(hidden=audio.adapter(speech.hidden, w, config, width), behind=counted)

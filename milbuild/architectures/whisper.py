@@ -14,8 +14,8 @@ from coremltools.converters.mil.mil import Var
 from milbuild.architectures.bart import Bart
 from milbuild.heads import encoder_decoder_states, of_encoder_states, pooled_frames, tied
 from milbuild.layers.activation import activation
+from milbuild.layers.audio import convolution, turned
 from milbuild.layers.linear import add, constant, embedding
-from milbuild.layers.sound import convolution, turned
 from milbuild.weights import Cursor
 
 

@@ -64,7 +64,7 @@ def _end(number: int, frame: "Any") -> None:
     for each in ENDING:
         signal.signal(each, signal.SIG_IGN)  # whoever is impatient does not stop the tidying up
     # Nothing is imported here, in the middle of whatever import this may be.
-    remove_all = getattr(sys.modules.get("milbuild.leftovers"), "remove_all", None)
+    remove_all = getattr(sys.modules.get("milbuild.io.cleanup"), "remove_all", None)
     if remove_all is not None:
         remove_all()
     name = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from milbuild import architectures, options, tasks
+from milbuild import architectures, tasks
 from milbuild.errors import Error
+from milbuild.program import options
 
 app = typer.Typer(
     name="milbuild",
@@ -342,7 +343,7 @@ def validate(
     import milbuild
 
     if plot is not None:
-        from milbuild.pictures import check_picture
+        from milbuild.io.plots import check_picture
 
         check_picture(plot)
     with _stages() as tell:
@@ -435,13 +436,13 @@ def generate(
 
     imports.prepare()
     if audio is not None:
-        from milbuild.speech import Transcript
+        from milbuild.generation.speech import Transcript
 
         with _status("loading"):
             transcript = Transcript(package, tokenizer, audio, encoder=encoder, max_new_tokens=max_new_tokens, **spoken)
         _transcribe(transcript, str(audio), timestamps, as_json)
         return
-    from milbuild.generation import TextStream
+    from milbuild.generation.text import TextStream
 
     assert prompt is not None
     with _status("loading"):
@@ -494,7 +495,7 @@ def inspect(
     from milbuild import inspection
 
     if graph is not None:
-        from milbuild.pictures import check_picture
+        from milbuild.io.plots import check_picture
 
         check_picture(graph, "a graph")
     found = inspection.inspect(package, shapes) if other is None else inspection.compare(package, other)
@@ -582,7 +583,7 @@ def profile(
             import torch
         except ModuleNotFoundError:
             raise missing_torch("milbuild profile") from None
-        from milbuild.pictures import check_picture
+        from milbuild.io.plots import check_picture
         from milbuild.runtime.profiling import examples
         from milbuild.runtime.profiling import profile as measure
 
@@ -698,7 +699,7 @@ def _output(path: Path, force: bool, source: str | None = None) -> Path:
                 f"{path.name} does not end with .mlpackage", f"An ML Program is a folder called {path.stem}.mlpackage."
             )
         path = path.with_name(f"{path.name}.mlpackage")
-    from milbuild.package import temporary
+    from milbuild.lowering import temporary
 
     temporary.check(path, force)
     if os.path.lexists(path):

@@ -8,9 +8,9 @@ from typing import Any
 from transformers import AutoTokenizer
 
 import milbuild
-from milbuild import leftovers
 from milbuild.cli import app
-from milbuild.generation import TextStream
+from milbuild.generation.text import TextStream
+from milbuild.io import cleanup
 
 CHECKPOINT = Path(milbuild.__file__).parent / "demo"
 SUMS = 100
@@ -53,7 +53,7 @@ def in_words(number: int) -> str:
 def run(keep: Path | None, quiet: bool) -> dict[str, Any]:
     """Builds, validates, writes; prints what it does unless `quiet`. Returns the figures."""
     note = (lambda text: None) if quiet else app._note
-    folder = leftovers.temporary_folder()
+    folder = cleanup.temporary_folder()
     try:
         path = keep or folder / "demo.mlpackage"
         note(
@@ -84,7 +84,7 @@ def run(keep: Path | None, quiet: bool) -> dict[str, Any]:
             "sums_right": right,
         }
     finally:
-        leftovers.remove(folder)
+        cleanup.remove(folder)
 
 
 def _sums(path: Path, quiet: bool) -> int:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from milbuild.inspection.report import FunctionInfo, Inspection, inspect
+from milbuild.io.tables import Table
 from milbuild.linting.graph import Constant, Graph, Subject
 from milbuild.package.reader import Package
-from milbuild.tables import Table
 
 PIECE = 1 << 24  # bytes that are compared together
 SHOWN = 12  # lines of a table; --json has all

@@ -14,8 +14,8 @@ from typing import Any
 from milbuild.inspection.costs import Ledger, Unknown, flat
 from milbuild.inspection.outline import Group, Row, outline, rows
 from milbuild.inspection.report import Shape, landmark, ledgers, scaled
+from milbuild.io.plots import check_picture, save
 from milbuild.package.reader import Operation, Value
-from milbuild.pictures import check_picture, save
 
 COLOURS = {
     "product": "#3b6ea8",

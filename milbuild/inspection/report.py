@@ -13,10 +13,10 @@ from milbuild.errors import Error
 from milbuild.inspection.bandwidth import TABLE
 from milbuild.inspection.costs import Costs, Ledger, Unknown, Weight
 from milbuild.inspection.shapes import open_lengths, play
+from milbuild.io.tables import Table
 from milbuild.linting.graph import Graph, Subject
 from milbuild.linting.interfaces import target
 from milbuild.package.reader import Package, color_name, type_name
-from milbuild.tables import Table
 
 Shape = tuple[int, ...]
 TOKENS = re.compile(r"(decoder_?)?(input_?ids?|token_?ids|tokens)", re.IGNORECASE)

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from milbuild.io.tables import Table
 from milbuild.linting.rules import ERROR, SEVERITIES, UNITS, WARNING, Finding
-from milbuild.tables import Table
 
 SHOWN = 3  # findings of a rule that are written out; the rest is counted
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from milbuild import pictures
 from milbuild.errors import Error
+from milbuild.io import plots
+from milbuild.io.tables import Table
 from milbuild.package.reader import Operation, color_name, type_name
 from milbuild.runtime.engine import Engine, State
-from milbuild.tables import Table
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Profile:
 
     def plot(self, path: str | os.PathLike[str], top: int = 20) -> None:
         """Writes a picture of the `top` types and landmarks; the ending of `path` says its format (svg, png, pdf)."""
-        pictures.check_picture(path)
+        plots.check_picture(path)
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(13, 1.6 + 0.27 * max(map(len, (self.types[:top], self.landmarks[:top])))))
@@ -67,7 +67,7 @@ class Profile:
             panel.spines[["top", "right"]].set_visible(False)
         figure.suptitle(self._headline(), x=0.01, ha="left", fontsize=10)
         figure.tight_layout()
-        pictures.save(figure, path)
+        plots.save(figure, path)
 
     def _headline(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from milbuild.generation import Session
-from milbuild.options import ANSWER, AUDIO, Length, Plan
+from milbuild.generation.session import Session
+from milbuild.program.options import ANSWER, AUDIO, Length, Plan
 from milbuild.validation import reference
 from milbuild.validation.material import Material
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from milbuild import architectures
-from milbuild.fields import looks_backwards
-from milbuild.options import AUDIO, IMAGE, INTERFACES, PROMPT, Plan, longest
-from milbuild.outputs import CLASSIFIERS, LABELLED
 from milbuild.package.reader import type_name
+from milbuild.program.options import AUDIO, IMAGE, INTERFACES, PROMPT, Plan, longest
+from milbuild.program.outputs import CLASSIFIERS, LABELLED
 from milbuild.validation import answers, reference
+from milbuild.validation.backend import Player
 from milbuild.validation.material import PICTURES, Material
-from milbuild.validation.player import Player
+from milbuild.weights.fields import looks_backwards
 
 CALLS = 4  # with other texts or sounds each, where a call gives few numbers
 # Tasks whose outputs can be a few nearly equal numbers: their scale is not their range alone (figures.scale).

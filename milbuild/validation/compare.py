@@ -10,19 +10,19 @@ import numpy as np
 
 from milbuild import tasks
 from milbuild.errors import Error
-from milbuild.generation import Session
+from milbuild.generation.session import Session
 from milbuild.model import Model
-from milbuild.options import INTERFACES, METADATA_KEY, MODEL_TYPE_KEY, Plan
-from milbuild.outputs import CLASS_LABELS
 from milbuild.package.reader import check_program
-from milbuild.validation import answers, cases, drift, greedy, reference, strangers, whisperkit
+from milbuild.program.options import INTERFACES, METADATA_KEY, MODEL_TYPE_KEY, Plan
+from milbuild.program.outputs import CLASS_LABELS
+from milbuild.program.whisperkit import alignment_heads
+from milbuild.validation import answers, cases, drift, greedy, reference, third_party, whisperkit
+from milbuild.validation.backend import CORE_ML, RUNTIME, UNITS, Player
 from milbuild.validation.cases import Case
 from milbuild.validation.figures import Row, measure, measure_labels
 from milbuild.validation.material import Material
-from milbuild.validation.player import CORE_ML, RUNTIME, UNITS, Player
 from milbuild.validation.report import Bar, Report
 from milbuild.weights import Checkpoint
-from milbuild.whisperkit import alignment_heads
 
 Progress = Callable[[str, float], None]  # what is being done, the share of the work that lies behind
 LANDMARKS = 2  # what looking at them takes, in cases
@@ -59,15 +59,15 @@ def compare(
                 "Validate a package with the checkpoint it was built from.",
             )
     else:
-        truth = reference.load(material.source, strangers.task(path.name, task), material.revision)
-        plan = strangers.plan(players["float32"], truth, strangers.task(path.name, task))
+        truth = reference.load(material.source, third_party.task(path.name, task), material.revision)
+        plan = third_party.plan(players["float32"], truth, third_party.task(path.name, task))
     material.check({"pixel_values": "pictures", "input_ids": "text"}.get(truth.main_input_name, "sound"))
     if truth.main_input_name == "input_features":
         assert isinstance(plan.sequence_length, int)
         reference.shorten(truth, plan.sequence_length // material.hop // 2)
     if not ours:
         first = next(cases.whole_calls(plan, truth, material, model.interface))
-        plan = strangers.told_apart(plan, first.expected(), first.play(players["float32"]))
+        plan = third_party.told_apart(plan, first.expected(), first.play(players["float32"]))
     report = Report(path.name, os.fspath(material.source), plan, ours, bar.filled(plan), backends)
     chosen = list(_cases(plan, truth, material, model, encoder))
     progress.expect((len(chosen) + (ours and plan.task in tasks.GENERATION)) * (1 + len(players)) + LANDMARKS)

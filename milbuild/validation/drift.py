@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from milbuild.options import Plan
 from milbuild.package.reader import Operation
+from milbuild.program.options import Plan
 from milbuild.validation import reference
+from milbuild.validation.backend import RUNTIME, Player
 from milbuild.validation.cases import FEW, Case
 from milbuild.validation.figures import distance, scale
-from milbuild.validation.player import RUNTIME, Player
 
 # A landmark where the error is so much larger than at any before it is one where it jumps.
 JUMP = 8.0

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from milbuild.generation import Session
-from milbuild.options import Plan
+from milbuild.generation.session import Session
+from milbuild.program.options import Plan
 from milbuild.validation import answers, reference
+from milbuild.validation.backend import Player
 from milbuild.validation.cases import in_states, step_of, usable
 from milbuild.validation.material import Material
-from milbuild.validation.player import Player
 
 TOKENS = 16  # that are chosen
 PROMPT = 16  # tokens in front of them

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from milbuild import sound as sound_
 from milbuild.errors import Error
-from milbuild.options import hop_length
+from milbuild.generation import audio as sound_
+from milbuild.program.options import hop_length
 from milbuild.validation import reference
 from milbuild.weights import Checkpoint
 

@@ -6,9 +6,9 @@ import re
 from itertools import groupby
 from typing import Any
 
-from milbuild.pictures import check_picture, save
+from milbuild.io.plots import check_picture, save
+from milbuild.validation.backend import RUNTIME
 from milbuild.validation.drift import LARGEST_HALF
-from milbuild.validation.player import RUNTIME
 
 COLORS = {"float32": "#3b6ea8", "declared": "#d9772b"}
 SMALLEST = 1e-9  # what an error of nothing stands at

@@ -14,8 +14,8 @@ import transformers
 from safetensors import SafetensorError
 
 from milbuild.errors import Error
-from milbuild.options import PROMPT, Plan, parse_pooling
-from milbuild.outputs import CLASSIFIERS, SENTENCE
+from milbuild.program.options import PROMPT, Plan, parse_pooling
+from milbuild.program.outputs import CLASSIFIERS, SENTENCE
 from milbuild.tasks import TASKS
 from milbuild.validation.figures import DEVIATIONS, MAGNITUDE
 from milbuild.weights.checkpoint import locate, modern

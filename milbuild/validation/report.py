@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from milbuild.errors import Error
-from milbuild.options import Plan
-from milbuild.tables import Table
+from milbuild.io.tables import Table
+from milbuild.program.options import Plan
+from milbuild.validation.backend import CORE_ML, RUNTIME
 from milbuild.validation.drift import LARGEST_HALF, Drift
 from milbuild.validation.figures import MIN_PSNR, Row
 from milbuild.validation.greedy import Greedy
-from milbuild.validation.player import CORE_ML, RUNTIME
 
 # What a package must hold, by its precision. float32: rounding of another order of summation; float16: figures.MIN_PSNR.
 # Keys and values in a state are float16 whatever the rest is: they are compared with a model that rounds them. Apple's own

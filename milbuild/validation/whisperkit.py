@@ -8,12 +8,12 @@ import numpy as np
 
 from milbuild import caches
 from milbuild.errors import Error
-from milbuild.options import AUDIO, INTERFACES, Plan
+from milbuild.program.options import AUDIO, INTERFACES, Plan
+from milbuild.program.whisperkit import HIDDEN, LOOKS, SLOT
 from milbuild.validation import answers, reference
+from milbuild.validation.backend import Player
 from milbuild.validation.cases import Case
 from milbuild.validation.material import Material
-from milbuild.validation.player import Player
-from milbuild.whisperkit import HIDDEN, LOOKS, SLOT
 
 UNSEEN = -10_000  # what WhisperKit's mask holds for a slot that is not seen
 

@@ -21,8 +21,8 @@ from coremltools.converters.mil.backend.mil.load import MILProtoExporter
 from coremltools.converters.mil.mil import Operation, Program, Var
 
 from milbuild.errors import Error
-from milbuild.package import passes, temporary
-from milbuild.package.blob import BlobPlan
+from milbuild.lowering import passes, temporary
+from milbuild.lowering.blob import BlobPlan
 from milbuild.weights import Unread
 
 SMALLEST_BLOB = 10  # elements; smaller arrays stand in the program itself (coremltools' should_use_weight_file)

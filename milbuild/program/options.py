@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from milbuild import architectures, tasks
 from milbuild.errors import BuildWarning, Error
-from milbuild.fields import looks_backwards
+from milbuild.weights.fields import looks_backwards
 
 if TYPE_CHECKING:
     from milbuild.weights.sentence_transformers import Recipe

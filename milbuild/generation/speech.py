@@ -14,21 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from milbuild import logits, sound
 from milbuild.errors import Error
-from milbuild.generation import (
-    Sampling,
-    Session,
-    answer_start,
-    checkpoint_of,
-    generate_tokens,
-    opened,
-    read_tokenizer,
-    remark,
-)
+from milbuild.generation.audio import RATE
+from milbuild.generation.audio import read as read_audio
+from milbuild.generation.rules import Rules, Timestamps
+from milbuild.generation.sampling import Sampling, generate_tokens
+from milbuild.generation.session import Session, opened
+from milbuild.generation.tokenizer import checkpoint_of, read_tokenizer, remark
 from milbuild.model import Model
-from milbuild.options import AUDIO
+from milbuild.program.options import AUDIO
 from milbuild.weights.checkpoint import locate
+from milbuild.weights.generation_config import answer_start, ends, of_package, undone
 
 # Samples of a frame of the spectrogram, frames of a state of the encoder, which is what a timestamp counts in: transformers'
 # own constants, whatever a checkpoint's feature extractor says.
@@ -93,16 +89,14 @@ class Transcript:
         self._check_states()
         self.audio = _samples(audio)
         self.frames = max(self.window, len(self.audio) // HOP)
-        self.generation = logits.of_package(model.user_defined_metadata)
-        self.undone = logits.undone(self.generation, speech=True)
+        self.generation = of_package(model.user_defined_metadata)
+        self.undone = undone(self.generation, speech=True)
         self.marker = self.generation.get("no_timestamps_token_id")
         self.timed = timestamps or bool(self.generation.get("return_timestamps")) or self.frames > self.window
         if self.timed and self.marker is None:
             longer = self.frames > self.window
             what = (
-                f"the sound is longer than the window of {length / sound.RATE:g} seconds"
-                if longer
-                else "timestamps is set"
+                f"the sound is longer than the window of {length / RATE:g} seconds" if longer else "timestamps is set"
             )
             hint = "Cut the sound, or hear one window without timestamps." if longer else None
             raise Error(f"{what}, and generation_config.json has no no_timestamps_token_id: no timestamps", hint)
@@ -111,7 +105,7 @@ class Transcript:
         self.features = None if self.session.encoder_plan.postprocess else self._features(tokenizer)
         self.tokenizer = read_tokenizer(tokenizer)
         self.remark = remark(self.session, self.tokenizer, tokenizer, model.user_defined_metadata)
-        self.stop = logits.ends(self.generation) or logits.ends({"eos_token_id": self.tokenizer.eos_token_id})
+        self.stop = ends(self.generation) or ends({"eos_token_id": self.tokenizer.eos_token_id})
         # A language that is heard first takes as much room as any.
         begin, context = len(self._beginning(0)), self.session.context
         left = context - begin
@@ -124,8 +118,8 @@ class Transcript:
             raise Error(f"max_new_tokens is {max_new_tokens}; {room}")
         most = max_new_tokens or self.generation.get("max_new_tokens") or self.generation.get("max_length") or left
         self.most = min(most, left)
-        self.rules = logits.Rules(self.generation, begin, begin + self.most)
-        self.times = logits.Timestamps(self.generation, begin, self.window // STRIDE) if self.timed else None
+        self.rules = Rules(self.generation, begin, begin + self.most)
+        self.times = Timestamps(self.generation, begin, self.window // STRIDE) if self.timed else None
         for each in self.session.models.values():
             each.load()  # what cannot run says so before anything is written
         self.start: list[int] = []
@@ -151,7 +145,7 @@ class Transcript:
 
     def speed(self) -> dict[str, Any]:
         """Seconds of sound in a second, tokens in a second of the decoder."""
-        duration = len(self.audio) / sound.RATE
+        duration = len(self.audio) / RATE
         return {
             "sound_seconds": duration,
             "sound_seconds_per_second": duration / self.seconds if self.seconds else 0.0,
@@ -254,7 +248,7 @@ class Transcript:
         size = self.window * HOP
         audio = np.pad(self.audio, (0, max(0, size - len(self.audio))))
         try:
-            made = extractor(audio, truncation=False, padding="longest", sampling_rate=sound.RATE, return_tensors="np")
+            made = extractor(audio, truncation=False, padding="longest", sampling_rate=RATE, return_tensors="np")
         except ValueError as error:
             raise Error(f"the feature extractor refuses the sound: {error}") from error
         features: np.ndarray = made["input_features"][0].astype(np.float32)
@@ -271,7 +265,7 @@ class Transcript:
         """Those of the tokens of a window of `count` frames from `seek` on, and how many frames they cover."""
         first = np.inf if self.marker is None else self.marker + 1
         cut, used = segments(tokens, first, count)
-        offset, unit = seek * HOP / sound.RATE, STRIDE * HOP / sound.RATE
+        offset, unit = seek * HOP / RATE, STRIDE * HOP / RATE
         found = []
         for start, end, part in cut:
             text = self.tokenizer.decode([token for token in part if token < first], skip_special_tokens=True)
@@ -307,7 +301,7 @@ def segments(tokens: list[int], first: float, count: int) -> tuple[list[tuple[fl
 def transcribe(
     package: str | os.PathLike[str] | Model, tokenizer: Any, audio: str | os.PathLike[str] | np.ndarray, **options: Any
 ) -> str:
-    """The text of a sound; the options are those of `milbuild.speech.Transcript`, which says when each part of it is said."""
+    """The text of audio, with the options of `milbuild.generation.speech.Transcript`, which says when each part is said."""
     transcript = Transcript(package, tokenizer, audio, **options)
     for said in filter(None, (transcript.remark, transcript.undone)):
         warnings.warn(said, stacklevel=2)
@@ -316,11 +310,11 @@ def transcribe(
 
 def _samples(audio: Any) -> np.ndarray:
     if isinstance(audio, str | os.PathLike):
-        return sound.read(audio)
+        return read_audio(audio)
     samples = np.asarray(audio)
     if samples.ndim != 1 or not samples.size or not np.issubdtype(samples.dtype, np.floating):
         what = f"an array of shape {samples.shape} and type {samples.dtype}"
-        raise Error(f"audio is {what}", f"It is a file, or floats (n,) from -1 to 1, {sound.RATE} a second.")
+        raise Error(f"audio is {what}", f"It is a file, or floats (n,) from -1 to 1, {RATE} a second.")
     if not np.isfinite(samples).all():
         raise Error("audio has samples that are no numbers")
     return samples.astype(np.float32)

@@ -20,8 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from milbuild import leftovers
 from milbuild.errors import Error
+from milbuild.io import cleanup
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 RENAME_SWAP = 2  # macOS' sys/stdio.h
@@ -56,7 +56,7 @@ class Folder:
 
     def _make(self) -> None:
         while True:
-            leftovers.expect(self.path, self._remove)
+            cleanup.expect(self.path, self._remove)
             self.path.mkdir()  # which fails where the folder above does not exist
             # Before it is locked another process may take it for abandoned.
             with contextlib.suppress(FileNotFoundError):
@@ -73,7 +73,7 @@ class Folder:
 
     def _leave(self) -> None:
         self._remove()
-        leftovers.settled(self.path)
+        cleanup.settled(self.path)
         lock, self._lock = self._lock, -1
         if lock >= 0:
             os.close(lock)

@@ -9,7 +9,7 @@ import coremltools as ct
 import numpy as np
 
 from milbuild import runtime
-from milbuild.generation import Session
+from milbuild.generation.session import Session
 from milbuild.model import Model
 from milbuild.package.reader import Operation, Package
 

@@ -15,7 +15,8 @@ from milbuild import architectures, caches
 from milbuild.caches import Cache, Cross, InputOutputCache, NoCache, StateCache
 from milbuild.errors import Error
 from milbuild.layers.spectrogram import log_mel
-from milbuild.options import (
+from milbuild.lowering.writer import Dimension, Feature
+from milbuild.program.options import (
     AUDIO,
     CROSS,
     IMAGE,
@@ -28,7 +29,6 @@ from milbuild.options import (
     sampling_rate,
     spell_length,
 )
-from milbuild.package.writer import Dimension, Feature
 from milbuild.weights import Checkpoint, Cursor
 
 DTYPES = {"float16": "fp16", "float32": "fp32", "int32": "int32"}

@@ -8,6 +8,7 @@ Shapes: M mel bands, N frames of the spectrogram, S = N / 2 states of the encode
 its cache, H heads, E = D / H.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,12 +17,14 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
 from milbuild import caches
-from milbuild.caches import SlotCache
+from milbuild.caches import Cross, SlotCache
 from milbuild.errors import Error
-from milbuild.inputs import Inputs
+from milbuild.heads import Outputs
 from milbuild.layers.linear import like
 from milbuild.layers.spectrogram import log_mel
-from milbuild.options import AUDIO, hop_length, sampling_rate
+from milbuild.program.function import Graph, Produced
+from milbuild.program.inputs import Inputs
+from milbuild.program.options import AUDIO, hop_length, sampling_rate
 from milbuild.weights import Checkpoint, Cursor
 
 SLOT = "kv_cache_update_mask"
@@ -173,3 +176,38 @@ def looks(chosen: list[tuple[int, int]], pairs: list[tuple[Var, Var]]) -> Var:
     scores = mb.matmul(x=q, y=k, transpose_y=True, name=f"{LOOKS}_scores")
     shares = mb.softmax(x=scores, axis=-1, name=f"{LOOKS}_shares")
     return mb.reduce_mean(x=shares, axes=[1, 2], keep_dims=False, name=f"{LOOKS}_mean")
+
+
+class WhisperKitGraph(Graph):
+    """One of WhisperKit's packages."""
+
+    declares = WhisperKitInputs
+    inputs: WhisperKitInputs
+
+    def _read(self, inputs: dict[str, Var], given: dict[str, Any]) -> Outputs:
+        names = self.inputs.names
+        if self.plan.function == "mel":
+            return {names.input_features: spread(given["input_features"], "input_features", turned=False)}
+        model = self.family(self.config, self.weights, self.inputs.encoder_cache(inputs, given))
+        name = names.encoder_last_hidden_state
+        return {name: spread(model.encode(**given), name, turned=True)}
+
+    def _cross(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cross:
+        """The encoder's states come in as they are, so their keys and values are worked out in every call: by each layer when
+        it comes to them, since those of all together are 246 MB in a large-v3."""
+        reader = self.family(self.config, self.weights, self.inputs.encoder_cache(inputs, given))
+        states, layers = self.inputs.encoder_states(inputs), caches.shape(self.config)[0]
+
+        @functools.cache
+        def made(layer: int) -> tuple[Var, Var]:
+            keys, values = reader.cross(states, layer)
+            return keys, values
+
+        return Cross(OfLayers(lambda i: made(i)[0], layers), OfLayers(lambda i: made(i)[1], layers), None)
+
+    def _present(self, model: Any) -> Produced:
+        new = zip(("key", "value"), updates(model.cache), strict=True)
+        results = {self.inputs.names.present.format(kind=kind): value for kind, value in new}
+        if chosen := alignment_heads(self.checkpoint, self.config):
+            results[LOOKS] = looks(chosen, model.looks)
+        return self._named(results)

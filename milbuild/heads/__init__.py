@@ -14,7 +14,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache
 from milbuild.errors import Error
-from milbuild.layers import frames, sound
+from milbuild.layers import audio, frames
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import Positions
 from milbuild.layers.linear import constant, like, linear, tied_linear, tied_weight
@@ -305,10 +305,10 @@ def xvector() -> Head:
     def compute(family: Family, speech: Speech, inputs: Inputs) -> Outputs:
         config, root = family.config, family.weights.root
         x = linear(_weighted(family, speech), root / "projector", config.tdnn_dim[0])
-        x = sound.turned(x, root / "tdnn.channels")
-        for i, layer in enumerate(sound.delays(config)):
-            x = sound.time_delay(x, root / f"tdnn.{i}", *layer)
-        x, lengths = sound.turned(x, root / "tdnn.turned"), speech.lengths
+        x = audio.turned(x, root / "tdnn.channels")
+        for i, layer in enumerate(audio.delays(config)):
+            x = audio.time_delay(x, root / f"tdnn.{i}", *layer)
+        x, lengths = audio.turned(x, root / "tdnn.turned"), speech.lengths
         if lengths is not None:
             # As transformers counts them: as if nothing were dilated.
             counted = [*speech.behind, *((kernel, 1) for kernel in config.tdnn_kernel)]

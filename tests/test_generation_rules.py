@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from milbuild import logits
+from milbuild.generation.rules import Rules
+from milbuild.weights import generation_config
 from tests.tiny import TABLE
 
 PROMPT = [1, 4, 6, 9, 11, 4, 6]
@@ -41,17 +42,17 @@ def _greedy(model: Any, rules: Any) -> list[int]:
 
 # Where a text begins, and what is Whisper's: tests of answers and of speech.
 ELSEWHERE = {"decoder_start_token_id", "bos_token_id", "pad_token_id", "forced_bos_token_id", "language", "task"} | set(
-    logits.FIELDS[logits.FIELDS.index("forced_decoder_ids") :]
+    generation_config.FIELDS[generation_config.FIELDS.index("forced_decoder_ids") :]
 )
 
 
-@pytest.mark.parametrize("field", [*(name for name in logits.FIELDS if name not in ELSEWHERE), "plain"])
+@pytest.mark.parametrize("field", [*(name for name in generation_config.FIELDS if name not in ELSEWHERE), "plain"])
 def test_each_field_does_what_it_does_in_transformers(field: str, model: Any) -> None:
     """Made of what the model says without the field, so that each changes the text."""
     import torch
 
     base = {"bos_token_id": 1, "pad_token_id": 5}
-    plain = _greedy(model, logits.Rules(base, len(PROMPT), len(PROMPT) + NEW, PROMPT))
+    plain = _greedy(model, Rules(base, len(PROMPT), len(PROMPT) + NEW, PROMPT))
     said = plain[len(PROMPT) :]
     fields: dict[str, dict[str, Any]] = {
         "plain": {},
@@ -70,8 +71,8 @@ def test_each_field_does_what_it_does_in_transformers(field: str, model: Any) ->
         "encoder_no_repeat_ngram_size": {"encoder_no_repeat_ngram_size": 1, "suppress_tokens": said[:4]},
     }
     generation = base | fields[field]
-    kept = logits.of_package({logits.METADATA_KEY: logits.kept(generation)})
-    ours = _greedy(model, logits.Rules(kept, len(PROMPT), len(PROMPT) + NEW, PROMPT))
+    kept = generation_config.of_package({generation_config.METADATA_KEY: generation_config.kept(generation)})
+    ours = _greedy(model, Rules(kept, len(PROMPT), len(PROMPT) + NEW, PROMPT))
     model.generation_config = type(model.generation_config)(**generation)
     truth = model.generate(torch.tensor([PROMPT]), max_new_tokens=NEW, do_sample=False)[0].tolist()
     assert ours == truth
@@ -81,10 +82,10 @@ def test_each_field_does_what_it_does_in_transformers(field: str, model: Any) ->
 
 def test_the_prompt_is_what_an_encoder_s_rules_are_of() -> None:
     """Without a text that is answered, as with sounds, they do nothing, as in transformers."""
-    rules = logits.Rules({"encoder_repetition_penalty": 9.0, "encoder_no_repeat_ngram_size": 1}, 1, 9)
+    rules = Rules({"encoder_repetition_penalty": 9.0, "encoder_no_repeat_ngram_size": 1}, 1, 9)
     scores = np.array([0.5, -0.5, 2.0], np.float32)
     assert rules(scores, [1]).tolist() == scores.tolist()
-    rules = logits.Rules({"encoder_no_repeat_ngram_size": 2}, 1, 9, [2, 0, 1, 2])
+    rules = Rules({"encoder_no_repeat_ngram_size": 2}, 1, 9, [2, 0, 1, 2])
     assert rules(scores, [0]).tolist() == [0.5, float("-inf"), 2.0]
 
 
@@ -108,38 +109,49 @@ NEUTRAL: dict[str, Any] = {
 def test_every_field_of_transformers_is_done_or_said_or_without_effect() -> None:
     import transformers
 
-    tables = (logits.FIELDS, logits.LENGTHS, logits.UNDONE, logits.SAMPLING, logits.WITHOUT_EFFECT, ("do_sample",))
+    tables = (
+        generation_config.FIELDS,
+        generation_config.LENGTHS,
+        generation_config.UNDONE,
+        generation_config.SAMPLING,
+        generation_config.WITHOUT_EFFECT,
+        ("do_sample",),
+    )
     known = [name for table in tables for name in table]
     assert set(vars(transformers.GenerationConfig())) <= set(known)
     assert len(known) == len(set(known)), "a field has one of them"
 
 
-@pytest.mark.parametrize("field", [*logits.UNDONE, *logits.SAMPLING])
+@pytest.mark.parametrize("field", [*generation_config.UNDONE, *generation_config.SAMPLING])
 def test_what_is_not_done_is_said(field: str) -> None:
     """From the package's metadata, and only where it asks for anything."""
 
     def package(generation: dict[str, Any]) -> dict[str, Any]:
-        return logits.of_package({logits.METADATA_KEY: logits.kept(generation)})
+        return generation_config.of_package({generation_config.METADATA_KEY: generation_config.kept(generation)})
 
-    assert logits.undone(package(NEUTRAL)) is None
-    assert logits.undone(package(NEUTRAL), ["temperature"]) is None
-    sampled = field in logits.SAMPLING
+    assert generation_config.undone(package(NEUTRAL)) is None
+    assert generation_config.undone(package(NEUTRAL), ["temperature"]) is None
+    sampled = field in generation_config.SAMPLING
     asked = package({**NEUTRAL, field: ASKED[field]})
     if sampled:
-        assert logits.undone(asked) is None, "greedy, as transformers without do_sample"
-        assert logits.undone(asked, [field]) is None, "the user gave it"
-        assert field in (logits.undone(package({**asked, "do_sample": True})) or "")
-    assert f"{field} " in (logits.undone(asked, ["seed"] if sampled else []) or "")
+        assert generation_config.undone(asked) is None, "greedy, as transformers without do_sample"
+        assert generation_config.undone(asked, [field]) is None, "the user gave it"
+        assert field in (generation_config.undone(package({**asked, "do_sample": True})) or "")
+    assert f"{field} " in (generation_config.undone(asked, ["seed"] if sampled else []) or "")
 
 
 def test_sampling_is_said_where_the_likeliest_token_is_taken() -> None:
     asked = {"do_sample": True, "temperature": 0.6, "top_p": 1.0}
-    assert (logits.undone(asked) or "").endswith(": do_sample true, temperature 0.6")
-    assert logits.undone(asked, ["temperature"]) is None
-    assert logits.undone(asked, speech=True) is None, "transformers' Whisper takes it from its caller alone"
+    assert (generation_config.undone(asked) or "").endswith(": do_sample true, temperature 0.6")
+    assert generation_config.undone(asked, ["temperature"]) is None
+    assert generation_config.undone(asked, speech=True) is None, "transformers' Whisper takes it from its caller alone"
     silence = {"no_speech_threshold": 0.6, "logprob_threshold": -1.0}
-    assert (logits.undone(silence, speech=True) or "").endswith(": no_speech_threshold 0.6, logprob_threshold -1.0")
-    assert logits.undone({"no_speech_threshold": 0.6}, speech=True) is None, "transformers skips nothing by it alone"
+    assert (generation_config.undone(silence, speech=True) or "").endswith(
+        ": no_speech_threshold 0.6, logprob_threshold -1.0"
+    )
+    assert generation_config.undone({"no_speech_threshold": 0.6}, speech=True) is None, (
+        "transformers skips nothing by it alone"
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,8 +170,8 @@ def test_what_is_not_said_changes_nothing_in_transformers(fields: dict[str, Any]
     import torch
 
     base = {"bos_token_id": 1, "pad_token_id": 5, "eos_token_id": 60}
-    plain = _greedy(model, logits.Rules(base, len(PROMPT), len(PROMPT) + NEW, PROMPT))
-    assert logits.undone(fields) is None
+    plain = _greedy(model, Rules(base, len(PROMPT), len(PROMPT) + NEW, PROMPT))
+    assert generation_config.undone(fields) is None
     model.generation_config = type(model.generation_config)(**base, **fields)
     ids = torch.tensor([PROMPT])
     truth = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)[0].tolist()

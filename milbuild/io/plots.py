@@ -7,8 +7,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from milbuild import leftovers
 from milbuild.errors import Error
+from milbuild.io import cleanup
 
 
 def check_picture(path: str | os.PathLike[str], what: str = "a plot") -> None:
@@ -38,7 +38,7 @@ def save(figure: Any, path: str | os.PathLike[str], what: str = "a plot", **opti
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix.lstrip(".").lower(), **options)
     made = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    leftovers.expect(made, lambda: made.unlink(missing_ok=True))
+    cleanup.expect(made, lambda: made.unlink(missing_ok=True))
     try:
         made.write_bytes(drawn.getbuffer())
         os.replace(made, path)
@@ -49,4 +49,4 @@ def save(figure: Any, path: str | os.PathLike[str], what: str = "a plot", **opti
         raise Error(f"{what} cannot be written to {path}: {reason}", hint) from error
     finally:
         made.unlink(missing_ok=True)
-        leftovers.settled(made)
+        cleanup.settled(made)

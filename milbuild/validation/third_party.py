@@ -8,9 +8,9 @@ import numpy as np
 
 from milbuild import tasks
 from milbuild.errors import Error
-from milbuild.options import IMAGE, TARGET, Length, Output, Plan
-from milbuild.outputs import CLASSIFIERS
-from milbuild.validation.player import Player
+from milbuild.program.options import IMAGE, TARGET, Length, Output, Plan
+from milbuild.program.outputs import CLASSIFIERS
+from milbuild.validation.backend import Player
 
 Arrays = dict[str, np.ndarray]
 

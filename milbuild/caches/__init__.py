@@ -15,10 +15,10 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
 from milbuild.errors import Error
-from milbuild.fields import looks_backwards
 from milbuild.layers.attention import NOWHERE, Positions, causal_mask, position_mask
 from milbuild.layers.linear import like
 from milbuild.weights import Cursor
+from milbuild.weights.fields import looks_backwards
 
 
 class Cache(Protocol):

@@ -1,0 +1,1 @@
+"""What is written for people, and what is cleaned up when writing is interrupted."""

@@ -1,0 +1,64 @@
+"""What a package says of itself: where it comes from, what it was built by, what its consumers read."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import coremltools as ct
+
+import milbuild
+from milbuild.program.options import (
+    COMMIT_KEY,
+    LINT_KEY,
+    METADATA_KEY,
+    MODEL_TYPE_KEY,
+    SENTENCE_KEY,
+    SOURCE_KEY,
+    TOKENIZER_KEY,
+    Plan,
+)
+from milbuild.program.outputs import preview
+from milbuild.tasks import GENERATION
+from milbuild.weights import Checkpoint
+from milbuild.weights.checkpoint import tokenizer_digest
+from milbuild.weights.fields import Config
+from milbuild.weights.generation_config import METADATA_KEY as GENERATION_KEY
+from milbuild.weights.generation_config import kept
+
+if TYPE_CHECKING:
+    pass
+
+
+def write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan: Plan, lint: bool) -> None:
+    from importlib.metadata import version
+
+    author, license_ = checkpoint.credits()
+    metadata.shortDescription = f"{checkpoint.name} ({config.model_type}) for {plan.task}, built by milbuild."
+    metadata.author, metadata.license = author, license_
+    metadata.userDefined.update(
+        {
+            "milbuild.version": milbuild.__version__,
+            SOURCE_KEY: checkpoint.name,
+            **({COMMIT_KEY: checkpoint.commit} if checkpoint.commit else {}),
+            **({TOKENIZER_KEY: digest} if (digest := tokenizer_digest(checkpoint.folder)) else {}),
+            MODEL_TYPE_KEY: config.model_type,
+            METADATA_KEY: plan.as_json(),
+            **({} if lint else {LINT_KEY: "off"}),
+            **_sentence_facts(checkpoint, plan),
+            **({} if plan.raw else preview(plan.task, config)),
+            **({GENERATION_KEY: kept(checkpoint.generation)} if plan.task in GENERATION else {}),
+            "com.github.apple.coremltools.version": ct.__version__,
+            "transformers_version": version("transformers"),
+            # What swift-transformers and exporters' tools read: the tokenizer's repository is the name.
+            "co.huggingface.exporters.name": checkpoint.name,
+            "co.huggingface.exporters.task": plan.task,
+            "co.huggingface.exporters.architecture": (config.architectures or [config.model_type])[0],
+            "co.huggingface.exporters.framework": "pytorch",
+            "co.huggingface.exporters.precision": plan.precision,
+        }
+    )
+
+
+def _sentence_facts(checkpoint: Checkpoint, plan: Plan) -> dict[str, str]:
+    """What a repository of sentence-transformers says of the texts that a vector is made of: prompts, their longest."""
+    facts = {} if checkpoint.recipe is None or plan.pooling is None else checkpoint.recipe.facts
+    return {SENTENCE_KEY: json.dumps(facts, sort_keys=True)} if facts else {}
