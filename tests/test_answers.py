@@ -15,11 +15,12 @@ from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
 import milbuild
-from milbuild import architectures, logits
+from milbuild import architectures
+from milbuild.generation.rules import Rules
 from milbuild.generation.sampling import Sampling, generate_tokens
 from milbuild.generation.session import Session
 from milbuild.validation import reference as hf
-from milbuild.weights.generation_config import answer_start
+from milbuild.weights.generation_config import FIELDS, answer_start, ends
 from tests.conftest import check_landmarks, checkpoint, difference, psnr, reference, tokens
 from tests.tiny import ANSWERS
 
@@ -281,13 +282,13 @@ def test_answers_are_those_of_transformers(model_type: str, name: str) -> None:
     for seed in range(6):
         inputs = texts(1, 9, seed=seed)
         tensors = {key: torch.from_numpy(value).long() for key, value in inputs.items()}
-        fields = dict.fromkeys(logits.FIELDS) | rules
+        fields = dict.fromkeys(FIELDS) | rules
         fields = {key: value for key, value in fields.items() if hasattr(truth.generation_config, key)}
         theirs = truth.generate(**tensors, do_sample=False, max_new_tokens=20, **fields)[0].tolist()
         session = Session(model)
         session.read(inputs)
         start = [answer_start(rules)]
-        chosen = generate_tokens(session, start, 20, logits.ends(rules), Sampling(), logits.Rules(rules, 1, 1 + 20))
+        chosen = generate_tokens(session, start, 20, ends(rules), Sampling(), Rules(rules, 1, 1 + 20))
         ours = start + list(chosen)
         assert ours == theirs[: len(ours)]
         assert theirs[len(ours) :] in ([], [2]), "only the end of the text, which we do not give out"

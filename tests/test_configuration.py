@@ -36,17 +36,19 @@ def test_every_field_is_accounted_for(model_type: str, monkeypatch: pytest.Monke
     family = architectures.find(model_type)
     config = type(transformers.AutoConfig.for_model(model_type))
     fields = {field.name for field in dataclasses.fields(config)}
-    unaccounted = fields - read - set(family.not_read) - set(family.only) - set(architectures.NOT_READ)
+    unaccounted = (
+        fields - read - set(family.unused_config) - set(family.required_config) - set(architectures.UNUSED_CONFIG)
+    )
     assert not unaccounted, "fields that no graph of this family looks at"
-    superfluous = set(family.not_read) & (read | set(family.only))
+    superfluous = set(family.unused_config) & (read | set(family.required_config))
     assert not superfluous, "declared as not read, and read"
-    unknown = (set(family.not_read) | set(family.only)) - fields
+    unknown = (set(family.unused_config) | set(family.required_config)) - fields
     assert not unknown, "no such field"
 
 
 def test_the_guard_bites(monkeypatch: pytest.MonkeyPatch) -> None:
     """A field that transformers adds, or that a family stops reading, fails the test above."""
-    monkeypatch.setattr(architectures.find("gpt2"), "not_read", ("summary_type",))
+    monkeypatch.setattr(architectures.find("gpt2"), "unused_config", ("summary_type",))
     with pytest.raises(AssertionError, match="no graph of this family"):
         test_every_field_is_accounted_for("gpt2", monkeypatch)
 

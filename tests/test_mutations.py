@@ -155,7 +155,7 @@ FORWARD = {
     "square matrices not transposed": _replace(Tensor, "T", _no_transposition),
     "no biases": _replace(linear, "_linear", _no_bias),
     "exact GELU for tanh": lambda patch: patch.setattr(activation, "ACTIVATIONS", _exact_gelu(activation.ACTIVATIONS)),
-    "head tied to another table": _replace(heads, "tied_linear", _head_of_positions),
+    "head tied to another table": _replace(heads, "linear_from", _head_of_positions),
     "positions count from 1": _replace(caches, "count", _positions_from_one),
     "no residual": _replace(gpt2, "add", _no_residual),
 }
@@ -243,7 +243,7 @@ HALVES: dict[str, tuple[str, Patch]] = {
     "bart: epsilon": ("bart", _replace(bart, "layer_norm", _other_epsilon)),
     "bart: no bias of the scores": (
         "bart",
-        _replace(heads, "tied_linear", lambda original: lambda x, w, weight, bias=None: original(x, w, weight)),
+        _replace(heads, "linear_from", lambda original: lambda x, w, weight, bias=None: original(x, w, weight)),
     ),
     "whisper: tanh GELU in the stem": (
         "whisper",

@@ -16,9 +16,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import milbuild
-from milbuild import architectures, logits
+from milbuild import architectures
 from milbuild.program.options import Plan
 from milbuild.weights import Checkpoint
+from milbuild.weights.generation_config import kept
 from tests.broken import CommandLine
 from tests.conftest import checkpoint
 from tests.tiny import TABLE
@@ -72,8 +73,8 @@ def test_fields_of_generation_come_from_config_json_as_transformers_takes_them(m
                 continue
             found = Checkpoint.open(folder).generation
             assert found.get(name) == value
-            if name in (*logits.FIELDS, *logits.LENGTHS):
-                assert json.loads(logits.kept(found))[name] == value
+            if name in (*FIELDS, *logits.LENGTHS):
+                assert json.loads(kept(found))[name] == value
             file.write_text("{}")
             # generation_whisper.py looks into config.json for this one; nothing else does for any.
             falls_back = name == "forced_decoder_ids" and model_type == "whisper"
@@ -82,7 +83,7 @@ def test_fields_of_generation_come_from_config_json_as_transformers_takes_them(m
             compared.add(name)
             break
     assert compared == FIELDS
-    for name in {*logits.FIELDS} - FIELDS:
+    for name in {*FIELDS} - FIELDS:
         (folder / "config.json").write_text(json.dumps(before | {name: 7}))
         file.unlink(missing_ok=True)
         assert not hasattr(_theirs(folder, **source), name)

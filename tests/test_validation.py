@@ -120,7 +120,7 @@ FAULTS: dict[str, tuple[str, str, str, Patch]] = {
         "transformer.h.1.attn",
         _replace(caches._State, "write", _second_layer_lost),
     ),
-    "a tied head untied": ("gpt2", "none", "lm_head", _replace(heads, "tied_linear", _head_of_positions)),
+    "a tied head untied": ("gpt2", "none", "lm_head", _replace(heads, "linear_from", _head_of_positions)),
     "halves of rope interleaved": ("llama", "none", "model.layers.0.self_attn", _replace(llama, "rotate", _neighbours)),
     "positions off by one": ("gpt2", "none", "transformer.drop", _replace(caches, "count", _positions_from_one)),
     "values of a cache are its keys": (

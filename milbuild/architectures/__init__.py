@@ -15,7 +15,7 @@ DECODER = ("feature-extraction", "text-generation", "text-classification", "toke
 
 
 # Fields that configurations of all families share and that change no graph, each with the reason.
-NOT_READ = {
+UNUSED_CONFIG = {
     "architectures": "names the class the checkpoint was saved from; tasks.guess reads it",
     "bos_token_id": "for whoever writes the prompt",
     "chunk_size_feed_forward": "computes the same in pieces",

@@ -19,9 +19,9 @@ from milbuild.weights import Cursor
 
 class Albert(Bert):
     prefix = "albert"
-    only = {}
-    not_read = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "pad_token_id")
-    ignored = (r"embeddings\.(position|token_type)_ids", r"pooler\.(weight|bias)", r"sop_classifier\..*")
+    required_config = {}
+    unused_config = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "pad_token_id")
+    ignored_weights = (r"embeddings\.(position|token_type)_ids", r"pooler\.(weight|bias)", r"sop_classifier\..*")
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         super().__init__(config, weights, cache)

@@ -14,17 +14,17 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
 from milbuild.caches import Cache, Cross
-from milbuild.heads import at_last_end, encoder_decoder_states, span, tied
+from milbuild.heads import encoder_decoder_states, eos_pooled, span, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import (
     attention,
-    joined_heads,
+    fused_heads,
     merge_heads,
     moved_positions,
     padding_mask,
     split_heads,
 )
-from milbuild.layers.linear import add, embedding, joined_linear, linear, tied_weight
+from milbuild.layers.linear import add, embedding, fused_linear, linear, tied_weight
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
@@ -36,13 +36,13 @@ TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 
 class Bart:
     prefix = "model"
-    only: dict[str, tuple[Any, str]] = {"is_decoder": (False, "the encoder looks both ways")}
-    not_read: tuple[str, ...] = (
+    required_config: dict[str, tuple[Any, str]] = {"is_decoder": (False, "the encoder looks both ways")}
+    unused_config: tuple[str, ...] = (
         *("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"),  # training
         *("encoder_layerdrop", "decoder_layerdrop", "init_std"),
         *("pad_token_id", "forced_eos_token_id"),  # the mask says what is padding; for whoever generates
     )
-    ignored: tuple[str, ...] = (
+    ignored_weights: tuple[str, ...] = (
         r"shared\.weight",  # where both halves have tables of their own
         r"(encoder|decoder)\.version",  # of fairseq's files
         "final_logits_bias",  # of the language model, where another task is built
@@ -54,7 +54,7 @@ class Bart:
         "feature-extraction": encoder_decoder_states(),
         "text2text-generation": language_head,
         "fill-mask": language_head,
-        "text-classification": at_last_end("classification_head"),
+        "text-classification": eos_pooled("classification_head"),
         "question-answering": span("qa_outputs"),
     }
 
@@ -98,7 +98,7 @@ class Bart:
             w = layers[layer]
             layers = [w]
         keys, values = (
-            joined_heads(hidden, [(each / name, self.width) for each in layers], heads, w / title, bias)
+            fused_heads(hidden, [(each / name, self.width) for each in layers], heads, w / title, bias)
             for name, title, bias in (("k_proj", "cross_keys", self.key_bias), ("v_proj", "cross_values", True))
         )
         return keys, values
@@ -142,7 +142,7 @@ class Bart:
         config = self.config
         heads = config.encoder_attention_heads if i is None else config.decoder_attention_heads
         parts = [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")]
-        q, k, v = split_heads(joined_linear(x, parts, w, [True, self.key_bias, True]), heads, w, parts=3)
+        q, k, v = split_heads(fused_linear(x, parts, w, [True, self.key_bias, True]), heads, w, parts=3)
         if i is not None:
             k, v = self.cache.update(i, k, v)  # (B, H, slots, E)
         y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)

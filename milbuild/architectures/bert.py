@@ -16,7 +16,7 @@ from milbuild.caches import Cache
 from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
-from milbuild.layers.linear import add, embedding, first_token, joined_linear, linear
+from milbuild.layers.linear import add, embedding, first_token, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 from milbuild.weights.fields import looks_backwards
@@ -24,12 +24,12 @@ from milbuild.weights.fields import looks_backwards
 
 class Bert:
     prefix = "bert"
-    only = {"add_cross_attention": (False, "there is no encoder whose states it could attend to")}
-    not_read: tuple[str, ...] = (
+    required_config = {"add_cross_attention": (False, "there is no encoder whose states it could attend to")}
+    unused_config: tuple[str, ...] = (
         *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),  # training
         "pad_token_id",  # the mask says what is padding
     )
-    ignored: tuple[str, ...] = (r"embeddings\.(position|token_type)_ids", r"pooler\.dense\.(weight|bias)")
+    ignored_weights: tuple[str, ...] = (r"embeddings\.(position|token_type)_ids", r"pooler\.dense\.(weight|bias)")
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
@@ -81,7 +81,7 @@ class Bert:
 
     def attention(self, x: Var, w: Cursor, i: int, mask: Var | None) -> Var:
         heads = self.config.num_attention_heads
-        x = joined_linear(x, [(w / name, self.width) for name in ("query", "key", "value")], w)
+        x = fused_linear(x, [(w / name, self.width) for name in ("query", "key", "value")], w)
         q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
         k, v = self.cache.update(i, k, v)  # (B, H, S, E)
         return merge_heads(attention(q, k, v, mask, (self.width // heads) ** -0.5, w), w)

@@ -31,9 +31,9 @@ EPSILON = 1e-6
 
 class ConvNext:
     prefix = "convnext"
-    only: dict[str, tuple[Any, str]] = {}
-    not_read: tuple[str, ...] = ("drop_path_rate", "_out_features", "_out_indices")  # training; backbones
-    ignored: tuple[str, ...] = ()
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config: tuple[str, ...] = ("drop_path_rate", "_out_features", "_out_indices")  # training; backbones
+    ignored_weights: tuple[str, ...] = ()
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache

@@ -9,20 +9,20 @@ from milbuild.architectures.bert import Bert
 from milbuild.heads import choices, language_model, per_token, pooled, span, states
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
-from milbuild.layers.linear import add, embedding, first_token, joined_linear, linear
+from milbuild.layers.linear import add, embedding, first_token, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
 
 class DistilBert(Bert):
     prefix = "distilbert"
-    only = {}
-    not_read = (
+    required_config = {}
+    unused_config = (
         *("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout"),  # training
         "sinusoidal_pos_embds",  # how the position table begins, before training
         "pad_token_id",  # the mask says what is padding
     )
-    ignored = (r"embeddings\.position_ids",)
+    ignored_weights = (r"embeddings\.position_ids",)
 
     @staticmethod
     def bidirectional(config: object) -> bool:
@@ -55,7 +55,7 @@ class DistilBert(Bert):
 
     def attention(self, x: Var, w: Cursor, i: int, mask: Var | None) -> Var:
         heads = self.config.n_heads
-        x = joined_linear(x, [(w / name, self.width) for name in ("q_lin", "k_lin", "v_lin")], w)
+        x = fused_linear(x, [(w / name, self.width) for name in ("q_lin", "k_lin", "v_lin")], w)
         q, k, v = split_heads(x, heads, w, parts=3)
         y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
         return linear(merge_heads(y, w), w / "out_lin", self.width)

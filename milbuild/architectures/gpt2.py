@@ -22,8 +22,8 @@ from milbuild.weights import Cursor
 
 class GPT2:
     prefix = "transformer"
-    only = {"add_cross_attention": (False, "there is no encoder whose states it could attend to")}
-    not_read = (
+    required_config = {"add_cross_attention": (False, "there is no encoder whose states it could attend to")}
+    unused_config = (
         *(
             "summary_type",
             "summary_use_proj",
@@ -33,7 +33,7 @@ class GPT2:
         *("resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"),  # training
     )
     # causal-mask buffers of old checkpoints; the second head of GPT2DoubleHeadsModel, which no task here has
-    ignored = (r"h\.\d+\.attn\.(masked_)?bias", r"multiple_choice_head\..*")
+    ignored_weights = (r"h\.\d+\.attn\.(masked_)?bias", r"multiple_choice_head\..*")
     heads = {
         "feature-extraction": states(),
         "text-generation": tied("lm_head", to="wte"),

@@ -17,8 +17,12 @@ from milbuild.weights import Cursor
 class Hubert(Wav2Vec2):
     prefix = "hubert"
     also = ("adapter_attn_dim", "add_adapter")  # which transformers' code reads, though the class has none
-    not_read = tuple(TRAINING)
-    ignored = ("masked_spec_embed", "layer_weights", r"encoder\.pos_conv_embed\.batch_norm\.num_batches_tracked")
+    unused_config = tuple(TRAINING)
+    ignored_weights = (
+        "masked_spec_embed",
+        "layer_weights",
+        r"encoder\.pos_conv_embed\.batch_norm\.num_batches_tracked",
+    )
     heads = {task: Wav2Vec2.heads[task] for task in ("feature-extraction", "ctc", "audio-classification")}
 
     @staticmethod

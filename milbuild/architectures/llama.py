@@ -16,7 +16,7 @@ from milbuild.errors import Error
 from milbuild.heads import last_token, per_token, span, states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
-from milbuild.layers.linear import add, embedding, joined_linear, linear, mul, split
+from milbuild.layers.linear import add, embedding, fused_linear, linear, mul, split
 from milbuild.layers.normalization import rms_norm
 from milbuild.layers.rope import Rotation, ropes, rotate, rotation, settled
 from milbuild.weights import Cursor
@@ -24,9 +24,9 @@ from milbuild.weights import Cursor
 
 class Llama:
     prefix = "model"
-    only: dict[str, tuple[Any, str]] = {}
-    not_read: tuple[str, ...] = ("attention_dropout", "pretraining_tp")
-    ignored: tuple[str, ...] = (r"rotary_emb\.inv_freq", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config: tuple[str, ...] = ("attention_dropout", "pretraining_tp")
+    ignored_weights: tuple[str, ...] = (r"rotary_emb\.inv_freq", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
     heads = {
         "feature-extraction": states(),
         "text-generation": tied("lm_head", to="embed_tokens"),
@@ -91,7 +91,7 @@ class Llama:
         config, (_, keys, width) = self.config, caches.shape(self.config)
         queries = config.num_attention_heads
         widths = (("q_proj", queries * width), ("k_proj", keys * width), ("v_proj", keys * width))
-        x = joined_linear(x, [(w / name, size) for name, size in widths], w, self.bias("qkv"))
+        x = fused_linear(x, [(w / name, size) for name, size in widths], w, self.bias("qkv"))
         # Queries and keys are rotated as one: their heads stand behind one another.
         qk, v = split_heads(x, queries, w, parts=[queries + keys, keys])  # (B, H + K, T, E), (B, K, T, E)
         qk = self.head_norms(qk, w)

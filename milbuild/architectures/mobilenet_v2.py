@@ -41,9 +41,12 @@ def segmentation(family: "MobileNetV2", hidden: Var, inputs: Inputs) -> Outputs:
 
 class MobileNetV2:
     prefix = "mobilenet_v2"
-    only: dict[str, tuple[Any, str]] = {}
-    not_read: tuple[str, ...] = ("classifier_dropout_prob", "semantic_loss_ignore_index")  # training
-    ignored: tuple[str, ...] = (r".*\.num_batches_tracked", r"conv_1x1\..*")  # segmentation has no use for the last
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config: tuple[str, ...] = ("classifier_dropout_prob", "semantic_loss_ignore_index")  # training
+    ignored_weights: tuple[str, ...] = (
+        r".*\.num_batches_tracked",
+        r"conv_1x1\..*",
+    )  # segmentation has no use for the last
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache

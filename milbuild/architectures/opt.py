@@ -22,7 +22,7 @@ from milbuild.layers.attention import (
     moved_positions,
     split_heads,
 )
-from milbuild.layers.linear import add, embedding, joined_linear, linear
+from milbuild.layers.linear import add, embedding, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
@@ -31,9 +31,9 @@ FIRST = 2  # the table's row of the first token
 
 class OPT:
     prefix = "model"
-    only: dict[str, tuple[Any, str]] = {}
-    not_read = ("dropout", "attention_dropout", "layerdrop", "init_std")  # training
-    ignored: tuple[str, ...] = ()
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config = ("dropout", "attention_dropout", "layerdrop", "init_std")  # training
+    ignored_weights: tuple[str, ...] = ()
     heads = {
         "feature-extraction": states(),
         "text-generation": tied("lm_head", to="decoder.embed_tokens"),
@@ -81,7 +81,7 @@ class OPT:
 
     def attention(self, x: Var, w: Cursor, i: int, mask: Var | None) -> Var:
         heads, bias = self.config.num_attention_heads, self.config.enable_bias
-        x = joined_linear(x, [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")], w, bias)
+        x = fused_linear(x, [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")], w, bias)
         q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
         k, v = self.cache.update(i, k, v)  # (B, H, S, E)
         y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)

@@ -9,7 +9,7 @@ from milbuild.architectures.llama import Llama
 class Qwen2(Llama):
     also: tuple[str, ...] = ("head_dim",)  # which transformers' attention reads, though the class has none
     # The window's fields are what transformers makes layer_types of.
-    not_read: tuple[str, ...] = ("attention_dropout", "use_sliding_window", "max_window_layers")
+    unused_config: tuple[str, ...] = ("attention_dropout", "use_sliding_window", "max_window_layers")
 
     def bias(self, where: str) -> bool:
         return where == "qkv"

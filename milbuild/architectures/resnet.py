@@ -22,9 +22,9 @@ REDUCTION = 4  # of a bottleneck
 
 class ResNet:
     prefix = "resnet"
-    only: dict[str, tuple[Any, str]] = {}
-    not_read: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = (r".*\.num_batches_tracked",)
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config: tuple[str, ...] = ()
+    ignored_weights: tuple[str, ...] = (r".*\.num_batches_tracked",)
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache

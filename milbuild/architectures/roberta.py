@@ -20,7 +20,7 @@ from milbuild.weights import Cursor
 
 class Roberta(Bert):
     prefix = "roberta"
-    not_read = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    unused_config = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
     @staticmethod
     def longest(config: Any) -> int:

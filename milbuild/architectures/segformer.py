@@ -17,7 +17,7 @@ from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
 from milbuild.layers.convolution import check_stages, convolution, convolution_norm
 from milbuild.layers.image import picture, resized, tokens
-from milbuild.layers.linear import add, joined_linear, linear
+from milbuild.layers.linear import add, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
@@ -44,8 +44,8 @@ def segmentation(family: "Segformer", stages: list[Stage], inputs: Inputs) -> Ou
 
 class Segformer:
     prefix = "segformer"
-    only: dict[str, tuple[Any, str]] = {}
-    not_read: tuple[str, ...] = (
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config: tuple[str, ...] = (
         *(
             "hidden_dropout_prob",
             "attention_probs_dropout_prob",
@@ -54,7 +54,7 @@ class Segformer:
         ),  # training
         *("semantic_loss_ignore_index", "layer_norm_eps"),  # training; transformers' own model does not read it
     )
-    ignored: tuple[str, ...] = (r".*\.num_batches_tracked",)
+    ignored_weights: tuple[str, ...] = (r".*\.num_batches_tracked",)
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
@@ -88,7 +88,7 @@ class Segformer:
         kv = x if ratio == 1 else self.reduced(x, grid, w / "sequence_reduction", ratio)
         (q,) = split_heads(linear(x, w / "q_proj", width), heads, w / "query")  # (B, heads, N, E)
         parts = [(w / name, width) for name in ("k_proj", "v_proj")]
-        k, v = split_heads(joined_linear(kv, parts, w / "keys"), heads, w / "keys", parts=2)  # (B, heads, S, E) each
+        k, v = split_heads(fused_linear(kv, parts, w / "keys"), heads, w / "keys", parts=2)  # (B, heads, S, E) each
         y = attention(q, k, v, None, (width // heads) ** -0.5, w)
         return linear(merge_heads(y, w), w / "o_proj", width)
 

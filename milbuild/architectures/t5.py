@@ -11,10 +11,10 @@ from typing import Any
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache, Cross
-from milbuild.heads import at_last_end, encoder_decoder_states, per_token, span, states, tied
+from milbuild.heads import encoder_decoder_states, eos_pooled, per_token, span, states, tied
 from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, joined_heads, merge_heads, padding_mask, split_heads
-from milbuild.layers.linear import add, embedding, joined_linear, linear, mul, tied_weight
+from milbuild.layers.attention import attention, fused_heads, merge_heads, padding_mask, split_heads
+from milbuild.layers.linear import add, embedding, fused_linear, linear, mul, tied_weight
 from milbuild.layers.normalization import rms_norm
 from milbuild.layers.relative import Distances, relative_bias
 from milbuild.weights import Cursor
@@ -27,13 +27,13 @@ TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 class T5:
     prefix = "transformer"
     also = ("decoder_start_token_id",)
-    only = {"is_decoder": (False, "the encoder looks both ways")}
-    not_read = (
+    required_config = {"is_decoder": (False, "the encoder looks both ways")}
+    unused_config = (
         *("dropout_rate", "classifier_dropout", "initializer_factor"),  # training
         "feed_forward_proj",  # transformers' class makes dense_act_fn and is_gated_act of it
         "pad_token_id",  # the mask says what is padding
     )
-    ignored = (
+    ignored_weights = (
         "shared.weight",  # where both halves have tables of their own
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # of old checkpoints, never used
     )
@@ -44,7 +44,7 @@ class T5:
         "text2text-generation": tied(
             "lm_head", to=TABLES, scale=lambda config: config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
         ),
-        "text-classification": at_last_end("classification_head"),
+        "text-classification": eos_pooled("classification_head"),
         "token-classification": per_token("classifier"),
         "question-answering": span("qa_outputs"),
     }
@@ -74,9 +74,7 @@ class T5:
         w = self.weights / "decoder"
         layers = [w / f"block.{i}.layer.1.EncDecAttention" for i in range(self.config.num_decoder_layers)]
         keys, values = (
-            joined_heads(
-                hidden, [(each / name, self.inner) for each in layers], self.config.num_heads, w / title, False
-            )
+            fused_heads(hidden, [(each / name, self.inner) for each in layers], self.config.num_heads, w / title, False)
             for name, title in (("k", "cross_keys"), ("v", "cross_values"))
         )
         return keys, values
@@ -118,7 +116,7 @@ class T5:
         return rms_norm(x, w, self.config.layer_norm_epsilon)
 
     def attention(self, x: Var, w: Cursor, i: int, bias: Var, cached: bool) -> Var:
-        x = joined_linear(x, [(w / name, self.inner) for name in ("q", "k", "v")], w, bias=False)
+        x = fused_linear(x, [(w / name, self.inner) for name in ("q", "k", "v")], w, bias=False)
         q, k, v = split_heads(x, self.config.num_heads, w, parts=3)  # (B, H, T, E) each
         if cached:
             k, v = self.cache.update(i, k, v)  # (B, H, slots, E)

@@ -17,8 +17,8 @@ from milbuild.heads import Head, Inputs, Outputs, pooled, pooled_states
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
 from milbuild.layers.convolution import convolution, pair
-from milbuild.layers.image import picture, placed, resampled, tokens
-from milbuild.layers.linear import add, constant, first_token, joined_linear, linear, split
+from milbuild.layers.image import add_position_embeddings, picture, resampled, tokens
+from milbuild.layers.linear import add, constant, first_token, fused_linear, linear, split
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
@@ -38,9 +38,9 @@ def reconstruction(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
 class ViT:
     prefix = "vit"
     also: tuple[str, ...] = ("head_dim",)  # which transformers' attention reads, though the class has none
-    only: dict[str, tuple[Any, str]] = {}
-    not_read: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
-    ignored: tuple[str, ...] = (r"embeddings\.mask_token", r"pooler\.dense\.(weight|bias)")
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
+    ignored_weights: tuple[str, ...] = (r"embeddings\.mask_token", r"pooler\.dense\.(weight|bias)")
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
@@ -83,7 +83,7 @@ class ViT:
                 hint = f"Build it with image_size {trained[0]}x{trained[1]}."
                 raise Error(f"positions of {old[0]} x {old[1]} patches are no square that could be resampled", hint)
             table = resampled(table, old, new)
-        return placed(x, table, w, w.tensor("cls_token", 1, 1, self.width))
+        return add_position_embeddings(x, table, w, w.tensor("cls_token", 1, 1, self.width))
 
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, self.config.layer_norm_eps)
@@ -96,7 +96,7 @@ class ViT:
         heads = self.config.num_attention_heads
         each = getattr(self.config, "head_dim", self.width // heads)
         parts = [(w / name, heads * each) for name in ("q_proj", "k_proj", "v_proj")]
-        q, k, v = split_heads(joined_linear(x, parts, w, self.config.qkv_bias), heads, w, parts=3)  # (B, H, T, E) each
+        q, k, v = split_heads(fused_linear(x, parts, w, self.config.qkv_bias), heads, w, parts=3)  # (B, H, T, E) each
         y = attention(q, k, v, None, each**-0.5, w)
         return linear(merge_heads(y, w), w / "o_proj", self.width)
 

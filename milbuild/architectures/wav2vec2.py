@@ -15,7 +15,7 @@ from milbuild.heads import Speech, ctc, per_frame, pooled_frames, speech_states,
 from milbuild.layers import audio, frames
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
-from milbuild.layers.linear import add, joined_linear, linear
+from milbuild.layers.linear import add, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
@@ -29,9 +29,9 @@ num_codevector_groups num_codevectors_per_group proj_codevector_dim""".split()
 
 class Wav2Vec2:
     prefix = "wav2vec2"
-    only: dict[str, tuple[Any, str]] = {}
-    not_read: tuple[str, ...] = (*TRAINING, *PRETRAINING)
-    ignored: tuple[str, ...] = (
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config: tuple[str, ...] = (*TRAINING, *PRETRAINING)
+    ignored_weights: tuple[str, ...] = (
         *("masked_spec_embed", r"quantizer\..*", r"project_(hid|q)\.(weight|bias)", r"objective\.weight"),  # training
         *("layer_weights", r"feature_extractor\.(weight|bias)"),  # of heads; the base model has modules of such names
     )
@@ -100,7 +100,7 @@ class Wav2Vec2:
 
     def attention(self, x: Var, w: Cursor, mask: Var | None) -> Var:
         heads, names = self.config.num_attention_heads, ("q_proj", "k_proj", "v_proj")
-        x = joined_linear(x, [(w / name, self.width) for name in names], w)
+        x = fused_linear(x, [(w / name, self.width) for name in names], w)
         q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
         y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
         return linear(merge_heads(y, w), w / "out_proj", self.width)

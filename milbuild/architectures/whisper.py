@@ -14,14 +14,14 @@ from coremltools.converters.mil.mil import Var
 from milbuild.architectures.bart import Bart
 from milbuild.heads import encoder_decoder_states, of_encoder_states, pooled_frames, tied
 from milbuild.layers.activation import activation
-from milbuild.layers.audio import convolution, turned
+from milbuild.layers.audio import convolution, transposed
 from milbuild.layers.linear import add, constant, embedding
 from milbuild.weights import Cursor
 
 
 class Whisper(Bart):
-    only: dict[str, tuple[Any, str]] = {}
-    not_read = (
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config = (
         *("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop", "init_std"),
         *("apply_spec_augment", "mask_time_prob", "mask_time_length", "mask_time_min_masks"),  # training
         *("mask_feature_prob", "mask_feature_length", "mask_feature_min_masks"),
@@ -29,7 +29,7 @@ class Whisper(Bart):
         *("pad_token_id", "suppress_tokens", "begin_suppress_tokens", "median_filter_width"),  # for whoever generates
         "decoder_start_token_id",
     )
-    ignored = ()
+    ignored_weights = ()
     encoder_tasks = ("audio-classification",)
     key_bias = False
     heads = {
@@ -52,7 +52,7 @@ class Whisper(Bart):
         """(B, M, N) -> (B, S, D)."""
         w, width = self.weights / "encoder", self.width
         x = self.convolved(input_features, w, "conv1", stride=1)
-        x = turned(self.convolved(x, w, "conv2", stride=2), w / "turned")
+        x = transposed(self.convolved(x, w, "conv2", stride=2), w / "turned")
         table = w / "embed_positions"
         rows = table.tensor("weight", self.config.max_source_positions, width).rows(0, x.shape[1])
         return self.read(add(x, constant(rows, table, "weight"), w / "placed"), w)

@@ -12,7 +12,7 @@ from milbuild.errors import Error
 from milbuild.heads import Head, Inputs, Outputs, pooled_states
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import pair
-from milbuild.layers.image import placed, resampled
+from milbuild.layers.image import add_position_embeddings, resampled
 from milbuild.layers.linear import add, constant, linear, split
 from milbuild.weights import Computed, Cursor, Tensor
 
@@ -36,12 +36,12 @@ def mlp(x: Var, w: Cursor, width: int) -> Var:
 
 class Yolos(ViT):
     also: tuple[str, ...] = ()
-    not_read = (
-        *ViT.not_read,
+    unused_config = (
+        *ViT.unused_config,
         *("auxiliary_loss", "class_cost", "bbox_cost", "giou_cost"),  # training
         *("bbox_loss_coefficient", "giou_loss_coefficient", "eos_coefficient"),  # training
     )
-    ignored = (r"pooler\.dense\.(weight|bias)",)
+    ignored_weights = (r"pooler\.dense\.(weight|bias)",)
 
     def hidden_states(self, pixel_values: Var) -> Var:  # type: ignore[override]
         """(B, C, height, width) -> (B, T, D), after the final norm."""
@@ -57,7 +57,9 @@ class Yolos(ViT):
     def embeddings(self, x: Var, size: Any, w: Cursor) -> Var:
         found, width = self.config.num_detection_tokens, self.width
         table = self.positions(w.tensor("position_embeddings", 1, self.places(), width), size)
-        return placed(x, table, w, w.tensor("cls_token", 1, 1, width), w.tensor("detection_tokens", 1, found, width))
+        return add_position_embeddings(
+            x, table, w, w.tensor("cls_token", 1, 1, width), w.tensor("detection_tokens", 1, found, width)
+        )
 
     def between(self, i: int, size: Any) -> Tensor:
         """(1, T, D): what is added behind layer `i`. Raises `Error` where patches are left over, which the rows of

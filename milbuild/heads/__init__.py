@@ -17,7 +17,7 @@ from milbuild.errors import Error
 from milbuild.layers import audio, frames
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import Positions
-from milbuild.layers.linear import constant, like, linear, tied_linear, tied_weight
+from milbuild.layers.linear import constant, like, linear, linear_from, tied_weight
 from milbuild.weights import Computed, Cursor
 
 Inputs = dict[str, Any]
@@ -88,11 +88,11 @@ def tied(
             hidden = mb.mul(x=hidden, y=like(hidden, factor), name=f"{w.name}_scaled_states")
         if bias is not None and bias in family.weights.root:
             shift = family.weights.root.tensor(bias, 1, config.vocab_size).reshaped(config.vocab_size)
-            logits = tied_linear(hidden, family.weights.root / bias, weight, shift)
+            logits = linear_from(hidden, family.weights.root / bias, weight, shift)
         else:
-            logits = tied_linear(hidden, w, weight)
+            logits = linear_from(hidden, w, weight)
         cap = None if softcap is None else getattr(config, softcap)
-        return {"logits": logits if cap is None else capped(logits, cap, w / "softcap")}
+        return {"logits": logits if cap is None else softcapped(logits, cap, w / "softcap")}
 
     return Head((module,), ("logits",), compute, module, tables)
 
@@ -128,7 +128,7 @@ def last_token(module: str) -> Head:
     return Head((module,), ("logits",), compute)
 
 
-def at_last_end(module: str) -> Head:
+def eos_pooled(module: str) -> Head:
     """(B, T, D) -> logits (B, labels) of the last end of a text among the input's ids, as encoder-decoders classify."""
 
     def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
@@ -210,7 +210,7 @@ def language_model(
         both = "bias" in d and bias in w
         if both:
             w.tensor(bias, rows)  # a second copy
-        return {"logits": tied_linear(x, d, weight, holder.tensor(name, rows))}
+        return {"logits": linear_from(x, d, weight, holder.tensor(name, rows))}
 
     first = module or decoder
     beside = () if module else tuple(part for part in (dense, norm, act) if part is not None)
@@ -305,10 +305,10 @@ def xvector() -> Head:
     def compute(family: Family, speech: Speech, inputs: Inputs) -> Outputs:
         config, root = family.config, family.weights.root
         x = linear(_weighted(family, speech), root / "projector", config.tdnn_dim[0])
-        x = audio.turned(x, root / "tdnn.channels")
+        x = audio.transposed(x, root / "tdnn.channels")
         for i, layer in enumerate(audio.delays(config)):
             x = audio.time_delay(x, root / f"tdnn.{i}", *layer)
-        x, lengths = audio.turned(x, root / "tdnn.turned"), speech.lengths
+        x, lengths = audio.transposed(x, root / "tdnn.turned"), speech.lengths
         if lengths is not None:
             # As transformers counts them: as if nothing were dilated.
             counted = [*speech.behind, *((kernel, 1) for kernel in config.tdnn_kernel)]
@@ -348,7 +348,7 @@ def _weighted(family: Family, speech: Speech) -> Var:
     return mb.reduce_sum(x=x, axes=[1], keep_dims=False, name=w.name)
 
 
-def capped(x: Var, cap: float, w: Cursor) -> Var:
+def softcapped(x: Var, cap: float, w: Cursor) -> Var:
     """cap * tanh(x / cap)."""
     y = mb.tanh(x=mb.mul(x=x, y=like(x, 1 / cap), name=f"{w.name}_in"), name=f"{w.name}_tanh")
     return mb.mul(x=y, y=like(x, cap), name=w.name)

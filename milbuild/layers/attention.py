@@ -9,7 +9,7 @@ from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.block import curr_opset_version
 
 from milbuild.errors import Error
-from milbuild.layers.linear import joined_linear, like
+from milbuild.layers.linear import fused_linear, like
 from milbuild.weights import Cursor
 
 # What a hidden slot gets added to its score. Minus infinity makes NaN of a row with no visible slot and is not safe on
@@ -40,9 +40,9 @@ def split_heads(x: Var, heads: int, w: Cursor, parts: int | list[int] = 1) -> li
     return list(mb.split(x=x, **split, axis=1, name=f"{w.name}_split"))
 
 
-def joined_heads(x: Var, parts: list[tuple[Cursor, int]], heads: int, w: Cursor, bias: bool = True) -> Var:
+def fused_heads(x: Var, parts: list[tuple[Cursor, int]], heads: int, w: Cursor, bias: bool = True) -> Var:
     """(B, S, D) -> (B, parts * H, S, E): the heads of several modules, of H each, as one product of what they all read."""
-    x = joined_linear(x, parts, w, bias)
+    x = fused_linear(x, parts, w, bias)
     return split_heads(x, heads * len(parts), w)[0]
 
 

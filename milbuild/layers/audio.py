@@ -47,7 +47,7 @@ def convolution(
     )
 
 
-def turned(x: Var, w: Cursor) -> Var:
+def transposed(x: Var, w: Cursor) -> Var:
     """(B, C, T) -> (B, T, C), and back."""
     return mb.transpose(x=x, perm=[0, 2, 1], name=w.name)
 
@@ -117,13 +117,13 @@ def features(x: Var, w: Cursor, config: Any) -> Var:
         weight = (at / "conv").tensor("weight", width, x.shape[1], config.conv_kernel[i])
         x = convolution(x, at / "conv", weight, config.conv_bias, stride=config.conv_stride[i])
         if steps:
-            x = layer_norm(turned(x, at / "turned"), at / "layer_norm", EPSILON)
+            x = layer_norm(transposed(x, at / "turned"), at / "layer_norm", EPSILON)
         elif i == 0:
             x = instance_norm(x, at / "layer_norm")
         x = activation(x, config.feat_extract_activation, at / "activation")
         if steps and i < last:
-            x = turned(x, at)
-    return x if steps else turned(x, w / "turned")
+            x = transposed(x, at)
+    return x if steps else transposed(x, w / "turned")
 
 
 def positions(x: Var, w: Cursor, config: Any, weight: Callable[..., Tensor]) -> Var:
@@ -133,9 +133,9 @@ def positions(x: Var, w: Cursor, config: Any, weight: Callable[..., Tensor]) -> 
     """
     size, width, groups = config.num_conv_pos_embeddings, x.shape[-1], config.num_conv_pos_embedding_groups
     around, conv = (size // 2, size - 1 - size // 2), w / "conv"
-    x = turned(x, w / "channels")
+    x = transposed(x, w / "channels")
     x = convolution(x, conv, weight(conv, width, width // groups, size), True, padding=around, groups=groups)
-    return turned(activation(x, config.feat_extract_activation, w / "activation"), w)
+    return transposed(activation(x, config.feat_extract_activation, w / "activation"), w)
 
 
 def bottleneck(x: Var, w: Cursor, width: int) -> Var:
@@ -148,10 +148,10 @@ def adapter(x: Var, w: Cursor, config: Any, width: int) -> Var:
     """(B, T, D) -> (B, T', width): gated convolutions one behind the other, which leave fewer frames."""
     if width != x.shape[-1]:
         x = layer_norm(linear(x, w / "proj", width), w / "proj_layer_norm", EPSILON)
-    x = turned(x, w / "channels")
+    x = transposed(x, w / "channels")
     for i in range(config.num_adapter_layers):
         x = _gated(x, w / f"layers.{i}", config.adapter_kernel_size, config.adapter_stride)
-    return turned(x, w)
+    return transposed(x, w)
 
 
 def _gated(x: Var, w: Cursor, kernel: int, stride: int) -> Var:

@@ -35,7 +35,7 @@ def resized(x: Var, size: tuple[int, int], name: str) -> Var:
     )
 
 
-def placed(x: Var, table: Tensor, w: Cursor, first: Tensor, last: Tensor | None = None) -> Var:
+def add_position_embeddings(x: Var, table: Tensor, w: Cursor, first: Tensor, last: Tensor | None = None) -> Var:
     """(B, N, D) -> (B, T, D): patches between learned tokens, (1, any, D), each with its row of the table (1, T, D)."""
     batch, count, width = x.shape
     begin = first.shape[1]

@@ -61,7 +61,7 @@ def first_token(x: Var, w: Cursor) -> Var:
     )
 
 
-def shifted(ids: Var, first: int | None) -> Var:
+def shift_right(ids: Var, first: int | None) -> Var:
     """int32 (B, T) -> (B, T): one place on, with the id `first` in front; the last is gone. As transformers makes a
     decoder's input of a text that it reads itself. Raises `Error` without a `first`."""
     if first is None:
@@ -86,7 +86,7 @@ def conv1d(x: Var, w: Cursor, width: int) -> Var:
     return _linear(x, w.tensor("weight", x.shape[-1], width).T, w, width, bias=True)
 
 
-def tied_linear(x: Var, w: Cursor, weight: Tensor, bias: Tensor | None = None) -> Var:
+def linear_from(x: Var, w: Cursor, weight: Tensor, bias: Tensor | None = None) -> Var:
     """(..., D) -> (..., V) with tensors (V, D) and (V,) of any module as those of `w`."""
     arguments = {} if bias is None else {"bias": constant(bias, w, "bias")}
     return mb.linear(x=x, weight=constant(weight, w, "weight"), name=w.name, **arguments)
@@ -119,7 +119,7 @@ def embedding(
     return x if scale == 1 else mb.mul(x=x, y=like(x, scale), name=w.name)
 
 
-def joined_linear(x: Var, parts: list[tuple[Cursor, int]], w: Cursor, bias: bool | list[bool] = True) -> Var:
+def fused_linear(x: Var, parts: list[tuple[Cursor, int]], w: Cursor, bias: bool | list[bool] = True) -> Var:
     """(..., D) -> (..., the widths' sum): modules that read the same tokens as one product, called after `w`. With a list,
     of some of them only has a bias."""
     weight = Joined(*(part.tensor("weight", width, x.shape[-1]) for part, width in parts))

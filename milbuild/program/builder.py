@@ -133,7 +133,7 @@ def build(
     config = read_config(checkpoint, model_type)
     family = architectures.find(config.model_type)
     fields.check(config, checkpoint.config, checkpoint.name)
-    for name, (value, reason) in family.only.items():
+    for name, (value, reason) in family.required_config.items():
         if getattr(config, name) != value:
             raise Error(
                 f"{checkpoint.name} has {name}: {getattr(config, name)!r}; the graph is written for {value!r} only: {reason}"
@@ -191,7 +191,7 @@ def build(
         halves = (r"decoder\..*",) if graphs[0].inputs.halves == ("encoder",) and not plan.apart else ()
         if not task:
             _check_class(checkpoint, config, family, plan.task)
-        checkpoint.check((*family.ignored, *halves), others, family.prefix)
+        checkpoint.check((*family.ignored_weights, *halves), others, family.prefix)
         model, weights = lower(program, descriptions, TARGETS[target])
         write_metadata(model.description.metadata, checkpoint, config, plan, lint)
         built = Model.built(model, weights, units, _linted(model, checkpoint.name) if lint else None)
@@ -268,7 +268,7 @@ def _check_class(checkpoint: Checkpoint, config: Config, family: type[Any], task
     holds what no graph of this task reads: a head of that class."""
     known = architectures.SUPPORTED[config.model_type].tasks
     named = [name for name in config.architectures or () if not config.knows(name)]
-    left = checkpoint.unread(family.ignored, family.prefix)
+    left = checkpoint.unread(family.ignored_weights, family.prefix)
     if not named or not left or tasks.named(config, known):
         return
     takes = [f"{each} ({', '.join(family.heads[each].modules) or 'no head'})" for each in known]

@@ -12,7 +12,7 @@ from milbuild import caches, heads
 from milbuild.caches import Cross, InputOutputCache
 from milbuild.errors import Error
 from milbuild.heads import Outputs, sentences
-from milbuild.layers.linear import shifted
+from milbuild.layers.linear import shift_right
 from milbuild.lowering.writer import Description, Dimension, Feature
 from milbuild.program.inputs import Inputs
 from milbuild.program.options import (
@@ -127,7 +127,9 @@ class Graph:
             given["encoder_last_hidden_state"] = states
             if decoder_input_ids is None:
                 # T5's configuration class has no such field, only the files that name it.
-                decoder_input_ids = shifted(given["input_ids"], getattr(self.config, "decoder_start_token_id", None))
+                decoder_input_ids = shift_right(
+                    given["input_ids"], getattr(self.config, "decoder_start_token_id", None)
+                )
             given["decoder_input_ids"] = decoder_input_ids
         model = self.family(self.config, self.weights, declared.cache(inputs, given))
         return model, model.hidden_states(given["decoder_input_ids"], cross)

@@ -123,9 +123,9 @@ class OfLayers(Sequence[Var]):
         return self.layers
 
 
-def spread(x: Var, name: str, turned: bool) -> Var:
+def spread(x: Var, name: str, transposed: bool) -> Var:
     """(1, features, places), or with `turned` (1, places, features) -> (1, features, 1, places)."""
-    x = mb.transpose(x=x, perm=[0, 2, 1], name=f"{name}_features") if turned else x
+    x = mb.transpose(x=x, perm=[0, 2, 1], name=f"{name}_features") if transposed else x
     return mb.expand_dims(x=x, axes=[2], name=f"{name}_spread")
 
 
@@ -187,10 +187,10 @@ class WhisperKitGraph(Graph):
     def _read(self, inputs: dict[str, Var], given: dict[str, Any]) -> Outputs:
         names = self.inputs.names
         if self.plan.function == "mel":
-            return {names.input_features: spread(given["input_features"], "input_features", turned=False)}
+            return {names.input_features: spread(given["input_features"], "input_features", transposed=False)}
         model = self.family(self.config, self.weights, self.inputs.encoder_cache(inputs, given))
         name = names.encoder_last_hidden_state
-        return {name: spread(model.encode(**given), name, turned=True)}
+        return {name: spread(model.encode(**given), name, transposed=True)}
 
     def _cross(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cross:
         """The encoder's states come in as they are, so their keys and values are worked out in every call: by each layer when

@@ -258,7 +258,7 @@ class Checkpoint:
     def check(self, ignored: Iterable[str], other_heads: Iterable[str], prefix: str) -> None:
         """Raises `Error` for missing and misshapen tensors, and for those that nobody asked for.
 
-        Not asked for need be what matches `ignored`, patterns of the base model's own names (buffers of old checkpoints),
+        Not asked for need be what matches `ignored_weights`, patterns of the base model's own names (buffers of old checkpoints),
         and the tensors of `other_heads`, modules that another task reads.
         """
         if self.missing:
@@ -285,7 +285,7 @@ class Checkpoint:
             raise Error(f"{self.name} has {len(unused)} tensors that its architecture does not use: {named}", hint)
 
     def unread(self, ignored: Iterable[str], prefix: str) -> list[str]:
-        """Tensors that nobody asked for, but for those that match `ignored` (see `check`)."""
+        """Tensors that nobody asked for, but for those that match `ignored_weights` (see `check`)."""
         patterns = [re.compile(pattern) for pattern in ignored]
         rest = [key for key in self.tensors if key not in self.read]
         return [
