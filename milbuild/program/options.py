@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from milbuild import architectures, tasks
 from milbuild.errors import BuildWarning, Error
-from milbuild.weights.fields import looks_backwards
 
 if TYPE_CHECKING:
     from milbuild.weights.sentence_transformers import Recipe
@@ -206,6 +205,8 @@ class Plan:
     ) -> "Plan":
         """Fills what was left open from the configuration of a `family`, the checkpoint's `processor` (its
         preprocessor_config.json) and its `recipe` for vectors, if it has one. Raises `Error` for what does not fit together."""
+        from milbuild.weights.fields import looks_backwards  # with numpy, which a command line that only answers does not load
+
         entry = architectures.SUPPORTED[config.model_type]
         name = options["task"] or tasks.guess(config, entry.tasks, entry.decoder)
         if recipe is not None and not options["task"]:
@@ -528,6 +529,8 @@ def _check_kind(
     options: dict[str, Any], config: Any, family: Any, takes: tuple[str, ...], processor: Mapping[str, Any], whole: bool
 ) -> None:
     """Fills the options that depend on what a model takes, and refuses those that belong to another kind."""
+    from milbuild.weights.fields import looks_backwards
+
     kind = KINDS[takes[0]]
     given = {name for name in ("sequence_length", "image_size", "attention_mask", "token_type_ids") if options[name]}
     belong = {"text": {"sequence_length", "attention_mask"}, "pictures": {"image_size"}}
