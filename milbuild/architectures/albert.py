@@ -3,8 +3,6 @@
 Reference: transformers/models/albert/modeling_albert.py.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.bert import Bert
@@ -15,6 +13,7 @@ from milbuild.layers.activation import activation
 from milbuild.layers.attention import padding_mask
 from milbuild.layers.linear import add, first_token, linear
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 
 class Albert(Bert):
@@ -23,7 +22,7 @@ class Albert(Bert):
     unused_config = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob", "pad_token_id")
     ignored_weights = (r"embeddings\.(position|token_type)_ids", r"pooler\.(weight|bias)", r"sop_classifier\..*")
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
         super().__init__(config, weights, cache)
         groups, layers = config.num_hidden_groups, config.num_hidden_layers
         if not 1 <= groups <= layers:
@@ -33,7 +32,7 @@ class Albert(Bert):
             )
 
     @staticmethod
-    def bidirectional(config: object) -> bool:
+    def bidirectional(config: Config) -> bool:
         return True
 
     def hidden_states(self, input_ids: Var, token_type_ids: Var | None) -> Var:

@@ -8,11 +8,11 @@ Shapes: B batch, S tokens that the encoder reads, T tokens of the decoder in thi
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
+from milbuild.architectures.family import Family
 from milbuild.caches import Cache, Cross
 from milbuild.heads import encoder_decoder_states, eos_pooled, span, tied
 from milbuild.layers.activation import activation
@@ -27,6 +27,7 @@ from milbuild.layers.attention import (
 from milbuild.layers.linear import add, embedding, fused_linear, linear, tied_weight
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 FIRST = 2  # the table's row of the first token
 EPSILON = 1e-5  # torch's own; the configuration has none
@@ -34,9 +35,9 @@ EPSILON = 1e-5  # torch's own; the configuration has none
 TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 
 
-class Bart:
+class Bart(Family):
     prefix = "model"
-    required_config: dict[str, tuple[Any, str]] = {"is_decoder": (False, "the encoder looks both ways")}
+    required_config = {"is_decoder": (False, "the encoder looks both ways")}
     unused_config: tuple[str, ...] = (
         *("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"),  # training
         *("encoder_layerdrop", "decoder_layerdrop", "init_std"),
@@ -47,7 +48,6 @@ class Bart:
         r"(encoder|decoder)\.version",  # of fairseq's files
         "final_logits_bias",  # of the language model, where another task is built
     )
-    encoder_tasks: tuple[str, ...] = ()
     key_bias = True
     language_head = tied("lm_head", to=TABLES, bias="final_logits_bias")
     heads = {
@@ -58,19 +58,31 @@ class Bart:
         "question-answering": span("qa_outputs"),
     }
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
         self.width = config.d_model
         self.states: list[Var] = []
         self.looks: list[tuple[Var, Var]] = []
 
     @staticmethod
-    def longest(config: Any) -> tuple[int | None, int | None]:
+    def longest(config: Config) -> tuple[int | None, int | None]:
         return config.max_position_embeddings, config.max_position_embeddings
 
     @staticmethod
-    def bidirectional(config: Any) -> bool:
+    def bidirectional(config: Config) -> bool:
         return True
+
+    @staticmethod
+    def num_layers(config: Config) -> int:
+        return int(config.decoder_layers)
+
+    @staticmethod
+    def kv_heads(config: Config) -> int:
+        return int(config.decoder_attention_heads)
+
+    @staticmethod
+    def head_width(config: Config) -> int:
+        return int(config.d_model // config.decoder_attention_heads)
 
     def encode(self, input_ids: Var) -> Var:
         """int32 (B, S) -> (B, S, D)."""

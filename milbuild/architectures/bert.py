@@ -12,6 +12,7 @@ import numpy as np
 from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
+from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
 from milbuild.layers.activation import activation
@@ -19,10 +20,10 @@ from milbuild.layers.attention import attention, merge_heads, padding_mask, spli
 from milbuild.layers.linear import add, embedding, first_token, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
-from milbuild.weights.fields import looks_backwards
+from milbuild.weights.fields import Config, looks_backwards
 
 
-class Bert:
+class Bert(Family):
     prefix = "bert"
     required_config = {"add_cross_attention": (False, "there is no encoder whose states it could attend to")}
     unused_config: tuple[str, ...] = (
@@ -31,12 +32,12 @@ class Bert:
     )
     ignored_weights: tuple[str, ...] = (r"embeddings\.(position|token_type)_ids", r"pooler\.dense\.(weight|bias)")
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
         self.width = config.hidden_size
 
     @staticmethod
-    def bidirectional(config: Any) -> bool:
+    def bidirectional(config: Config) -> bool:
         return not config.is_decoder or not looks_backwards(config)
 
     def hidden_states(self, input_ids: Var, token_type_ids: Var | None) -> Var:

@@ -6,10 +6,9 @@ Shapes: B batch, C channels of a stage, H and W its height and width. Norms and 
 first stage stands between two norms: it keeps them last throughout, which saves two transposes.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
+from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.heads import pooled, pooled_states
 from milbuild.layers.activation import activation
@@ -24,19 +23,18 @@ from milbuild.layers.convolution import (
 from milbuild.layers.linear import add, constant, linear, mul
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 # Of every norm but the last.
 EPSILON = 1e-6
 
 
-class ConvNext:
+class ConvNext(Family):
     prefix = "convnext"
-    required_config: dict[str, tuple[Any, str]] = {}
-    unused_config: tuple[str, ...] = ("drop_path_rate", "_out_features", "_out_indices")  # training; backbones
-    ignored_weights: tuple[str, ...] = ()
+    unused_config = ("drop_path_rate", "_out_features", "_out_indices")  # training; backbones
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
         check_stages(config, "num_stages", "hidden_sizes", "depths")
 
     def hidden_states(self, pixel_values: Var) -> Var:

@@ -12,6 +12,7 @@ from milbuild.layers.attention import attention, merge_heads, padding_mask, spli
 from milbuild.layers.linear import add, embedding, first_token, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 
 class DistilBert(Bert):
@@ -25,7 +26,7 @@ class DistilBert(Bert):
     ignored_weights = (r"embeddings\.position_ids",)
 
     @staticmethod
-    def bidirectional(config: object) -> bool:
+    def bidirectional(config: Config) -> bool:
         return True
 
     def hidden_states(self, input_ids: Var) -> Var:  # type: ignore[override]

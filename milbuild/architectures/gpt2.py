@@ -6,12 +6,10 @@ Reference: transformers/models/gpt2/modeling_gpt2.py. Matrices are Conv1D, store
 Shapes: B batch, T tokens in this call, S key slots, D n_embd, H n_head, E = D / H.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
-from milbuild.caches import Cache
+from milbuild.architectures.family import Family
 from milbuild.heads import last_token, per_token, span, states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
@@ -20,7 +18,7 @@ from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
 
-class GPT2:
+class GPT2(Family):
     prefix = "transformer"
     required_config = {"add_cross_attention": (False, "there is no encoder whose states it could attend to")}
     unused_config = (
@@ -41,9 +39,6 @@ class GPT2:
         "token-classification": per_token("classifier"),
         "question-answering": span("qa_outputs"),
     }
-
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
 
     def hidden_states(self, input_ids: Var) -> Var:
         """int32 (B, T) -> (B, T, D), after the final norm."""

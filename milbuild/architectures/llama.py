@@ -6,11 +6,10 @@ Reference: transformers/models/llama/modeling_llama.py.
 Shapes: B batch, T tokens in this call, S key slots, D hidden_size, H query heads, K key/value heads, E head_dim.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
+from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.errors import Error
 from milbuild.heads import last_token, per_token, span, states, tied
@@ -20,11 +19,11 @@ from milbuild.layers.linear import add, embedding, fused_linear, linear, mul, sp
 from milbuild.layers.normalization import rms_norm
 from milbuild.layers.rope import Rotation, ropes, rotate, rotation, settled
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 
-class Llama:
+class Llama(Family):
     prefix = "model"
-    required_config: dict[str, tuple[Any, str]] = {}
     unused_config: tuple[str, ...] = ("attention_dropout", "pretraining_tp")
     ignored_weights: tuple[str, ...] = (r"rotary_emb\.inv_freq", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
     heads = {
@@ -35,9 +34,8 @@ class Llama:
         "question-answering": span("qa_outputs"),
     }
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
-        self.windows = caches.windows(config)
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
         heads, shared = config.num_attention_heads, config.num_key_value_heads
         if heads < 1 or shared < 1 or heads % shared:
             raise Error(
@@ -48,13 +46,13 @@ class Llama:
         self.layers, self.groups = config.num_hidden_layers, heads // shared
 
     @staticmethod
-    def longest(config: Any) -> int:
+    def longest(config: Config) -> int:
         """The context; a rope of type dynamic stretches it."""
         stretch = max(p.get("factor", 1.0) if p.get("rope_type") == "dynamic" else 1.0 for p in ropes(config))
         return int(config.max_position_embeddings * stretch)
 
     @staticmethod
-    def settled(config: Any) -> int | None:
+    def settled(config: Config) -> int | None:
         """The longest sequence up to which nothing but the tokens before it decides on a token; None for any."""
         return min((n for p in ropes(config) if (n := settled(p, config)) is not None), default=None)
 
@@ -62,10 +60,11 @@ class Llama:
         """int32 (B, T) -> (B, T, D), after the final norm."""
         w = self.weights
         x = self.embeddings(input_ids, w / "embed_tokens")
-        masks = {window: self.mask(window, w) for window in dict.fromkeys(self.windows)}
+        windows = self.windows(self.config)
+        masks = {window: self.mask(window, w) for window in dict.fromkeys(windows)}
         rotations = self.rotations(w / "rotary_emb")
         for i in range(self.layers):
-            x = self.block(x, w / f"layers.{i}", i, masks[self.windows[i]], rotations[i])
+            x = self.block(x, w / f"layers.{i}", i, masks[windows[i]], rotations[i])
         return self.norm(x, w / "norm")
 
     def mask(self, window: int | None, w: Cursor) -> Var | None:
@@ -88,7 +87,7 @@ class Llama:
         return add(x, self.mlp(self.norm(x, w / "post_attention_layernorm"), w / "mlp"), w)
 
     def attention(self, x: Var, w: Cursor, i: int, mask: Var | None, rotation: Rotation | None) -> Var:
-        config, (_, keys, width) = self.config, caches.shape(self.config)
+        config, keys, width = self.config, self.kv_heads(self.config), self.head_width(self.config)
         queries = config.num_attention_heads
         widths = (("q_proj", queries * width), ("k_proj", keys * width), ("v_proj", keys * width))
         x = fused_linear(x, [(w / name, size) for name, size in widths], w, self.bias("qkv"))

@@ -11,7 +11,7 @@ from typing import Any
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
-from milbuild.caches import Cache
+from milbuild.architectures.family import Family
 from milbuild.heads import Head, Inputs, Outputs, pooled
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import Padding, average, convolution, convolution_norm
@@ -39,17 +39,13 @@ def segmentation(family: "MobileNetV2", hidden: Var, inputs: Inputs) -> Outputs:
     return {"logits": convolution(x, w / "classifier.convolution", family.config.num_labels, 1)}
 
 
-class MobileNetV2:
+class MobileNetV2(Family):
     prefix = "mobilenet_v2"
-    required_config: dict[str, tuple[Any, str]] = {}
-    unused_config: tuple[str, ...] = ("classifier_dropout_prob", "semantic_loss_ignore_index")  # training
-    ignored_weights: tuple[str, ...] = (
+    unused_config = ("classifier_dropout_prob", "semantic_loss_ignore_index")  # training
+    ignored_weights = (
         r".*\.num_batches_tracked",
         r"conv_1x1\..*",
     )  # segmentation has no use for the last
-
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last layer."""

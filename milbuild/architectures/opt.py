@@ -6,11 +6,10 @@ Reference: transformers/models/opt/modeling_opt.py.
 Shapes: B batch, T tokens in this call, S key slots, D hidden_size, H num_attention_heads, E = D / H.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
+from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.heads import last_token, span, states, tied
 from milbuild.layers.activation import activation
@@ -25,15 +24,14 @@ from milbuild.layers.attention import (
 from milbuild.layers.linear import add, embedding, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 FIRST = 2  # the table's row of the first token
 
 
-class OPT:
+class OPT(Family):
     prefix = "model"
-    required_config: dict[str, tuple[Any, str]] = {}
     unused_config = ("dropout", "attention_dropout", "layerdrop", "init_std")  # training
-    ignored_weights: tuple[str, ...] = ()
     heads = {
         "feature-extraction": states(),
         "text-generation": tied("lm_head", to="decoder.embed_tokens"),
@@ -41,8 +39,8 @@ class OPT:
         "question-answering": span("qa_outputs"),
     }
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
         self.width = config.hidden_size
 
     def hidden_states(self, input_ids: Var) -> Var:

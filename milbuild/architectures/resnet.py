@@ -9,25 +9,25 @@ from typing import Any
 
 from coremltools.converters.mil.mil import Var
 
+from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.heads import pooled, pooled_states
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import average, check_stages, convolution_norm, max_pool
 from milbuild.layers.linear import add
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 EPSILON = 1e-5  # torch's batch norm
 REDUCTION = 4  # of a bottleneck
 
 
-class ResNet:
+class ResNet(Family):
     prefix = "resnet"
-    required_config: dict[str, tuple[Any, str]] = {}
-    unused_config: tuple[str, ...] = ()
-    ignored_weights: tuple[str, ...] = (r".*\.num_batches_tracked",)
+    ignored_weights = (r".*\.num_batches_tracked",)
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
         check_stages(config, "depths", "hidden_sizes")
 
     def hidden_states(self, pixel_values: Var) -> Var:

@@ -3,8 +3,6 @@
 Reference: transformers/models/roberta/modeling_roberta.py. XLM-RoBERTa is the same graph.
 """
 
-from typing import Any
-
 import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
@@ -16,6 +14,7 @@ from milbuild.layers.activation import activation
 from milbuild.layers.attention import counted_positions
 from milbuild.layers.linear import first_token, linear
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 
 class Roberta(Bert):
@@ -23,7 +22,7 @@ class Roberta(Bert):
     unused_config = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
     @staticmethod
-    def longest(config: Any) -> int:
+    def longest(config: Config) -> int:
         """Positions begin behind the padding token's own."""
         if config.pad_token_id is None:
             raise Error(

@@ -6,11 +6,10 @@ Reference: transformers/models/segformer/modeling_segformer.py.
 Shapes: B batch, N patches of a stage (H x W), D its hidden_size, S patches that are keys, E the width of a head.
 """
 
-from typing import Any
-
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
+from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.heads import Head, Inputs, Outputs, pooled
 from milbuild.layers.activation import activation
@@ -20,6 +19,7 @@ from milbuild.layers.image import picture, resized, tokens
 from milbuild.layers.linear import add, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 STAGES = ("depths", "sr_ratios", "hidden_sizes", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios")
 EPSILON = 1e-5  # of every norm, whatever layer_norm_eps says
@@ -42,10 +42,9 @@ def segmentation(family: "Segformer", stages: list[Stage], inputs: Inputs) -> Ou
     return {"logits": convolution(x, w / "classifier", family.config.num_labels, 1)}
 
 
-class Segformer:
+class Segformer(Family):
     prefix = "segformer"
-    required_config: dict[str, tuple[Any, str]] = {}
-    unused_config: tuple[str, ...] = (
+    unused_config = (
         *(
             "hidden_dropout_prob",
             "attention_probs_dropout_prob",
@@ -54,10 +53,10 @@ class Segformer:
         ),  # training
         *("semantic_loss_ignore_index", "layer_norm_eps"),  # training; transformers' own model does not read it
     )
-    ignored_weights: tuple[str, ...] = (r".*\.num_batches_tracked",)
+    ignored_weights = (r".*\.num_batches_tracked",)
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
         check_stages(config, "num_encoder_blocks", *STAGES)
 
     def hidden_states(self, pixel_values: Var) -> list[Stage]:

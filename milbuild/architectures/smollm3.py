@@ -11,7 +11,7 @@ from milbuild.weights import Cursor
 
 class SmolLM3(Llama):
     also = ("head_dim",)  # which transformers' attention reads, though the class has none
-    unused_config: tuple[str, ...] = ("attention_dropout", "use_sliding_window", "no_rope_layer_interval")
+    unused_config = ("attention_dropout", "use_sliding_window", "no_rope_layer_interval")
 
     def rotations(self, w: Cursor) -> list[Rotation | None]:
         # 1 in no_rope_layers means: with them.

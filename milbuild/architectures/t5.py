@@ -6,10 +6,9 @@ all of them. RMS norms in front, no scale of the scores, gated or not. Reference
 Shapes: B batch, S tokens that the encoder reads, T tokens of the decoder in this call, D d_model, H num_heads, E d_kv.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
+from milbuild.architectures.family import Family
 from milbuild.caches import Cache, Cross
 from milbuild.heads import encoder_decoder_states, eos_pooled, per_token, span, states, tied
 from milbuild.layers.activation import activation
@@ -18,13 +17,13 @@ from milbuild.layers.linear import add, embedding, fused_linear, linear, mul, ti
 from milbuild.layers.normalization import rms_norm
 from milbuild.layers.relative import Distances, relative_bias
 from milbuild.weights import Cursor
-from milbuild.weights.fields import looks_backwards
+from milbuild.weights.fields import Config, looks_backwards
 
 # The token embedding, by any of its names.
 TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 
 
-class T5:
+class T5(Family):
     prefix = "transformer"
     also = ("decoder_start_token_id",)
     required_config = {"is_decoder": (False, "the encoder looks both ways")}
@@ -49,18 +48,22 @@ class T5:
         "question-answering": span("qa_outputs"),
     }
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
         self.width, self.inner = config.d_model, config.num_heads * config.d_kv
 
     @staticmethod
-    def longest(config: Any) -> tuple[None, None]:
+    def longest(config: Config) -> tuple[None, None]:
         """No limit: far tokens share a bias."""
         return None, None
 
     @staticmethod
-    def bidirectional(config: Any) -> bool:
+    def bidirectional(config: Config) -> bool:
         return True
+
+    @staticmethod
+    def num_layers(config: Config) -> int:
+        return int(config.num_decoder_layers)
 
     def encode(self, input_ids: Var) -> Var:
         """int32 (B, S) -> (B, S, D)."""

@@ -11,6 +11,7 @@ from typing import Any
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
+from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.errors import Error
 from milbuild.heads import Head, Inputs, Outputs, pooled, pooled_states
@@ -21,6 +22,7 @@ from milbuild.layers.image import add_position_embeddings, picture, resampled, t
 from milbuild.layers.linear import add, constant, first_token, fused_linear, linear, split
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 
 def reconstruction(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
@@ -35,15 +37,14 @@ def reconstruction(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
     return {"reconstruction": mb.pixel_shuffle(x=x, upscale_factor=config.encoder_stride, name=(w / "1").name)}
 
 
-class ViT:
+class ViT(Family):
     prefix = "vit"
     also: tuple[str, ...] = ("head_dim",)  # which transformers' attention reads, though the class has none
-    required_config: dict[str, tuple[Any, str]] = {}
     unused_config: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
     ignored_weights: tuple[str, ...] = (r"embeddings\.mask_token", r"pooler\.dense\.(weight|bias)")
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
         self.width = config.hidden_size
 
     def hidden_states(self, pixel_values: Var, bool_masked_pos: Var | None) -> Var:

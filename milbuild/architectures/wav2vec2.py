@@ -6,10 +6,9 @@ Reference: transformers/models/wav2vec2/modeling_wav2vec2.py.
 Shapes: B batch, S samples, T frames, C conv_dim[-1], D hidden_size, H num_attention_heads, E = D / H.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
+from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.heads import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
 from milbuild.layers import audio, frames
@@ -18,6 +17,7 @@ from milbuild.layers.attention import attention, merge_heads, padding_mask, spli
 from milbuild.layers.linear import add, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 # Training: SpecAugment, dropout, the losses, and the quantizer of pretraining, whose tensors its checkpoints hold.
 TRAINING = """activation_dropout apply_spec_augment attention_dropout ctc_loss_reduction ctc_zero_infinity feat_proj_dropout
@@ -27,9 +27,8 @@ PRETRAINING = """codevector_dim contrastive_logits_temperature diversity_loss_we
 num_codevector_groups num_codevectors_per_group proj_codevector_dim""".split()
 
 
-class Wav2Vec2:
+class Wav2Vec2(Family):
     prefix = "wav2vec2"
-    required_config: dict[str, tuple[Any, str]] = {}
     unused_config: tuple[str, ...] = (*TRAINING, *PRETRAINING)
     ignored_weights: tuple[str, ...] = (
         *("masked_spec_embed", r"quantizer\..*", r"project_(hid|q)\.(weight|bias)", r"objective\.weight"),  # training
@@ -43,12 +42,12 @@ class Wav2Vec2:
         "audio-xvector": xvector(),
     }
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
+    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
+        super().__init__(config, weights, cache)
         self.width = config.hidden_size
 
     @staticmethod
-    def shortest(config: Any, task: str) -> int:
+    def shortest(config: Config, task: str) -> int:
         """Samples that make the frames a task needs: one, or those that a speaker's convolutions span and one more."""
         voice = audio.delays(config) if task == "audio-xvector" else []
         span = sum((kernel - 1) * dilation for _, kernel, dilation in voice)

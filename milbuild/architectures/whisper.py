@@ -7,7 +7,6 @@ Shapes: B batch, M mel bands, N frames of the spectrogram, S = N / 2 what the en
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from coremltools.converters.mil.mil import Var
 
@@ -17,10 +16,11 @@ from milbuild.layers.activation import activation
 from milbuild.layers.audio import convolution, transposed
 from milbuild.layers.linear import add, constant, embedding
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 
 class Whisper(Bart):
-    required_config: dict[str, tuple[Any, str]] = {}
+    required_config = {}
     unused_config = (
         *("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop", "init_std"),
         *("apply_spec_augment", "mask_time_prob", "mask_time_length", "mask_time_min_masks"),  # training
@@ -39,12 +39,12 @@ class Whisper(Bart):
     }
 
     @staticmethod
-    def longest(config: Any) -> tuple[int | None, int | None]:
+    def longest(config: Config) -> tuple[int | None, int | None]:
         """Of the encoder frames of the spectrogram, of the decoder tokens."""
         return 2 * config.max_source_positions, config.max_target_positions
 
     @staticmethod
-    def bidirectional(config: Any) -> bool:
+    def bidirectional(config: Config) -> bool:
         """Without padding: transformers hears silence there."""
         return False
 

@@ -35,7 +35,7 @@ def mlp(x: Var, w: Cursor, width: int) -> Var:
 
 
 class Yolos(ViT):
-    also: tuple[str, ...] = ()
+    also = ()
     unused_config = (
         *ViT.unused_config,
         *("auxiliary_loss", "class_cost", "bbox_cost", "giou_cost"),  # training
