@@ -8,7 +8,8 @@ from coremltools.converters.mil.mil import Var
 from milbuild.architectures.bert import Bert
 from milbuild.caches import Cache
 from milbuild.errors import Error
-from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
+from milbuild.heads.head import pooled, pooled_states
+from milbuild.heads.text import choices, language_model, per_token, span
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import padding_mask
 from milbuild.layers.linear import add, first_token, linear

@@ -14,7 +14,7 @@ from coremltools.converters.mil.mil import Var
 from milbuild import caches
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache, Cross
-from milbuild.heads import encoder_decoder_states, eos_pooled, span, tied
+from milbuild.heads.text import encoder_decoder_states, eos_pooled, span, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import (
     attention,

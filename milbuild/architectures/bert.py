@@ -14,7 +14,8 @@ from coremltools.converters.mil.mil import Var
 from milbuild import caches
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache
-from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
+from milbuild.heads.head import pooled, pooled_states
+from milbuild.heads.text import choices, language_model, per_token, span
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
 from milbuild.layers.linear import add, embedding, first_token, fused_linear, linear

@@ -6,7 +6,8 @@ Reference: transformers/models/distilbert/modeling_distilbert.py.
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.bert import Bert
-from milbuild.heads import choices, language_model, per_token, pooled, span, states
+from milbuild.heads.head import pooled, states
+from milbuild.heads.text import choices, language_model, per_token, span
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
 from milbuild.layers.linear import add, embedding, first_token, fused_linear, linear

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from milbuild.caches import Cache
 from milbuild.errors import Error
-from milbuild.heads import Head
+from milbuild.heads.head import Head
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config, looks_backwards
 

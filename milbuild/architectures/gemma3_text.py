@@ -7,7 +7,8 @@ Reference: transformers/models/gemma3/modeling_gemma3.py.
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.qwen3 import Qwen3
-from milbuild.heads import last_token, states, tied
+from milbuild.heads.head import states
+from milbuild.heads.text import last_token, tied
 from milbuild.layers.attention import position_mask
 from milbuild.layers.linear import add, embedding
 from milbuild.layers.normalization import rms_norm, rms_norm_heads

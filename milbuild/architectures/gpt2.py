@@ -10,7 +10,8 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
 from milbuild.architectures.family import Family
-from milbuild.heads import last_token, per_token, span, states, tied
+from milbuild.heads.head import states
+from milbuild.heads.text import last_token, per_token, span, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
 from milbuild.layers.linear import add, conv1d, embedding

@@ -6,7 +6,7 @@ Reference: transformers/models/hubert/modeling_hubert.py.
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.wav2vec2 import TRAINING, Wav2Vec2
-from milbuild.heads import Speech
+from milbuild.heads.audio import Speech
 from milbuild.layers import audio, frames
 from milbuild.layers.linear import linear
 from milbuild.weights import Cursor

@@ -12,7 +12,8 @@ from milbuild import caches
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.errors import Error
-from milbuild.heads import last_token, per_token, span, states, tied
+from milbuild.heads.head import states
+from milbuild.heads.text import last_token, per_token, span, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
 from milbuild.layers.linear import add, embedding, fused_linear, linear, mul, split
@@ -94,7 +95,7 @@ class Llama(Family):
         # Queries and keys are rotated as one: their heads stand behind one another.
         qk, v = split_heads(x, queries, w, parts=[queries + keys, keys])  # (B, H + K, T, E), (B, K, T, E)
         qk = self.head_norms(qk, w)
-        q, k = split(qk if rotation is None else rotate(qk, rotation, w), [queries, keys], w)
+        q, k = split(qk if rotation is None else rotate(qk, rotation, w), [queries, keys], w, "heads")
         k, v = self.cache.update(i, k, v)  # (B, K, S, E)
         y = attention(q, k, v, mask, self.scale(width), w)
         return linear(merge_heads(y, w), w / "o_proj", config.hidden_size, self.bias("o"))

@@ -12,7 +12,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.heads import Head, Inputs, Outputs, pooled
+from milbuild.heads.head import Head, Inputs, Outputs, pooled
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import Padding, average, convolution, convolution_norm
 from milbuild.layers.linear import add

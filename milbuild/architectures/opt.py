@@ -11,7 +11,8 @@ from coremltools.converters.mil.mil import Var
 from milbuild import caches
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache
-from milbuild.heads import last_token, span, states, tied
+from milbuild.heads.head import states
+from milbuild.heads.text import last_token, span, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import (
     Positions,

@@ -3,15 +3,14 @@
 Reference: transformers/models/roberta/modeling_roberta.py. XLM-RoBERTa is the same graph.
 """
 
-import numpy as np
-from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.bert import Bert
 from milbuild.errors import Error
-from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
+from milbuild.heads.head import pooled, pooled_states
+from milbuild.heads.text import choices, language_model, per_token, span
 from milbuild.layers.activation import activation
-from milbuild.layers.attention import counted_positions
+from milbuild.layers.attention import counted_positions, real_tokens
 from milbuild.layers.linear import first_token, linear
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
@@ -33,9 +32,7 @@ class Roberta(Bert):
 
     def positions(self, input_ids: Var, w: Cursor) -> Var:
         pad = self.config.pad_token_id
-        other = mb.not_equal(x=input_ids, y=np.int32(pad), name=f"{w.name}_real")
-        real = mb.cast(x=other, dtype="int32", name=f"{w.name}_ones")
-        return counted_positions(real, pad + 1, w, self.cache.query_positions)
+        return counted_positions(real_tokens(input_ids, pad, w), pad + 1, w, self.cache.query_positions)
 
     def classified(self, hidden: Var) -> Var:
         """(B, T, D) -> (B, D): the classifier's own first half."""

@@ -11,7 +11,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache
-from milbuild.heads import Head, Inputs, Outputs, pooled
+from milbuild.heads.head import Head, Inputs, Outputs, pooled
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
 from milbuild.layers.convolution import check_stages, convolution, convolution_norm

@@ -10,7 +10,8 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache, Cross
-from milbuild.heads import encoder_decoder_states, eos_pooled, per_token, span, states, tied
+from milbuild.heads.head import states
+from milbuild.heads.text import encoder_decoder_states, eos_pooled, per_token, span, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, fused_heads, merge_heads, padding_mask, split_heads
 from milbuild.layers.linear import add, embedding, fused_linear, linear, mul, tied_weight

@@ -10,7 +10,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache
-from milbuild.heads import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
+from milbuild.heads.audio import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
 from milbuild.layers import audio, frames
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads

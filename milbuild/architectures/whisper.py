@@ -11,7 +11,8 @@ from collections.abc import Callable
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.bart import Bart
-from milbuild.heads import encoder_decoder_states, of_encoder_states, pooled_frames, tied
+from milbuild.heads.audio import of_encoder_states, pooled_frames
+from milbuild.heads.text import encoder_decoder_states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.audio import convolution, transposed
 from milbuild.layers.linear import add, constant, embedding

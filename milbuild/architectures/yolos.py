@@ -9,7 +9,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.vit import ViT
 from milbuild.errors import Error
-from milbuild.heads import Head, Inputs, Outputs, pooled_states
+from milbuild.heads.head import Head, Inputs, Outputs, pooled_states
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import pair
 from milbuild.layers.image import add_position_embeddings, resampled

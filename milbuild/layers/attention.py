@@ -9,6 +9,7 @@ from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.block import curr_opset_version
 
 from milbuild.errors import Error
+from milbuild.layers.layout import layer
 from milbuild.layers.linear import fused_linear, like
 from milbuild.weights import Cursor
 
@@ -23,6 +24,7 @@ NOWHERE = 2**30  # an int32 that no sequence reaches
 Positions: TypeAlias = Var | np.ndarray
 
 
+@layer
 def split_heads(x: Var, heads: int, w: Cursor, parts: int | list[int] = 1) -> list[Var]:
     """(B, T, parts * H * E) -> `parts` times (B, H, T, E); with a list, of so many heads each instead of H."""
     batch, tokens, width = x.shape
@@ -46,6 +48,7 @@ def fused_heads(x: Var, parts: list[tuple[Cursor, int]], heads: int, w: Cursor, 
     return split_heads(x, heads * len(parts), w)[0]
 
 
+@layer
 def merge_heads(x: Var, w: Cursor) -> Var:
     """(B, H, T, E) -> (B, T, H * E)."""
     batch, heads, tokens, each = x.shape
@@ -58,6 +61,7 @@ def causal_mask(query: Positions, key: Positions, w: Cursor, window: int | None 
     return position_mask(query, key, w, None if window is None else window - 1, 0, groups)
 
 
+@layer
 def position_mask(
     query: Positions, key: Positions, w: Cursor, before: int | None, after: int | None, groups: int = 1
 ) -> Var | None:
@@ -99,6 +103,7 @@ def position_mask(
     return _hidden(mb.cast(x=visible, dtype=_float(w), name=f"{name}_visible_float"), name, w)
 
 
+@layer
 def padding_mask(attention_mask: Var | None, w: Cursor) -> Var | None:
     """int32 (B, S), 1 for a token and 0 for padding -> what is added to the scores of a model that looks both ways,
     (B, 1, 1, S); None without a mask."""
@@ -114,6 +119,12 @@ def moved_positions(positions: Positions, by: int, w: Cursor) -> Positions:
     if isinstance(positions, np.ndarray):
         return positions + by
     return mb.add(x=positions, y=np.int32(by), name=f"{w.name}_positions")
+
+
+def real_tokens(ids: Var, pad: int, w: Cursor) -> Var:
+    """int32 (B, T) -> int32 (B, T): 0 where the id is `pad`, 1 elsewhere."""
+    other = mb.not_equal(x=ids, y=np.int32(pad), name=f"{w.name}_real")
+    return mb.cast(x=other, dtype="int32", name=f"{w.name}_ones")
 
 
 def counted_positions(real: Var, first: int, w: Cursor, before: Positions | None = None) -> Var:
@@ -146,6 +157,7 @@ def _repeated(positions: Positions, groups: int, name: str) -> Positions:
     return mb.tile(x=positions, reps=[1] * (positions.rank - 1) + [groups], name=f"{name}_repeated")
 
 
+@layer
 def attention(q: Var, k: Var, v: Var, mask: Var | None, scale: float, w: Cursor, upcast: bool = False) -> Var:
     """softmax(q k^T scale + mask) v: (B, H, T, E), (B, K, S, E), (B, K, S, E) -> (B, H, T, E).
 

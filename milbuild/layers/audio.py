@@ -159,7 +159,7 @@ def _gated(x: Var, w: Cursor, kernel: int, stride: int) -> Var:
     width = x.shape[1]
     weight = (w / "conv").tensor("weight", 2 * width, width, kernel)
     x = convolution(x, w / "conv", weight, True, stride=stride, padding=(1, 1))
-    value, gate = split(x, [width, width], w)
+    value, gate = split(x, [width, width], w, "channels")
     return mul(value, activation(gate, "sigmoid", w / "gate"), w)
 
 

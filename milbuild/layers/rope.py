@@ -14,6 +14,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
 from milbuild.layers.attention import Positions
+from milbuild.layers.layout import layer
 from milbuild.weights import Cursor
 
 Rotation = tuple[Any, Any]  # cosines and signed sines (T, E), or (B, 1, T, E)
@@ -117,6 +118,7 @@ def _stretched(p: dict[str, Any], config: Any, positions: Var, trained: int, lon
     )
 
 
+@layer
 def rotate(x: Var, rotation: Rotation, w: Cursor) -> Var:
     """(B, H, T, E) -> (B, H, T, E): the features of each half turned with those of the other, by the token's position."""
     cos, sin = rotation
