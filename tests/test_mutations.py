@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import milbuild
 from milbuild import caches
-from milbuild.architectures import gpt2, t5, whisper
+from milbuild.architectures import decoder, gpt2, t5, whisper
 from milbuild.generation.session import Session
 from milbuild.heads import text
 from milbuild.layers import activation, attention, linear, normalization, relative
@@ -102,7 +102,7 @@ def _positions_from_one(original: Any) -> Any:
 
 
 def _always_fused_scale(original: Any) -> Any:
-    return lambda self, i, width: width**-0.5
+    return lambda self, i: super(gpt2.GPT2, self).scale(i)
 
 
 def _no_residual(original: Any) -> Any:
@@ -165,7 +165,7 @@ FORWARD = {
     "exact GELU for tanh": lambda patch: patch.setattr(activation, "ACTIVATIONS", _exact_gelu(activation.ACTIVATIONS)),
     "head tied to another table": _layer(linear.linear_from, _head_of_positions),
     "positions count from 1": _replace(caches, "count", _positions_from_one),
-    "no residual": _replace(gpt2, "add", _no_residual),
+    "no residual": _replace(decoder, "add", _no_residual),
 }
 CACHED = {
     "state: writes one slot late": ("state", _replace(caches._State, "write", _writes_one_slot_late)),

@@ -54,9 +54,7 @@ def _values_are_keys(original: Any) -> Any:
 
 
 def _second_layer_left_out(original: Any) -> Any:
-    return lambda self, x, w, i, mask: (
-        (original(self, x, w, i, mask), x)[1] if i == 1 else original(self, x, w, i, mask)
-    )
+    return lambda self, x, w, layer: (original(self, x, w, layer), x)[layer.i == 1]
 
 
 def _swapped(table: Any) -> Any:
@@ -111,7 +109,7 @@ FAULTS: dict[str, tuple[str, str, str, Patch]] = {
         "gpt2",
         "none",
         "transformer.h.0.attn",
-        _replace(gpt2.GPT2, "scale", lambda original: lambda self, i, width: 1.0),
+        _replace(gpt2.GPT2, "scale", lambda original: lambda self, i: 1.0),
     ),
     "one layer left out": ("gpt2", "none", "transformer.h.1", _replace(gpt2.GPT2, "block", _second_layer_left_out)),
     "kinds of GELU swapped": (

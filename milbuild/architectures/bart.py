@@ -1,6 +1,6 @@
 """BART: text to text, and what it makes of a text for classes and answers.
 
-Encoder and decoder of post-norm layers, learned positions whose table begins at row 2, a norm behind the embeddings.
+Encoder and decoder of post-norm layers, learned positions whose table begins at row 2, a norm after the embeddings.
 Reference: transformers/models/bart/modeling_bart.py.
 
 Shapes: B batch, S tokens that the encoder reads, T tokens of the decoder in this call, D d_model, H heads, E = D / H.
@@ -15,16 +15,9 @@ from milbuild import caches
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache, Cross
 from milbuild.heads.text import encoder_decoder_states, eos_pooled, span, tied
-from milbuild.layers.activation import activation
-from milbuild.layers.attention import (
-    attention,
-    fused_heads,
-    merge_heads,
-    moved_positions,
-    padding_mask,
-    split_heads,
-)
-from milbuild.layers.linear import add, embedding, fused_linear, linear, tied_weight
+from milbuild.layers.attention import moved_positions, padding_mask
+from milbuild.layers.blocks import cross_attention, cross_heads, feed_forward, self_attention
+from milbuild.layers.linear import add, embedding, shared_embedding
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
@@ -44,7 +37,7 @@ class Bart(Family):
         *("pad_token_id", "forced_eos_token_id"),  # the mask says what is padding; for whoever generates
     )
     ignored_weights: tuple[str, ...] = (
-        r"shared\.weight",  # where both halves have tables of their own
+        r"shared\.weight",  # where encoder and decoder have tables of their own
         r"(encoder|decoder)\.version",  # of fairseq's files
         "final_logits_bias",  # of the language model, where another task is built
     )
@@ -90,7 +83,7 @@ class Bart(Family):
         return self.read(self.embeddings(input_ids, w), w)
 
     def read(self, x: Var, w: Cursor) -> Var:
-        """The encoder behind its embeddings; `states` are what each layer gets, and what comes out."""
+        """The encoder after its embeddings; `states` are what each layer gets, and what comes out."""
         mask, inner = padding_mask(self.cache.attention_mask, w), self.config.encoder_ffn_dim
         self.states = []
         for i in range(self.config.encoder_layers):
@@ -105,15 +98,9 @@ class Bart(Family):
         """The encoder's states (B, S, D) -> keys and values of all layers of the decoder, or of one, (B, layers * H, S, E)
         each."""
         heads, w = self.config.decoder_attention_heads, self.weights / "decoder"
-        layers = [w / f"layers.{i}.encoder_attn" for i in range(self.config.decoder_layers)]
-        if layer is not None:
-            w = layers[layer]
-            layers = [w]
-        keys, values = (
-            fused_heads(hidden, [(each / name, self.width) for each in layers], heads, w / title, bias)
-            for name, title, bias in (("k_proj", "cross_keys", self.key_bias), ("v_proj", "cross_values", True))
-        )
-        return keys, values
+        modules = [w / f"layers.{i}.encoder_attn" for i in range(self.config.decoder_layers)]
+        w, modules = (w, modules) if layer is None else (modules[layer], modules[layer : layer + 1])
+        return cross_heads(hidden, modules, self.width, heads, w, bias=(self.key_bias, True))
 
     def hidden_states(self, decoder_input_ids: Var, cross: Cross) -> Var:
         """int32 (B, T) -> (B, T, D)."""
@@ -129,13 +116,13 @@ class Bart(Family):
         return self.end(x, w)
 
     def embeddings(self, ids: Var, w: Cursor) -> Var:
-        config, own = self.config, w / "embed_tokens"
-        table = tied_weight(own, self.weights.first(*TABLES), config.vocab_size, self.width, config.tie_word_embeddings)
-        scale = self.width**0.5 if config.scale_embedding else 1.0
-        x = embedding(ids, own, config.vocab_size, self.width, scale, table)
-        rows, at = config.max_position_embeddings + FIRST, moved_positions(self.cache.query_positions, FIRST, w)
-        x = add(x, embedding(at, w / "embed_positions", rows, self.width), w / "placed")
-        return self.norm(x, w / "layernorm_embedding")
+        config, rows = self.config, self.config.max_position_embeddings + FIRST
+        table = self.weights.first(*TABLES), config.vocab_size, self.width, config.tie_word_embeddings
+        x = shared_embedding(ids, w / "embed_tokens", *table, self.width**0.5 if config.scale_embedding else 1.0)
+        places = embedding(
+            moved_positions(self.cache.query_positions, FIRST, w), w / "embed_positions", rows, self.width
+        )
+        return self.norm(add(x, places, w / "placed"), w / "layernorm_embedding")
 
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, EPSILON)
@@ -146,28 +133,22 @@ class Bart(Family):
         return self.norm(add(x, y, w / f"{part}_layer_norm.sum"), w / f"{part}_layer_norm")
 
     def end(self, x: Var, w: Cursor) -> Var:
-        """Behind the last layer: nothing."""
+        """After the last layer: nothing."""
         return x
 
     def attention(self, x: Var, w: Cursor, mask: Var | None, i: int | None = None) -> Var:
         """Of the encoder, or of layer i of the decoder."""
-        config = self.config
+        config, bias = self.config, [True, self.key_bias, True]
         heads = config.encoder_attention_heads if i is None else config.decoder_attention_heads
-        parts = [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")]
-        q, k, v = split_heads(fused_linear(x, parts, w, [True, self.key_bias, True]), heads, w, parts=3)
-        if i is not None:
-            k, v = self.cache.update(i, k, v)  # (B, H, slots, E)
-        y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
-        return linear(merge_heads(y, w), w / "out_proj", self.width)
+        return self_attention(
+            x, w, self.width, heads, mask, None if i is None else partial(self.cache.update, i), bias=bias
+        )
 
     def cross_attention(self, x: Var, w: Cursor, k: Var, v: Var, seen: Var | None) -> Var:
         """`looks` are each layer's queries and keys, for whoever asks where it looked."""
-        heads = self.config.decoder_attention_heads
-        (q,) = split_heads(linear(x, w / "q_proj", self.width), heads, w)
+        y, q = cross_attention(x, w, self.width, self.config.decoder_attention_heads, (k, v), seen)
         self.looks.append((q, k))
-        y = attention(q, k, v, seen, (self.width // heads) ** -0.5, w)
-        return linear(merge_heads(y, w), w / "out_proj", self.width)
+        return y
 
     def mlp(self, x: Var, w: Cursor, inner: int) -> Var:
-        x = activation(linear(x, w / "fc1", inner), self.config.activation_function, w / "activation_fn")
-        return linear(x, w / "fc2", self.width)
+        return feed_forward(x, w, inner, self.width, self.config.activation_function)

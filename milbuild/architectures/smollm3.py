@@ -16,6 +16,8 @@ class SmolLM3(Llama):
     def rotations(self, w: Cursor) -> list[Rotation | None]:
         # 1 in no_rope_layers means: with them.
         used = self.config.no_rope_layers
-        if len(used) < self.layers:
-            raise Error(f"no_rope_layers of config.json has {len(used)} entries for {self.layers} layers")
+        if len(used) < self.config.num_hidden_layers:
+            raise Error(
+                f"no_rope_layers of config.json has {len(used)} entries for {self.config.num_hidden_layers} layers"
+            )
         return [r if each else None for r, each in zip(super().rotations(w), used, strict=False)]

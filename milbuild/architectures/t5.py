@@ -1,10 +1,14 @@
 """T5 and its later versions (T5 1.1, FLAN): text to text.
 
 Encoder and decoder without positions of their own: a bias by the distance of two tokens, made in the first layer of each for
-all of them. RMS norms in front, no scale of the scores, gated or not. Reference: transformers/models/t5/modeling_t5.py.
+all of them. RMS norms before each part of a block, no scale of the scores, gated or not.
+Reference: transformers/models/t5/modeling_t5.py.
 
 Shapes: B batch, S tokens that the encoder reads, T tokens of the decoder in this call, D d_model, H num_heads, E d_kv.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 from coremltools.converters.mil.mil import Var
 
@@ -12,9 +16,16 @@ from milbuild.architectures.family import Family
 from milbuild.caches import Cache, Cross
 from milbuild.heads.head import states
 from milbuild.heads.text import encoder_decoder_states, eos_pooled, per_token, span, tied
-from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, fused_heads, merge_heads, padding_mask, split_heads
-from milbuild.layers.linear import add, embedding, fused_linear, linear, mul, tied_weight
+from milbuild.layers.attention import padding_mask
+from milbuild.layers.blocks import (
+    cross_attention,
+    cross_heads,
+    feed_forward,
+    gated_feed_forward,
+    pre_norm,
+    self_attention,
+)
+from milbuild.layers.linear import add, shared_embedding
 from milbuild.layers.normalization import rms_norm
 from milbuild.layers.relative import Distances, relative_bias
 from milbuild.weights import Cursor
@@ -34,7 +45,7 @@ class T5(Family):
         "pad_token_id",  # the mask says what is padding
     )
     ignored_weights = (
-        "shared.weight",  # where both halves have tables of their own
+        "shared.weight",  # where encoder and decoder have tables of their own
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # of old checkpoints, never used
     )
     encoder_tasks = ("text-encoding", "token-classification")
@@ -75,13 +86,9 @@ class T5(Family):
 
     def cross(self, hidden: Var) -> tuple[Var, Var]:
         """The encoder's states (B, S, D) -> keys and values of all layers of the decoder, (B, layers * H, S, E) each."""
-        w = self.weights / "decoder"
-        layers = [w / f"block.{i}.layer.1.EncDecAttention" for i in range(self.config.num_decoder_layers)]
-        keys, values = (
-            fused_heads(hidden, [(each / name, self.inner) for each in layers], self.config.num_heads, w / title, False)
-            for name, title in (("k", "cross_keys"), ("v", "cross_values"))
-        )
-        return keys, values
+        w, heads = self.weights / "decoder", self.config.num_heads
+        modules = [w / f"block.{i}.layer.1.EncDecAttention" for i in range(self.config.num_decoder_layers)]
+        return cross_heads(hidden, modules, self.inner, heads, w, ("k", "v"), (False, False))
 
     def hidden_states(self, decoder_input_ids: Var, cross: Cross) -> Var:
         """int32 (B, T) -> (B, T, D), after the final norm."""
@@ -98,43 +105,42 @@ class T5(Family):
         return relative_bias(cache.query_positions, keys, table, config.num_heads, distances, backwards)
 
     def stack(self, ids: Var, w: Cursor, layers: int, bias: Var, cross: Cross | None) -> Var:
-        rows, own = self.config.vocab_size, w / "embed_tokens"
-        table = tied_weight(own, self.weights.first(*TABLES), rows, self.width, self.config.tie_word_embeddings)
-        x = embedding(ids, own, rows, self.width, table=table)
+        config = self.config
+        table = self.weights.first(*TABLES), config.vocab_size, self.width, config.tie_word_embeddings
+        x = shared_embedding(ids, w / "embed_tokens", *table)
         seen = None if cross is None else padding_mask(cross.attention_mask, w / "cross")
         for i in range(layers):
-            x = self.block(x, w / f"block.{i}", i, bias, cross, seen)
+            x = self.block(x, w / f"block.{i}.layer", i, bias, cross, seen)
         return self.norm(x, w / "final_layer_norm")
 
     def block(self, x: Var, w: Cursor, i: int, bias: Var, cross: Cross | None, seen: Var | None) -> Var:
-        y = self.norm(x, w / "layer.0.layer_norm")
-        x = add(x, self.attention(y, w / "layer.0.SelfAttention", i, bias, cross is not None), w / "layer.0")
+        """Of the encoder, without a `cross`, or of the decoder."""
+        x = self.residual(x, w / "0", "SelfAttention", partial(self.attention, i=i, bias=bias))
         if cross is not None:
-            y = self.norm(x, w / "layer.1.layer_norm")
-            y = self.cross_attention(y, w / "layer.1.EncDecAttention", cross.keys[i], cross.values[i], seen)
-            x = add(x, y, w / "layer.1")
-        last = w / f"layer.{1 if cross is None else 2}"
-        return add(x, self.mlp(self.norm(x, last / "layer_norm"), last / "DenseReluDense"), last)
+            keys = cross.keys[i], cross.values[i]
+            x = self.residual(x, w / "1", "EncDecAttention", partial(self.cross_attention, keys=keys, seen=seen))
+        return self.residual(x, w / ("1" if cross is None else "2"), "DenseReluDense", self.mlp)
+
+    def residual(self, x: Var, w: Cursor, part: str, compute: Callable[[Var, Cursor], Var]) -> Var:
+        return pre_norm(x, lambda x: self.norm(x, w / "layer_norm"), lambda y: compute(y, w / part), w)
 
     def norm(self, x: Var, w: Cursor) -> Var:
         return rms_norm(x, w, self.config.layer_norm_epsilon)
 
-    def attention(self, x: Var, w: Cursor, i: int, bias: Var, cached: bool) -> Var:
-        x = fused_linear(x, [(w / name, self.inner) for name in ("q", "k", "v")], w, bias=False)
-        q, k, v = split_heads(x, self.config.num_heads, w, parts=3)  # (B, H, T, E) each
-        if cached:
-            k, v = self.cache.update(i, k, v)  # (B, H, slots, E)
-        return linear(merge_heads(attention(q, k, v, bias, 1.0, w), w), w / "o", self.width, bias=False)
+    def attention(self, x: Var, w: Cursor, i: int, bias: Var) -> Var:
+        names, out, update = ("q", "k", "v"), w / "o", partial(self.cache.update, i)
+        sizes = self.width, self.config.num_heads
+        return self_attention(x, w, *sizes, bias, update, names=names, out=out, inner=self.inner, bias=False, scale=1.0)
 
-    def cross_attention(self, x: Var, w: Cursor, k: Var, v: Var, seen: Var | None) -> Var:
-        (q,) = split_heads(linear(x, w / "q", self.inner, bias=False), self.config.num_heads, w)
-        return linear(merge_heads(attention(q, k, v, seen, 1.0, w), w), w / "o", self.width, bias=False)
+    def cross_attention(self, x: Var, w: Cursor, keys: tuple[Var, Var], seen: Var | None) -> Var:
+        heads, names = self.config.num_heads, ("q", "o")
+        return cross_attention(
+            x, w, self.width, heads, keys, seen, names=names, inner=self.inner, bias=False, scale=1.0
+        )[0]
 
     def mlp(self, x: Var, w: Cursor) -> Var:
         config = self.config
-        gated = config.is_gated_act
-        y = linear(x, w / ("wi_0" if gated else "wi"), config.d_ff, bias=False)
-        y = activation(y, config.dense_act_fn, w / "act")
-        if gated:
-            y = mul(y, linear(x, w / "wi_1", config.d_ff, bias=False), w / "gated")
-        return linear(y, w / "wo", self.width, bias=False)
+        sizes = config.d_ff, self.width, config.dense_act_fn
+        if config.is_gated_act:
+            return gated_feed_forward(x, w, *sizes, ("wi_0", "act", "wi_1", "wo"))
+        return feed_forward(x, w, *sizes, ("wi", "act", "wo"), bias=False)

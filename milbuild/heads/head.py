@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import Cache
+from milbuild.layers.activation import activation
 from milbuild.layers.layout import PLAIN, use
-from milbuild.layers.linear import linear, plain
+from milbuild.layers.linear import first_token, linear, plain
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
 
@@ -75,3 +76,16 @@ def pooled(module: str, pool: Pool, width: int | None = None, own: str | None = 
         return {"logits": linear(pool(family, hidden), family.weights.root / module, labels)}
 
     return Head((own or module, module), ("logits",), compute)
+
+
+def first_pooled(
+    module: str, dense: str = "dense", function: str = "tanh", act: str = "activation", root: bool = False
+) -> Pool:
+    """(B, T, D) -> (B, D): a product of the first token's state, and its activation. `dense` and `act` are modules of
+    `module`, which is one beside the base model if it is at the `root`."""
+
+    def pool(family: Family, hidden: Var) -> Var:
+        w, width = (family.weights.root if root else family.weights) / module, family.config.hidden_size
+        return activation(linear(first_token(hidden, w), w / dense, width), function, w / act)
+
+    return pool

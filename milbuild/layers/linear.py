@@ -145,6 +145,13 @@ def embedding(
     return x if scale == 1 else mb.mul(x=x, y=like(x, scale), name=w.name)
 
 
+def shared_embedding(
+    ids: Var, w: Cursor, table: Cursor, rows: int, width: int, shares: bool, scale: float = 1.0
+) -> Var:
+    """`embedding` by the table of `w`, or by that of several modules together (`tied_weight`)."""
+    return embedding(ids, w, rows, width, scale, tied_weight(w, table, rows, width, shares))
+
+
 @layer
 def fused_linear(x: Var, parts: list[tuple[Cursor, int]], w: Cursor, bias: bool | list[bool] = True) -> Var:
     """(..., D) -> (..., the widths' sum): modules that read the same tokens as one product, called after `w`. With a list,
