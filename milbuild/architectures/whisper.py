@@ -6,8 +6,6 @@ spectrogram through two convolutions. Reference: transformers/models/whisper/mod
 Shapes: B batch, M mel bands, N frames of the spectrogram, S = N / 2 what the encoder makes of them, D d_model.
 """
 
-from collections.abc import Callable
-
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.bart import Bart
@@ -15,6 +13,7 @@ from milbuild.heads.audio import of_encoder_states, pooled_frames
 from milbuild.heads.text import encoder_decoder_states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.audio import convolution, transposed
+from milbuild.layers.blocks import pre_norm
 from milbuild.layers.linear import add, constant, embedding
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
@@ -32,7 +31,10 @@ class Whisper(Bart):
     )
     ignored_weights = ()
     encoder_tasks = ("audio-classification",)
-    key_bias = False
+    order, bias = staticmethod(pre_norm), (True, False, True)
+    attn = ("self_attn_layer_norm", "self_attn", "residual.self_attn")
+    cross_attn = ("encoder_attn_layer_norm", "encoder_attn", "residual.encoder_attn")
+    mlp_in_encoder = mlp_in_decoder = ("final_layer_norm", "", "")
     heads = {
         "speech-seq2seq": tied("proj_out", to="decoder.embed_tokens"),
         "feature-extraction": encoder_decoder_states(),
@@ -56,7 +58,7 @@ class Whisper(Bart):
         x = transposed(self.convolved(x, w, "conv2", stride=2), w / "turned")
         table = w / "embed_positions"
         rows = table.tensor("weight", self.config.max_source_positions, width).rows(0, x.shape[1])
-        return self.read(add(x, constant(rows, table, "weight"), w / "placed"), w)
+        return self.read(add(x, constant(rows, table, "weight"), w / "placed"), w, None)
 
     def convolved(self, x: Var, w: Cursor, name: str, stride: int) -> Var:
         each = w / name
@@ -69,11 +71,6 @@ class Whisper(Bart):
         x = embedding(ids, w / "embed_tokens", config.vocab_size, self.width)
         places = embedding(self.cache.query_positions, w / "embed_positions", config.max_target_positions, self.width)
         return add(x, places, w / "placed")
-
-    def residual(self, x: Var, w: Cursor, part: str, compute: Callable[[Var, Cursor], Var]) -> Var:
-        """x + part(norm(x))."""
-        y = compute(self.norm(x, w / f"{part}_layer_norm"), w if part == "final" else w / part)
-        return add(x, y, w if part == "final" else w / f"residual.{part}")
 
     def end(self, x: Var, w: Cursor) -> Var:
         return self.norm(x, w / "layer_norm")
