@@ -14,12 +14,7 @@ from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, reference, tokens
 from tests.neural_engine import NEURAL_ENGINE
 
-SPATIAL = {"convnext", "mobilenet_v2", "resnet", "segformer", "vit", "yolos", "whisper"}
-FILES = [
-    file
-    for file in sorted((Path(milbuild.__file__).parent / "architectures").glob("[a-z]*.py"))
-    if file.stem not in SPATIAL
-]
+FILES = sorted((Path(milbuild.__file__).parent / "architectures").glob("[a-z]*.py"))
 
 
 def _operations(model: milbuild.Model) -> set[str]:
