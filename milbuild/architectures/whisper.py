@@ -13,6 +13,7 @@ from milbuild.heads.audio import of_encoder_states, pooled_frames
 from milbuild.heads.text import encoder_decoder_states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.audio import add_position_embeddings, convolution, transposed
+from milbuild.layers.blocks import pre_norm
 from milbuild.layers.linear import add, embedding
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
@@ -60,7 +61,7 @@ class Whisper(Bart):
             x = activation(x, "gelu", w / f"{name}.activation")
         x = transposed(x, w / "turned")
         x = add_position_embeddings(x, w / "embed_positions", config.max_source_positions, w / "placed")
-        return self.read(x, w)
+        return self.read(x, w, None)
 
     def embeddings(self, ids: Var, w: Cursor) -> Var:
         config = self.config

@@ -22,7 +22,7 @@ Rotation = tuple[Any, Any]  # cosines and signed sines (T, E), or (B, 1, T, E)
 
 
 def rotation(
-    parameters: dict[str, Any], config: Any, positions: Positions, longest: int, w: Cursor, width: int | None = None
+    parameters: dict[str, Any], config: Config, positions: Positions, longest: int, w: Cursor, width: int | None = None
 ) -> Rotation:
     """What `rotate` takes: cosines and sines at `positions`, (T,) or (B, T), each below `longest`; of `width` features of a
     head only, what `rotate_part` takes.
@@ -72,7 +72,7 @@ def _looked_up(tables: tuple[np.ndarray, np.ndarray], rows: Var, w: Cursor) -> R
 
 
 def _switched(
-    p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
+    p: dict[str, Any], config: Config, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
 ) -> Rotation:
     """longrope: the tables for short sequences stand before those for long ones."""
     parts = []
@@ -90,7 +90,7 @@ def _switched(
 
 
 def _stretched(
-    p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
+    p: dict[str, Any], config: Config, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
 ) -> Rotation:
     """dynamic: a row of frequencies for each length from the trained one on, in turns and not in radians, of which whole
     ones can be left out.
@@ -169,7 +169,7 @@ def evens_first(x: Var, w: Cursor) -> Var:
 
 
 def inverse_frequencies(
-    parameters: dict[str, Any], config: Any, longest: int, width: int | None = None
+    parameters: dict[str, Any], config: Config, longest: int, width: int | None = None
 ) -> tuple[np.ndarray, float]:
     """(one frequency for each pair of features, what cosines and sines are multiplied by) of a rope_parameters dictionary.
 
