@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoConfig
 
 import milbuild
+from milbuild import architectures
+from milbuild.architectures.family import Family
 from milbuild.generation.session import Session
 from milbuild.layers import layout, linear
 from milbuild.validation import reference as hf
@@ -84,3 +87,46 @@ def test_model_classes_name_no_axis() -> None:
                 wrong.append(f"{file.name}:{node.lineno} reads a shape")
     assert len(FILES) > 15
     assert not wrong
+
+
+def test_model_classes_have_one_shape() -> None:
+    """Tables before methods, `heads` the last of them, and no file that is longer than a reader's page."""
+    wrong = []
+    for file in FILES:
+        text = file.read_text()
+        if text.count("\n") > 110:
+            wrong.append(f"{file.name} has {text.count(chr(10))} lines")
+        for node in ast.parse(text).body:
+            if not isinstance(node, ast.ClassDef) or node.name in ("Family", "Layer"):
+                continue
+            kinds = [isinstance(each, ast.FunctionDef) for each in node.body]
+            names = [ast.unparse(each.targets[0]) for each in node.body if isinstance(each, ast.Assign)]
+            if kinds != sorted(kinds):
+                wrong.append(f"{file.name}: a table of {node.name} comes after a method")
+            if "heads" in names[:-1]:
+                wrong.append(f"{file.name}: heads are not the last table of {node.name}")
+    assert not wrong
+
+
+def test_nobody_asks_whether_a_model_class_has_an_attribute() -> None:
+    found = [
+        f"{file.name}:{number}"
+        for file in Path(milbuild.__file__).parent.rglob("*.py")
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if "hasattr(family" in line or "getattr(family" in line
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("model_type", sorted(architectures.SUPPORTED))
+def test_every_model_class_answers_before_there_is_a_graph(model_type: str) -> None:
+    family = architectures.find(model_type)
+    config = AutoConfig.for_model(model_type)
+    assert issubclass(family, Family)
+    assert isinstance(family.bidirectional(config), bool)
+    assert family.shortest(config, "feature-extraction") >= 1
+    assert all(isinstance(table, tuple) for table in (family.unused_config, family.ignored_weights, family.also))
+    if "input_ids" in architectures.takes(family) or family.encode is not None:
+        layers, heads, width = family.num_layers(config), family.kv_heads(config), family.head_width(config)
+        assert min(layers, heads, width) >= 1
+        assert len(family.windows(config)) >= layers

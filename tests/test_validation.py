@@ -538,7 +538,7 @@ def test_a_checkpoint_of_another_family_is_refused() -> None:
 
 def test_a_package_that_gives_nan_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     original = gpt2.GPT2.scale
-    monkeypatch.setattr(gpt2.GPT2, "scale", lambda self, i, width: np.nan if i == 1 else original(self, i, width))
+    monkeypatch.setattr(gpt2.GPT2, "scale", lambda self, i: np.nan if i == 1 else original(self, i))
     model = milbuild.build(checkpoint(), cache="io", context_length=20, precision="float32", lint=False)
     report = milbuild.validate(model, checkpoint())
     assert not report.passed

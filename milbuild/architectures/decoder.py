@@ -76,7 +76,7 @@ class Decoder(Family):
         return linear(x, w / self.out, self.config.hidden_size, self.bias("o"))
 
     def bias(self, where: str) -> bool:
-        """Whether the attention's "qkv" or "o" products have one."""
+        """Whether the products of attention, "qkv" and "o", and of the "mlp" have one."""
         return True
 
     def scale(self, i: int) -> float:

@@ -19,6 +19,7 @@ from milbuild.weights import Cursor
 
 
 class Gemma3(Qwen3):
+    function = "hidden_activation"
     also = ("sliding_window_pattern",)  # transformers' class makes layer_types of it
     unused_config = ("attention_dropout", "attn_logit_softcapping")  # which transformers' attention leaves out, too
     heads = {
@@ -62,6 +63,3 @@ class Gemma3(Qwen3):
 
     def scale(self, i: int) -> float:
         return float(self.config.query_pre_attn_scalar**-0.5)
-
-    def activation(self) -> str:
-        return str(self.config.hidden_activation)

@@ -20,6 +20,7 @@ from milbuild.weights.fields import Config
 
 class Llama(Decoder):
     prefix = "model"
+    function = "hidden_act"  # the field of the MLP's activation
     unused_config: tuple[str, ...] = ("attention_dropout", "pretraining_tp")
     ignored_weights: tuple[str, ...] = (r"rotary_emb\.inv_freq", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
     heads = {
@@ -57,14 +58,8 @@ class Llama(Decoder):
         return qk
 
     def bias(self, where: str) -> bool:
-        return bool(self.config.attention_bias)
+        return bool(self.config.mlp_bias if where == "mlp" else self.config.attention_bias)
 
     def mlp(self, x: Var, w: Cursor) -> Var:
-        inner, width = self.config.intermediate_size, self.config.hidden_size
-        return gated_feed_forward(x, w, inner, width, self.activation(), bias=self.mlp_bias())
-
-    def activation(self) -> str:
-        return str(self.config.hidden_act)
-
-    def mlp_bias(self) -> bool:
-        return bool(self.config.mlp_bias)
+        sizes = self.config.intermediate_size, self.config.hidden_size
+        return gated_feed_forward(x, w, *sizes, getattr(self.config, self.function), bias=self.bias("mlp"))

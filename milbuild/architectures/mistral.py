@@ -11,6 +11,3 @@ class Mistral(Llama):
 
     def bias(self, where: str) -> bool:
         return False
-
-    def mlp_bias(self) -> bool:
-        return False
