@@ -100,7 +100,7 @@ class EncoderDecoder(Family):
         return self.width  # H * E
 
     def attention(self, x: Var, w: Cursor, heads: int, mask: Var | None, update: Update | None = None) -> Var:
-        options = self.qkv, w / self.out, self.inner(), list(self.bias), self.scale
+        options = self.qkv, w / self.out, self.inner(), list(self.bias), self.scale, any(self.bias)
         return self_attention(x, w, self.width, heads, mask, update, *options)
 
     def cross_attention(self, x: Var, w: Cursor, keys: tuple[Var, Var], seen: Var | None) -> Var:

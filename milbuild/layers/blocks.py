@@ -53,15 +53,16 @@ def self_attention(
     inner: int | None = None,
     bias: bool | list[bool] = True,
     scale: float | None = None,
+    out_bias: bool = True,
 ) -> Var:
     """(B, T, D) -> (B, T, D): as many heads of keys as of queries, `inner` (D by default) wide together. `out` is the module
-    after them (`out_proj`), `scale` that of the scores, E**-0.5 by default."""
+    after them (`out_proj`), which has a bias of its own, `scale` that of the scores, E**-0.5 by default."""
     inner = inner or width
     x = fused_linear(x, [(w / name, inner) for name in names], w, bias)
     q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
     k, v = update(k, v) if update else (k, v)  # (B, H, S, E)
     y = attention(q, k, v, mask, (inner // heads) ** -0.5 if scale is None else scale, w)
-    return linear(merge_heads(y, w), out or w / "out_proj", width, bias if isinstance(bias, bool) else any(bias))
+    return linear(merge_heads(y, w), out or w / "out_proj", width, out_bias)
 
 
 def cross_attention(
