@@ -105,7 +105,7 @@ def test_any_variations_together_equal_transformers(data: st.DataObject) -> None
         folder = checkpoint(model_type, task, **flags)
         truth = reference(folder, task)
         config = truth.config
-        assume(count <= (family.longest(config) if hasattr(family, "longest") else config.max_position_embeddings))
+        assume(count <= family.longest(config))
         inputs = inputs_of(model_type, task, 2, count, seed=count)
         if "token_type_ids" in inputs:
             inputs["token_type_ids"] %= flags.get("type_vocab_size", row.config["type_vocab_size"])

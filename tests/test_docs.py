@@ -112,6 +112,16 @@ def test_the_page_of_real_checkpoints_is_the_script() -> None:
     assert RECORD["commands"](REAL) == RECORD["commands"](RECORD["PAGE"]), "write it again, as it says"
 
 
+LAYERS = runpy.run_path(str(ROOT / "docs" / "record_layers.py"))
+
+
+def test_the_index_of_layers_is_the_source() -> None:
+    page = LAYERS["page"]()
+    assert (ROOT / "docs" / "layers.md").read_text() == page, "write it again: python docs/record_layers.py"
+    assert page.count("* `") > 60
+    assert "Without a docstring" not in page
+
+
 INSPECT = runpy.run_path(str(ROOT / "docs" / "record_inspect.py"))
 
 

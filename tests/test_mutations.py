@@ -16,10 +16,12 @@ from coremltools.converters.mil import Builder as mb
 from safetensors.torch import load_file, save_file
 
 import milbuild
-from milbuild import caches, heads
-from milbuild.architectures import bart, gpt2, t5, whisper
+from milbuild import caches
+from milbuild.architectures import decoder, gpt2, t5, whisper
 from milbuild.generation.session import Session
-from milbuild.layers import activation, linear, normalization, relative
+from milbuild.heads import text
+from milbuild.layers import activation, attention, linear, normalization, relative
+from milbuild.layers.layout import PLAIN, key
 from milbuild.lowering import passes
 from milbuild.validation import reference as hf
 from milbuild.weights.tensor import Tensor
@@ -32,6 +34,12 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Patch:
     return lambda patch: patch.setattr(owner, name, wrap(getattr(owner, name)))
+
+
+def _layer(function: Any, wrap: Callable[[Any], Any]) -> Patch:
+    """Another body of a layer function, for every model class that calls it."""
+    name = key(function)
+    return lambda patch: patch.setitem(PLAIN.functions, name, wrap(PLAIN.functions[name]))
 
 
 def _mask_shows_the_next(original: Any) -> Any:
@@ -94,7 +102,7 @@ def _positions_from_one(original: Any) -> Any:
 
 
 def _always_fused_scale(original: Any) -> Any:
-    return lambda self, i, width: width**-0.5
+    return lambda self, i: super(gpt2.GPT2, self).scale(i)
 
 
 def _no_residual(original: Any) -> Any:
@@ -151,13 +159,13 @@ FORWARD = {
     "mask hides the token itself": _replace(caches, "causal_mask", _mask_hides_itself),
     "no mask": _replace(caches, "causal_mask", _no_mask),
     "a window": _replace(caches, "causal_mask", _window),
-    "epsilon": _replace(gpt2, "layer_norm", _other_epsilon),
+    "epsilon": _layer(normalization.layer_norm, _other_epsilon),
     "square matrices not transposed": _replace(Tensor, "T", _no_transposition),
     "no biases": _replace(linear, "_linear", _no_bias),
     "exact GELU for tanh": lambda patch: patch.setattr(activation, "ACTIVATIONS", _exact_gelu(activation.ACTIVATIONS)),
-    "head tied to another table": _replace(heads, "linear_from", _head_of_positions),
+    "head tied to another table": _layer(linear.linear_from, _head_of_positions),
     "positions count from 1": _replace(caches, "count", _positions_from_one),
-    "no residual": _replace(gpt2, "add", _no_residual),
+    "no residual": _replace(decoder, "add", _no_residual),
 }
 CACHED = {
     "state: writes one slot late": ("state", _replace(caches._State, "write", _writes_one_slot_late)),
@@ -229,21 +237,21 @@ HALVES: dict[str, tuple[str, Patch]] = {
     "t5: distances of the other side": ("t5", _replace(relative.Distances, "bucket", _buckets_of_the_other_side)),
     "t5: the encoder's buckets as the decoder's": (
         "t5",
-        _replace(t5.T5, "bias", lambda original: lambda self, w, both_ways: original(self, w, False)),
+        _replace(t5.T5, "distances", lambda original: lambda self, w, both_ways: original(self, w, False)),
     ),
     "t5: scores are scaled": (
         "t5",
-        _replace(t5, "attention", lambda original: lambda q, k, v, m, scale, w: original(q, k, v, m, 10**-0.5, w)),
+        _layer(attention.attention, lambda original: lambda q, k, v, m, scale, w: original(q, k, v, m, 10**-0.5, w)),
     ),
-    "t5: padding of the encoder is seen": ("t5", _replace(t5, "padding_mask", _encoder_padding_is_seen)),
+    "t5: padding of the encoder is seen": ("t5", _layer(attention.padding_mask, _encoder_padding_is_seen)),
     "t5: cross-attention of other layers": ("t5", _replace(caches.Cross, "of", _layers_in_reverse)),
-    "bart: padding of the encoder is seen": ("bart", _replace(bart, "padding_mask", _encoder_padding_is_seen)),
+    "bart: padding of the encoder is seen": ("bart", _layer(attention.padding_mask, _encoder_padding_is_seen)),
     "bart: cross-attention of other layers": ("bart", _replace(caches.Cross, "of", _layers_in_reverse)),
     "bart: positions from the table's first row": ("bart", _replace(caches, "count", _positions_from_one)),
-    "bart: epsilon": ("bart", _replace(bart, "layer_norm", _other_epsilon)),
+    "bart: epsilon": ("bart", _layer(normalization.layer_norm, _other_epsilon)),
     "bart: no bias of the scores": (
         "bart",
-        _replace(heads, "linear_from", lambda original: lambda x, w, weight, bias=None: original(x, w, weight)),
+        _layer(linear.linear_from, lambda original: lambda x, w, weight, bias=None: original(x, w, weight)),
     ),
     "whisper: tanh GELU in the stem": (
         "whisper",
@@ -303,7 +311,7 @@ def test_pooling_the_wrong_token_is_seen(monkeypatch: pytest.MonkeyPatch) -> Non
     folder = checkpoint("gpt2", "text-classification")
     inputs = {"input_ids": tokens(3, 11)}
     inputs["input_ids"][1, 6:] = 5
-    _replace(heads, "_last_of", _first_token)(monkeypatch)
+    _replace(text, "_last_of", _first_token)(monkeypatch)
     model = milbuild.build(folder, sequence_length=11, batch_size=3, precision="float32", postprocess=False)
     expected = hf.forward(reference(folder, "text-classification"), inputs)["logits"]
     assert difference(model.predict(inputs)["logits"], expected) > 1e-5

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import milbuild
-from milbuild import architectures, caches, heads
-from milbuild.architectures import gpt2, llama
-from milbuild.layers import activation
+from milbuild import architectures, caches
+from milbuild.architectures import gpt2
+from milbuild.layers import activation, attention, linear, normalization, rope
 from milbuild.validation import reference as hf
 from milbuild.validation.figures import measure, measure_labels
 from milbuild.validation.material import picture
@@ -29,6 +29,7 @@ from tests.test_mutations import (
     Patch,
     _head_of_positions,
     _keys_are_values,
+    _layer,
     _mask_shows_the_next,
     _no_transposition,
     _positions_from_one,
@@ -53,9 +54,7 @@ def _values_are_keys(original: Any) -> Any:
 
 
 def _second_layer_left_out(original: Any) -> Any:
-    return lambda self, x, w, i, mask: (
-        (original(self, x, w, i, mask), x)[1] if i == 1 else original(self, x, w, i, mask)
-    )
+    return lambda self, x, w, layer: (original(self, x, w, layer), x)[layer.i == 1]
 
 
 def _swapped(table: Any) -> Any:
@@ -94,18 +93,23 @@ FAULTS: dict[str, tuple[str, str, str, Patch]] = {
         _replace(Tensor, "T", _no_transposition),
     ),
     "mask off by one": ("gpt2", "none", "transformer.h.0.attn", _replace(caches, "causal_mask", _mask_shows_the_next)),
-    "epsilon 1e-6 for 1e-5": ("gpt2", "none", "transformer.h.0.ln_1", _replace(gpt2, "layer_norm", _smaller_epsilon)),
+    "epsilon 1e-6 for 1e-5": (
+        "gpt2",
+        "none",
+        "transformer.h.0.ln_1",
+        _layer(normalization.layer_norm, _smaller_epsilon),
+    ),
     "keys and values swapped": (
         "gpt2",
         "none",
         "transformer.h.0.attn",
-        _replace(gpt2, "split_heads", _values_are_keys),
+        _layer(attention.split_heads, _values_are_keys),
     ),
     "no scale": (
         "gpt2",
         "none",
         "transformer.h.0.attn",
-        _replace(gpt2.GPT2, "scale", lambda original: lambda self, i, width: 1.0),
+        _replace(gpt2.GPT2, "scale", lambda original: lambda self, i: 1.0),
     ),
     "one layer left out": ("gpt2", "none", "transformer.h.1", _replace(gpt2.GPT2, "block", _second_layer_left_out)),
     "kinds of GELU swapped": (
@@ -120,8 +124,8 @@ FAULTS: dict[str, tuple[str, str, str, Patch]] = {
         "transformer.h.1.attn",
         _replace(caches._State, "write", _second_layer_lost),
     ),
-    "a tied head untied": ("gpt2", "none", "lm_head", _replace(heads, "linear_from", _head_of_positions)),
-    "halves of rope interleaved": ("llama", "none", "model.layers.0.self_attn", _replace(llama, "rotate", _neighbours)),
+    "a tied head untied": ("gpt2", "none", "lm_head", _layer(linear.linear_from, _head_of_positions)),
+    "halves of rope interleaved": ("llama", "none", "model.layers.0.self_attn", _layer(rope.rotate, _neighbours)),
     "positions off by one": ("gpt2", "none", "transformer.drop", _replace(caches, "count", _positions_from_one)),
     "values of a cache are its keys": (
         "gpt2",
@@ -534,7 +538,7 @@ def test_a_checkpoint_of_another_family_is_refused() -> None:
 
 def test_a_package_that_gives_nan_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     original = gpt2.GPT2.scale
-    monkeypatch.setattr(gpt2.GPT2, "scale", lambda self, i, width: np.nan if i == 1 else original(self, i, width))
+    monkeypatch.setattr(gpt2.GPT2, "scale", lambda self, i: np.nan if i == 1 else original(self, i))
     model = milbuild.build(checkpoint(), cache="io", context_length=20, precision="float32", lint=False)
     report = milbuild.validate(model, checkpoint())
     assert not report.passed

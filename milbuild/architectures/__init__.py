@@ -7,9 +7,12 @@ nothing else. The tasks stand here so that `milbuild list` need not import a fam
 import importlib
 import inspect
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from milbuild.errors import Error
+
+if TYPE_CHECKING:
+    from milbuild.architectures.family import Family
 
 DECODER = ("feature-extraction", "text-generation", "text-classification", "token-classification", "question-answering")
 
@@ -91,7 +94,7 @@ SUPPORTED = {
 }
 
 
-def find(model_type: str) -> type[Any]:
+def find(model_type: str) -> type["Family"]:
     """The family of a model_type. Raises `Error` with the nearest known ones."""
     if model_type not in SUPPORTED:
         near = get_close_matches(model_type, SUPPORTED, n=3, cutoff=0.5)
@@ -106,18 +109,18 @@ def find(model_type: str) -> type[Any]:
     return getattr(importlib.import_module(f"milbuild.architectures.{file}"), name)  # type: ignore[no-any-return]
 
 
-def takes(family: type[Any]) -> tuple[str, ...]:
+def takes(family: type["Family"]) -> tuple[str, ...]:
     """The inputs of a family, by transformers' names: what its `encode` takes if it has an encoder and a decoder, else its
     `hidden_states`. The first says of what kind it is: text (input_ids), pictures (pixel_values) or sound (input_values,
     input_features)."""
-    method = family.encode if hasattr(family, "encode") else family.hidden_states
+    method = family.encode or family.hidden_states
     return tuple(inspect.signature(method).parameters)[1:]
 
 
-def halves(family: type[Any], task: str, function: str) -> tuple[str, ...]:
+def halves(family: type["Family"], task: str, function: str) -> tuple[str, ...]:
     """Which of "encoder" and "decoder" a function of the package runs, `mel` what the first does before its network; none of
     a family that is one whole."""
-    if not hasattr(family, "encode"):
+    if family.encode is None:
         return ()
     if function in ("mel", "encode") or task in family.encoder_tasks:
         return ("encoder",)

@@ -1,55 +1,45 @@
 """BART: text to text, and what it makes of a text for classes and answers.
 
-Encoder and decoder of post-norm layers, learned positions whose table begins at row 2, a norm behind the embeddings.
+Encoder and decoder of post-norm layers, learned positions whose table begins at row 2, a norm after the embeddings.
 Reference: transformers/models/bart/modeling_bart.py.
 
-Shapes: B batch, S tokens that the encoder reads, T tokens of the decoder in this call, D d_model, H heads, E = D / H.
+Shapes: those of encoder_decoder.py.
 """
-
-from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
-from milbuild.caches import Cache, Cross
-from milbuild.heads import encoder_decoder_states, eos_pooled, span, tied
-from milbuild.layers.activation import activation
-from milbuild.layers.attention import (
-    attention,
-    fused_heads,
-    merge_heads,
-    moved_positions,
-    padding_mask,
-    split_heads,
-)
-from milbuild.layers.linear import add, embedding, fused_linear, linear, tied_weight
+from milbuild.architectures.encoder_decoder import EncoderDecoder
+from milbuild.caches import Cross
+from milbuild.heads.text import encoder_decoder_states, eos_pooled, span, tied
+from milbuild.layers.attention import moved_positions, padding_mask
+from milbuild.layers.blocks import feed_forward
+from milbuild.layers.linear import add, embedding
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 FIRST = 2  # the table's row of the first token
 EPSILON = 1e-5  # torch's own; the configuration has none
-# The token embedding, by any of its names.
-TABLES = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 
 
-class Bart:
+class Bart(EncoderDecoder):
     prefix = "model"
-    required_config: dict[str, tuple[Any, str]] = {"is_decoder": (False, "the encoder looks both ways")}
+    required_config = {"is_decoder": (False, "the encoder looks both ways")}
     unused_config: tuple[str, ...] = (
         *("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"),  # training
         *("encoder_layerdrop", "decoder_layerdrop", "init_std"),
         *("pad_token_id", "forced_eos_token_id"),  # the mask says what is padding; for whoever generates
     )
     ignored_weights: tuple[str, ...] = (
-        r"shared\.weight",  # where both halves have tables of their own
+        r"shared\.weight",  # where encoder and decoder have tables of their own
         r"(encoder|decoder)\.version",  # of fairseq's files
         "final_logits_bias",  # of the language model, where another task is built
     )
-    encoder_tasks: tuple[str, ...] = ()
-    key_bias = True
-    language_head = tied("lm_head", to=TABLES, bias="final_logits_bias")
+    attn = ("self_attn_layer_norm", "self_attn", "self_attn_layer_norm.sum")
+    cross_attn = ("encoder_attn_layer_norm", "encoder_attn", "encoder_attn_layer_norm.sum")
+    mlp_in_encoder = mlp_in_decoder = ("final_layer_norm", "", "final_layer_norm.sum")
+    language_head = tied("lm_head", to=EncoderDecoder.tables, bias="final_logits_bias")
     heads = {
         "feature-extraction": encoder_decoder_states(),
         "text2text-generation": language_head,
@@ -58,69 +48,25 @@ class Bart:
         "question-answering": span("qa_outputs"),
     }
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
-        self.width = config.d_model
-        self.states: list[Var] = []
-        self.looks: list[tuple[Var, Var]] = []
-
     @staticmethod
-    def longest(config: Any) -> tuple[int | None, int | None]:
+    def longest(config: Config) -> tuple[int | None, int | None]:
         return config.max_position_embeddings, config.max_position_embeddings
-
-    @staticmethod
-    def bidirectional(config: Any) -> bool:
-        return True
 
     def encode(self, input_ids: Var) -> Var:
         """int32 (B, S) -> (B, S, D)."""
         w = self.weights / "encoder"
-        return self.read(self.embeddings(input_ids, w), w)
-
-    def read(self, x: Var, w: Cursor) -> Var:
-        """The encoder behind its embeddings; `states` are what each layer gets, and what comes out."""
-        mask, inner = padding_mask(self.cache.attention_mask, w), self.config.encoder_ffn_dim
-        self.states = []
-        for i in range(self.config.encoder_layers):
-            self.states.append(x)
-            layer = w / f"layers.{i}"
-            x = self.residual(x, layer, "self_attn", partial(self.attention, mask=mask))
-            x = self.residual(x, layer, "final", partial(self.mlp, inner=inner))
-        self.states.append(self.end(x, w))
-        return self.states[-1]
-
-    def cross(self, hidden: Var, layer: int | None = None) -> tuple[Var, Var]:
-        """The encoder's states (B, S, D) -> keys and values of all layers of the decoder, or of one, (B, layers * H, S, E)
-        each."""
-        heads, w = self.config.decoder_attention_heads, self.weights / "decoder"
-        layers = [w / f"layers.{i}.encoder_attn" for i in range(self.config.decoder_layers)]
-        if layer is not None:
-            w = layers[layer]
-            layers = [w]
-        keys, values = (
-            fused_heads(hidden, [(each / name, self.width) for each in layers], heads, w / title, bias)
-            for name, title, bias in (("k_proj", "cross_keys", self.key_bias), ("v_proj", "cross_values", True))
-        )
-        return keys, values
+        x = self.embeddings(input_ids, w)
+        return self.read(x, w, padding_mask(self.cache.attention_mask, w))
 
     def hidden_states(self, decoder_input_ids: Var, cross: Cross) -> Var:
         """int32 (B, T) -> (B, T, D)."""
-        cache, w, inner = self.cache, self.weights / "decoder", self.config.decoder_ffn_dim
+        w = self.weights / "decoder"
         x = self.embeddings(decoder_input_ids, w)
-        mask = caches.mask(self.config, cache, w)
-        seen = padding_mask(cross.attention_mask, w / "cross")
-        for i, (k, v) in enumerate(zip(cross.keys, cross.values, strict=True)):
-            layer = w / f"layers.{i}"
-            x = self.residual(x, layer, "self_attn", partial(self.attention, mask=mask, i=i))
-            x = self.residual(x, layer, "encoder_attn", partial(self.cross_attention, k=k, v=v, seen=seen))
-            x = self.residual(x, layer, "final", partial(self.mlp, inner=inner))
-        return self.end(x, w)
+        return self.write(x, w, caches.mask(self.config, self.cache, w), cross)
 
     def embeddings(self, ids: Var, w: Cursor) -> Var:
-        config, own = self.config, w / "embed_tokens"
-        table = tied_weight(own, self.weights.first(*TABLES), config.vocab_size, self.width, config.tie_word_embeddings)
-        scale = self.width**0.5 if config.scale_embedding else 1.0
-        x = embedding(ids, own, config.vocab_size, self.width, scale, table)
+        config = self.config
+        x = self.tokens(ids, w, self.width**0.5 if config.scale_embedding else 1.0)
         rows, at = config.max_position_embeddings + FIRST, moved_positions(self.cache.query_positions, FIRST, w)
         x = add(x, embedding(at, w / "embed_positions", rows, self.width), w / "placed")
         return self.norm(x, w / "layernorm_embedding")
@@ -128,34 +74,5 @@ class Bart:
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, EPSILON)
 
-    def residual(self, x: Var, w: Cursor, part: str, compute: Callable[[Var, Cursor], Var]) -> Var:
-        """norm(x + part(x)): of attention, or of the MLP, which is no module of its own but for its norm (`final`)."""
-        y = compute(x, w if part == "final" else w / part)
-        return self.norm(add(x, y, w / f"{part}_layer_norm.sum"), w / f"{part}_layer_norm")
-
-    def end(self, x: Var, w: Cursor) -> Var:
-        """Behind the last layer: nothing."""
-        return x
-
-    def attention(self, x: Var, w: Cursor, mask: Var | None, i: int | None = None) -> Var:
-        """Of the encoder, or of layer i of the decoder."""
-        config = self.config
-        heads = config.encoder_attention_heads if i is None else config.decoder_attention_heads
-        parts = [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")]
-        q, k, v = split_heads(fused_linear(x, parts, w, [True, self.key_bias, True]), heads, w, parts=3)
-        if i is not None:
-            k, v = self.cache.update(i, k, v)  # (B, H, slots, E)
-        y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
-        return linear(merge_heads(y, w), w / "out_proj", self.width)
-
-    def cross_attention(self, x: Var, w: Cursor, k: Var, v: Var, seen: Var | None) -> Var:
-        """`looks` are each layer's queries and keys, for whoever asks where it looked."""
-        heads = self.config.decoder_attention_heads
-        (q,) = split_heads(linear(x, w / "q_proj", self.width), heads, w)
-        self.looks.append((q, k))
-        y = attention(q, k, v, seen, (self.width // heads) ** -0.5, w)
-        return linear(merge_heads(y, w), w / "out_proj", self.width)
-
     def mlp(self, x: Var, w: Cursor, inner: int) -> Var:
-        x = activation(linear(x, w / "fc1", inner), self.config.activation_function, w / "activation_fn")
-        return linear(x, w / "fc2", self.width)
+        return feed_forward(x, w, inner, self.width, self.config.activation_function)

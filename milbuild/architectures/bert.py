@@ -6,23 +6,24 @@ Reference: transformers/models/bert/modeling_bert.py.
 Shapes: B batch, T tokens, S key slots, D hidden_size, H num_attention_heads, E = D / H.
 """
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 from coremltools.converters.mil.mil import Var
 
 from milbuild import caches
-from milbuild.caches import Cache
-from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
-from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
-from milbuild.layers.linear import add, embedding, first_token, fused_linear, linear
+from milbuild.architectures.family import Family
+from milbuild.heads.head import first_pooled, pooled, pooled_states
+from milbuild.heads.text import choices, language_model, per_token, span
+from milbuild.layers.attention import Positions, padding_mask
+from milbuild.layers.blocks import feed_forward, self_attention
+from milbuild.layers.linear import add, embedding
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
-from milbuild.weights.fields import looks_backwards
+from milbuild.weights.fields import Config, looks_backwards
 
 
-class Bert:
+class Bert(Family):
     prefix = "bert"
     required_config = {"add_cross_attention": (False, "there is no encoder whose states it could attend to")}
     unused_config: tuple[str, ...] = (
@@ -31,76 +32,69 @@ class Bert:
     )
     ignored_weights: tuple[str, ...] = (r"embeddings\.(position|token_type)_ids", r"pooler\.dense\.(weight|bias)")
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
-        self.width = config.hidden_size
+    # Paths of modules in a layer, and of sums, which are no modules; fields of the configuration.
+    attn, qkv, out = "attention.self", ("query", "key", "value"), "attention.output.dense"
+    first_sum, first_norm = "attention.output.residual", "attention.output.LayerNorm"
+    ffn = ("intermediate.dense", "intermediate.intermediate_act_fn", "output.dense")
+    second_sum, second_norm = "output.residual", "output.LayerNorm"
+    embedding_width, inner, function = "hidden_size", "intermediate_size", "hidden_act"
+
+    pool = staticmethod(first_pooled("pooler"))
+    language_head = language_model(
+        "cls.predictions", "transform.dense", "transform.LayerNorm", act="transform.transform_act_fn"
+    )
+    heads = {
+        "feature-extraction": pooled_states("pooler", pool),
+        "fill-mask": language_head,
+        "text-generation": language_head,
+        "next-sentence-prediction": pooled("cls.seq_relationship", pool, width=2),
+        "text-classification": pooled("classifier", pool),
+        "multiple-choice": choices("classifier", pool),
+        "token-classification": per_token("classifier"),
+        "question-answering": span("qa_outputs"),
+    }
 
     @staticmethod
-    def bidirectional(config: Any) -> bool:
-        return not config.is_decoder or not looks_backwards(config)
+    def bidirectional(config: Config) -> bool:
+        return not getattr(config, "is_decoder", False) or not looks_backwards(config)
 
     def hidden_states(self, input_ids: Var, token_type_ids: Var | None) -> Var:
         """int32 (B, T) twice -> (B, T, D)."""
-        x, w = self.embeddings(input_ids, token_type_ids, self.weights / "embeddings"), self.weights
-        mask = self.mask(w)
-        for i in range(self.config.num_hidden_layers):
-            x = self.block(x, w / f"encoder.layer.{i}", i, mask)
+        x = self.embeddings(input_ids, token_type_ids, self.weights / "embeddings")
+        mask = self.mask(self.weights)
+        for i, w in enumerate(self.layers()):
+            x = self.block(x, w, i, mask)
         return x
 
+    def layers(self) -> list[Cursor]:
+        return [self.weights / f"encoder.layer.{i}" for i in range(self.config.num_hidden_layers)]
+
     def mask(self, w: Cursor) -> Var | None:
-        if self.config.is_decoder:
+        if getattr(self.config, "is_decoder", False):
             return caches.mask(self.config, self.cache, w)
         return padding_mask(self.cache.attention_mask, w)
 
     def embeddings(self, input_ids: Var, token_type_ids: Var | None, w: Cursor) -> Var:
-        config, width = self.config, self.embedding_width()
+        config, width = self.config, getattr(self.config, self.embedding_width)
+        x = self.typed(embedding(input_ids, w / "word_embeddings", config.vocab_size, width), token_type_ids, w)
+        table = w / "position_embeddings", config.max_position_embeddings, width
+        return self.norm(add(x, embedding(self.positions(input_ids, w), *table), w / "placed"), w / "LayerNorm")
+
+    def typed(self, x: Var, token_type_ids: Var | None, w: Cursor) -> Var:
         types = np.array([0]) if token_type_ids is None else token_type_ids
-        x = embedding(input_ids, w / "word_embeddings", config.vocab_size, width)
-        x = add(x, embedding(types, w / "token_type_embeddings", config.type_vocab_size, width), w / "typed")
-        places = embedding(
-            self.positions(input_ids, w), w / "position_embeddings", config.max_position_embeddings, width
-        )
-        return self.norm(add(x, places, w / "placed"), w / "LayerNorm")
+        table = w / "token_type_embeddings", self.config.type_vocab_size, getattr(self.config, self.embedding_width)
+        return add(x, embedding(types, *table), w / "typed")
 
-    def embedding_width(self) -> int:
-        return int(self.config.hidden_size)
-
-    def positions(self, input_ids: Var, w: Cursor) -> Any:
+    def positions(self, input_ids: Var, w: Cursor) -> Positions:
         return self.cache.query_positions
 
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, self.config.layer_norm_eps)
 
     def block(self, x: Var, w: Cursor, i: int, mask: Var | None) -> Var:
-        y = linear(self.attention(x, w / "attention.self", i, mask), w / "attention.output.dense", self.width)
-        x = self.norm(add(x, y, w / "attention.output.residual"), w / "attention.output.LayerNorm")
-        y = linear(x, w / "intermediate.dense", self.config.intermediate_size)
-        y = activation(y, self.config.hidden_act, w / "intermediate.intermediate_act_fn")
-        y = linear(y, w / "output.dense", self.width)
-        return self.norm(add(x, y, w / "output.residual"), w / "output.LayerNorm")
-
-    def attention(self, x: Var, w: Cursor, i: int, mask: Var | None) -> Var:
-        heads = self.config.num_attention_heads
-        x = fused_linear(x, [(w / name, self.width) for name in ("query", "key", "value")], w)
-        q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
-        k, v = self.cache.update(i, k, v)  # (B, H, S, E)
-        return merge_heads(attention(q, k, v, mask, (self.width // heads) ** -0.5, w), w)
-
-    def pooler(self, hidden: Var) -> Var:
-        """(B, T, D) -> (B, D), of the first token."""
-        w = self.weights / "pooler"
-        return activation(linear(first_token(hidden, w), w / "dense", self.width), "tanh", w / "activation")
-
-    language_head = language_model(
-        "cls.predictions", "transform.dense", "transform.LayerNorm", act="transform.transform_act_fn"
-    )
-    heads = {
-        "feature-extraction": pooled_states("pooler", pooler),
-        "fill-mask": language_head,
-        "text-generation": language_head,
-        "next-sentence-prediction": pooled("cls.seq_relationship", pooler, width=2),
-        "text-classification": pooled("classifier", pooler),
-        "multiple-choice": choices("classifier", pooler),
-        "token-classification": per_token("classifier"),
-        "question-answering": span("qa_outputs"),
-    }
+        config, width, heads = self.config, self.config.hidden_size, self.config.num_attention_heads
+        update = partial(self.cache.update, i)
+        y = self_attention(x, w / self.attn, width, heads, mask, update, names=self.qkv, out=w / self.out)
+        x = self.norm(add(x, y, w / self.first_sum), w / self.first_norm)
+        y = feed_forward(x, w, getattr(config, self.inner), width, getattr(config, self.function), self.ffn)
+        return self.norm(add(x, y, w / self.second_sum), w / self.second_norm)

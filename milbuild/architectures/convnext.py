@@ -6,42 +6,37 @@ Shapes: B batch, C channels of a stage, H and W its height and width. Norms and 
 first stage stands between two norms: it keeps them last throughout, which saves two transposes.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
-from milbuild.caches import Cache
-from milbuild.heads import pooled, pooled_states
-from milbuild.layers.activation import activation
-from milbuild.layers.convolution import (
-    average,
-    channels_first,
-    channels_last,
-    check_stages,
-    convolution,
-    pair,
-)
-from milbuild.layers.linear import add, constant, linear, mul
+from milbuild.architectures.family import Family
+from milbuild.heads.head import pooled, pooled_states
+from milbuild.layers.blocks import feed_forward
+from milbuild.layers.convolution import average, channels_first, channels_last, check_stages, convolution, pair
+from milbuild.layers.linear import add, constant, mul
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
-# Of every norm but the last.
-EPSILON = 1e-6
+EPSILON = 1e-6  # of every norm but the last
 
 
-class ConvNext:
+def pooler(family: Family, hidden: Var) -> Var:
+    """(B, C, H, W) -> (B, C): the mean, normed."""
+    w = family.weights / "layernorm"
+    return layer_norm(average(hidden, w / "mean", keep=False), w, family.config.layer_norm_eps)
+
+
+class ConvNext(Family):
     prefix = "convnext"
-    required_config: dict[str, tuple[Any, str]] = {}
-    unused_config: tuple[str, ...] = ("drop_path_rate", "_out_features", "_out_indices")  # training; backbones
-    ignored_weights: tuple[str, ...] = ()
-
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
-        check_stages(config, "num_stages", "hidden_sizes", "depths")
+    unused_config = ("drop_path_rate", "_out_features", "_out_indices")  # training; backbones
+    heads = {
+        "feature-extraction": pooled_states("layernorm", pooler),
+        "image-classification": pooled("classifier", pooler),
+    }
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last stage."""
         config, w = self.config, self.weights
+        check_stages(config, "num_stages", "hidden_sizes", "depths")
         patch, first = pair(config.patch_size, "patch_size"), config.hidden_sizes[0]
         x = convolution(pixel_values, w / "embeddings.patch_embeddings", first, patch, stride=patch)
         norm = w / "embeddings.layernorm"
@@ -58,28 +53,16 @@ class ConvNext:
             x = channels_first(layer_norm(x, down / "0", EPSILON, f"{(down / '0').name}_normed"), down / "0")
             x = convolution(x, down / "1", self.config.hidden_sizes[i], 2, stride=2)
         for j in range(self.config.depths[i]):
-            x = self.block(x, w / f"layers.{j}", last=i == 0)
+            x = self.block(x, w / f"layers.{j}", self.config.hidden_sizes[i], last=i == 0)
         return x
 
-    def block(self, x: Var, w: Cursor, last: bool) -> Var:
+    def block(self, x: Var, w: Cursor, width: int, last: bool) -> Var:
         """`last`: x and what is given have their channels last."""
-        width = x.shape[-1 if last else 1]
         y = channels_first(x, w / "picture") if last else x
         y = convolution(y, w / "dwconv", width, 7, padding=3, groups=width)
         y = layer_norm(channels_last(y, w / "pixels"), w / "layernorm", EPSILON)
-        y = activation(linear(y, w / "pwconv1", 4 * width), self.config.hidden_act, w / "act")
-        y = linear(y, w / "pwconv2", width)
+        y = feed_forward(y, w, 4 * width, width, self.config.hidden_act, ("pwconv1", "act", "pwconv2"))
         if self.config.layer_scale_init_value > 0:
             # Not part of pwconv2's weight: a small scale of small numbers is nothing in float16.
             y = mul(y, constant(w.tensor("layer_scale_parameter", width), w, "layer_scale"), w / "scaled")
         return add(x, y if last else channels_first(y, w / "picture"), w)
-
-    def pooler(self, hidden: Var) -> Var:
-        """(B, C, H, W) -> (B, C): the mean, normed."""
-        w = self.weights / "layernorm"
-        return layer_norm(average(hidden, w / "mean", keep=False), w, self.config.layer_norm_eps)
-
-    heads = {
-        "feature-extraction": pooled_states("layernorm", pooler),
-        "image-classification": pooled("classifier", pooler),
-    }

@@ -1,14 +1,17 @@
 """Gemma 3, text only: Qwen 3's attention with a window in five layers of six, each kind with rotary positions of its own.
 
-Scaled token embeddings, norms that multiply by 1 + weight, in front of and behind each half of a block.
+Scaled token embeddings, norms that multiply by 1 + weight, before and after each part of a block.
 Reference: transformers/models/gemma3/modeling_gemma3.py.
 """
 
 from coremltools.converters.mil.mil import Var
 
+from milbuild.architectures.decoder import Layer
 from milbuild.architectures.qwen3 import Qwen3
-from milbuild.heads import last_token, states, tied
+from milbuild.heads.head import states
+from milbuild.heads.text import last_token, tied
 from milbuild.layers.attention import position_mask
+from milbuild.layers.blocks import groups
 from milbuild.layers.linear import add, embedding
 from milbuild.layers.normalization import rms_norm, rms_norm_heads
 from milbuild.layers.rope import Rotation, rotation
@@ -16,6 +19,7 @@ from milbuild.weights import Cursor
 
 
 class Gemma3(Qwen3):
+    function = "hidden_activation"
     also = ("sliding_window_pattern",)  # transformers' class makes layer_types of it
     unused_config = ("attention_dropout", "attn_logit_softcapping")  # which transformers' attention leaves out, too
     heads = {
@@ -29,12 +33,13 @@ class Gemma3(Qwen3):
         configuration has halved it already. Where is_causal is false too, that wins."""
         if not self.config.use_bidirectional_attention or not getattr(self.config, "is_causal", True):
             return super().mask(window, w)
+        shared = groups(self.config.num_attention_heads, self.kv_heads(self.config))
         reach, cache = None if window is None else window - 1, self.cache
-        return position_mask(cache.query_positions, cache.key_positions(window), w, reach, reach, self.groups)
+        return position_mask(cache.query_positions, cache.key_positions(window), w, reach, reach, shared)
 
     def embeddings(self, input_ids: Var, w: Cursor) -> Var:
         width = self.config.hidden_size
-        return embedding(input_ids, w, self.config.vocab_size, width, scale=width**0.5)
+        return embedding(input_ids, w / self.tokens, self.config.vocab_size, width, scale=width**0.5)
 
     def rotations(self, w: Cursor) -> list[Rotation | None]:
         config, cache = self.config, self.cache
@@ -47,8 +52,8 @@ class Gemma3(Qwen3):
     def norm(self, x: Var, w: Cursor) -> Var:
         return rms_norm(x, w, self.config.rms_norm_eps, offset=1.0)
 
-    def block(self, x: Var, w: Cursor, i: int, mask: Var | None, rotation: Rotation | None) -> Var:
-        y = self.attention(self.norm(x, w / "input_layernorm"), w / "self_attn", i, mask, rotation)
+    def block(self, x: Var, w: Cursor, layer: Layer) -> Var:
+        y = self.attention(self.norm(x, w / "input_layernorm"), w / "self_attn", layer)
         x = add(x, self.norm(y, w / "post_attention_layernorm"), w / "residual")
         y = self.mlp(self.norm(x, w / "pre_feedforward_layernorm"), w / "mlp")
         return add(x, self.norm(y, w / "post_feedforward_layernorm"), w)
@@ -56,8 +61,5 @@ class Gemma3(Qwen3):
     def head_norms(self, qk: Var, w: Cursor) -> Var:
         return rms_norm_heads(qk, self.normed_heads(w), w, self.config.rms_norm_eps, offset=1.0)
 
-    def scale(self, width: int) -> float:
+    def scale(self, i: int) -> float:
         return float(self.config.query_pre_attn_scalar**-0.5)
-
-    def activation(self) -> str:
-        return str(self.config.hidden_activation)

@@ -3,15 +3,14 @@
 Reference: transformers/models/hubert/modeling_hubert.py.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.wav2vec2 import TRAINING, Wav2Vec2
-from milbuild.heads import Speech
+from milbuild.heads.audio import Speech
 from milbuild.layers import audio, frames
 from milbuild.layers.linear import linear
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 
 class Hubert(Wav2Vec2):
@@ -26,7 +25,7 @@ class Hubert(Wav2Vec2):
     heads = {task: Wav2Vec2.heads[task] for task in ("feature-extraction", "ctc", "audio-classification")}
 
     @staticmethod
-    def shortest(config: Any, task: str) -> int:
+    def shortest(config: Config, task: str) -> int:
         return frames.needed(1, reversed(audio.sizes(config)))
 
     def projection(self, x: Var, w: Cursor) -> tuple[Var, Var | None]:

@@ -7,10 +7,7 @@ from milbuild.architectures.llama import Llama
 
 
 class Mistral(Llama):
-    unused_config: tuple[str, ...] = ("attention_dropout",)
+    unused_config = ("attention_dropout",)
 
     def bias(self, where: str) -> bool:
-        return False
-
-    def mlp_bias(self) -> bool:
         return False

@@ -1,39 +1,29 @@
-"""OPT: GPT-2's skeleton with ReLU, separate projections and positions that count from 2 what the mask shows.
+"""OPT: a decoder with ReLU and learned positions that count from 2 what the mask shows.
 
-Norms in front of each half, or behind it (350m, which is also narrower at both ends).
+Norms before each part of a block, or after it (350m, which is also narrower at both ends).
 Reference: transformers/models/opt/modeling_opt.py.
 
 Shapes: B batch, T tokens in this call, S key slots, D hidden_size, H num_attention_heads, E = D / H.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
-from milbuild import caches
-from milbuild.caches import Cache
-from milbuild.heads import last_token, span, states, tied
-from milbuild.layers.activation import activation
-from milbuild.layers.attention import (
-    Positions,
-    attention,
-    counted_positions,
-    merge_heads,
-    moved_positions,
-    split_heads,
-)
-from milbuild.layers.linear import add, embedding, fused_linear, linear
+from milbuild.architectures.decoder import Decoder, Layer
+from milbuild.heads.head import states
+from milbuild.heads.text import last_token, span, tied
+from milbuild.layers.attention import Positions, counted_positions, moved_positions
+from milbuild.layers.blocks import feed_forward, post_norm, pre_norm
+from milbuild.layers.linear import add, embedding, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
 FIRST = 2  # the table's row of the first token
 
 
-class OPT:
+class OPT(Decoder):
     prefix = "model"
-    required_config: dict[str, tuple[Any, str]] = {}
+    base, last_norm, out = "decoder", "final_layer_norm", "out_proj"
     unused_config = ("dropout", "attention_dropout", "layerdrop", "init_std")  # training
-    ignored_weights: tuple[str, ...] = ()
     heads = {
         "feature-extraction": states(),
         "text-generation": tied("lm_head", to="decoder.embed_tokens"),
@@ -41,25 +31,12 @@ class OPT:
         "question-answering": span("qa_outputs"),
     }
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
-        self.width = config.hidden_size
-
-    def hidden_states(self, input_ids: Var) -> Var:
-        """int32 (B, T) -> (B, T, word_embed_proj_dim)."""
-        config, cache, w = self.config, self.cache, self.weights / "decoder"
-        narrow = config.word_embed_proj_dim
+    def embeddings(self, input_ids: Var, w: Cursor) -> Var:
+        config, narrow, width = self.config, self.config.word_embed_proj_dim, self.config.hidden_size
         x = embedding(input_ids, w / "embed_tokens", config.vocab_size, narrow)
-        if narrow != self.width:
-            x = linear(x, w / "project_in", self.width, bias=False)
-        rows = config.max_position_embeddings + FIRST
-        x = add(x, embedding(self.positions(w), w / "embed_positions", rows, self.width), w / "placed")
-        mask = caches.mask(config, cache, w)
-        for i in range(config.num_hidden_layers):
-            x = self.block(x, w / f"layers.{i}", i, mask)
-        if config.do_layer_norm_before and not config._remove_final_layer_norm:
-            x = self.norm(x, w / "final_layer_norm")
-        return x if narrow == self.width else linear(x, w / "project_out", narrow, bias=False)
+        x = x if narrow == width else linear(x, w / "project_in", width, bias=False)
+        table = w / "embed_positions", config.max_position_embeddings + FIRST, width
+        return add(x, embedding(self.positions(w), *table), w / "placed")
 
     def positions(self, w: Cursor) -> Positions:
         """Rows of the table: padding has the one before the first."""
@@ -68,28 +45,25 @@ class OPT:
             return counted_positions(mask, FIRST, w)
         return moved_positions(self.cache.query_positions, FIRST, w)
 
+    def end(self, x: Var, w: Cursor) -> Var:
+        """(B, T, D) -> (B, T, word_embed_proj_dim)."""
+        config, narrow = self.config, self.config.word_embed_proj_dim
+        x = super().end(x, w) if config.do_layer_norm_before and not config._remove_final_layer_norm else x
+        return x if narrow == config.hidden_size else linear(x, w / "project_out", narrow, bias=False)
+
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, 1e-5, affine=self.config.layer_norm_elementwise_affine)
 
-    def block(self, x: Var, w: Cursor, i: int, mask: Var | None) -> Var:
-        before = self.config.do_layer_norm_before
-        y = self.norm(x, w / "self_attn_layer_norm") if before else x
-        x = add(x, self.attention(y, w / "self_attn", i, mask), w / "residual")
-        x = x if before else self.norm(x, w / "self_attn_layer_norm")
-        y = self.mlp(self.norm(x, w / "final_layer_norm") if before else x, w)
-        return add(x, y, w) if before else self.norm(add(x, y, w / "mlp_residual"), w / "final_layer_norm")
+    def block(self, x: Var, w: Cursor, layer: Layer) -> Var:
+        attn, first, second = w / "self_attn", w / "self_attn_layer_norm", w / "final_layer_norm"
+        residual, total = (pre_norm, w) if self.config.do_layer_norm_before else (post_norm, w / "mlp_residual")
+        x = residual(x, lambda x: self.norm(x, first), lambda x: self.attention(x, attn, layer), w / "residual")
+        return residual(x, lambda x: self.norm(x, second), lambda x: self.mlp(x, w), total)
 
-    def attention(self, x: Var, w: Cursor, i: int, mask: Var | None) -> Var:
-        heads, bias = self.config.num_attention_heads, self.config.enable_bias
-        x = fused_linear(x, [(w / name, self.width) for name in ("q_proj", "k_proj", "v_proj")], w, bias)
-        q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
-        k, v = self.cache.update(i, k, v)  # (B, H, S, E)
-        y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
-        return linear(merge_heads(y, w), w / "out_proj", self.width, bias)
+    def bias(self, where: str) -> bool:
+        return bool(self.config.enable_bias)
 
     def mlp(self, x: Var, w: Cursor) -> Var:
-        bias = self.config.enable_bias
-        x = activation(
-            linear(x, w / "fc1", self.config.ffn_dim, bias), self.config.activation_function, w / "activation_fn"
-        )
-        return linear(x, w / "fc2", self.width, bias)
+        config = self.config
+        inner, width, function = config.ffn_dim, config.hidden_size, config.activation_function
+        return feed_forward(x, w, inner, width, function, bias=config.enable_bias)

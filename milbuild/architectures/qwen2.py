@@ -13,6 +13,3 @@ class Qwen2(Llama):
 
     def bias(self, where: str) -> bool:
         return where == "qkv"
-
-    def mlp_bias(self) -> bool:
-        return False

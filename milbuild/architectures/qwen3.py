@@ -14,7 +14,7 @@ class Qwen3(Qwen2):
     also: tuple[str, ...] = ()
 
     def bias(self, where: str) -> bool:
-        return bool(self.config.attention_bias)
+        return where != "mlp" and bool(self.config.attention_bias)
 
     def head_norms(self, qk: Var, w: Cursor) -> Var:
         return rms_norm_heads(qk, self.normed_heads(w), w, self.config.rms_norm_eps)

@@ -3,53 +3,43 @@
 Reference: transformers/models/roberta/modeling_roberta.py. XLM-RoBERTa is the same graph.
 """
 
-from typing import Any
-
-import numpy as np
-from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.bert import Bert
 from milbuild.errors import Error
-from milbuild.heads import choices, language_model, per_token, pooled, pooled_states, span
-from milbuild.layers.activation import activation
-from milbuild.layers.attention import counted_positions
-from milbuild.layers.linear import first_token, linear
+from milbuild.heads.head import first_pooled, pooled, pooled_states
+from milbuild.heads.text import choices, language_model, per_token, span
+from milbuild.layers.attention import Positions, counted_positions, real_tokens
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 
 class Roberta(Bert):
     prefix = "roberta"
     unused_config = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+    language_head = language_model("lm_head", "dense", "layer_norm", function="gelu")
+    heads = {
+        "feature-extraction": pooled_states("pooler", Bert.pool),
+        "fill-mask": language_head,
+        "text-generation": language_head,
+        "text-classification": pooled(
+            "classifier.out_proj", first_pooled("classifier", act="tanh", root=True), own="classifier"
+        ),
+        "multiple-choice": choices("classifier", Bert.pool),
+        "token-classification": per_token("classifier"),
+        "question-answering": span("qa_outputs"),
+    }
 
     @staticmethod
-    def longest(config: Any) -> int:
-        """Positions begin behind the padding token's own."""
+    def longest(config: Config) -> int:
+        """Positions begin after the padding token's own."""
         if config.pad_token_id is None:
             raise Error(
-                "pad_token_id is null in config.json: positions count the tokens that are no padding, behind that token's",
+                "pad_token_id is null in config.json: positions count the tokens that are no padding, after that token's",
                 "Models of this type have pad_token_id: 1.",
             )
         return int(config.max_position_embeddings - config.pad_token_id - 1)
 
-    def positions(self, input_ids: Var, w: Cursor) -> Var:
+    def positions(self, input_ids: Var, w: Cursor) -> Positions:
         pad = self.config.pad_token_id
-        other = mb.not_equal(x=input_ids, y=np.int32(pad), name=f"{w.name}_real")
-        real = mb.cast(x=other, dtype="int32", name=f"{w.name}_ones")
-        return counted_positions(real, pad + 1, w, self.cache.query_positions)
-
-    def classified(self, hidden: Var) -> Var:
-        """(B, T, D) -> (B, D): the classifier's own first half."""
-        w = self.weights.root / "classifier"
-        return activation(linear(first_token(hidden, w), w / "dense", self.width), "tanh", w / "tanh")
-
-    language_head = language_model("lm_head", "dense", "layer_norm", function="gelu")
-    heads = {
-        "feature-extraction": pooled_states("pooler", Bert.pooler),
-        "fill-mask": language_head,
-        "text-generation": language_head,
-        "text-classification": pooled("classifier.out_proj", classified, own="classifier"),
-        "multiple-choice": choices("classifier", Bert.pooler),
-        "token-classification": per_token("classifier"),
-        "question-answering": span("qa_outputs"),
-    }
+        return counted_positions(real_tokens(input_ids, pad, w), pad + 1, w, self.cache.query_positions)

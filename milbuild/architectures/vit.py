@@ -1,4 +1,4 @@
-"""ViT, and every checkpoint with its config schema: a picture's patches as tokens, behind one that stands for the whole.
+"""ViT, and every checkpoint with its config schema: an image's patches as tokens, after one that is for the whole.
 
 Pre-norm encoder that looks both ways, learned positions.
 Reference: transformers/models/vit/modeling_vit.py.
@@ -6,84 +6,48 @@ Reference: transformers/models/vit/modeling_vit.py.
 Shapes: B batch, N patches, T tokens (N + 1), D hidden_size, H num_attention_heads, E = D / H.
 """
 
-from typing import Any
-
-from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
-from milbuild.caches import Cache
-from milbuild.errors import Error
-from milbuild.heads import Head, Inputs, Outputs, pooled, pooled_states
-from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, merge_heads, split_heads
-from milbuild.layers.convolution import convolution, pair
-from milbuild.layers.image import add_position_embeddings, picture, resampled, tokens
-from milbuild.layers.linear import add, constant, first_token, fused_linear, linear, split
+from milbuild.architectures.family import Family
+from milbuild.heads.head import first_pooled, pooled, pooled_states
+from milbuild.heads.images import reconstruction, whole_image
+from milbuild.layers import image
+from milbuild.layers.blocks import feed_forward, self_attention
+from milbuild.layers.linear import add
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
 
-def reconstruction(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
-    """(B, T, D) -> reconstruction (B, C, height, width): the pixels behind each patch."""
-    config, w = family.config, family.weights.root / "decoder"
-    height, width = family.grid(inputs["pixel_values"].shape[2:])
-    if height != width:
-        raise Error(f"masked-im reconstructs squares, and the picture has {height} x {width} patches")
-    patches = split(hidden, [1, height * width], w / "tokens")[1]
-    x = picture(patches, (height, width), w / "grid")
-    x = convolution(x, w / "0", config.encoder_stride**2 * config.num_channels, 1)
-    return {"reconstruction": mb.pixel_shuffle(x=x, upscale_factor=config.encoder_stride, name=(w / "1").name)}
-
-
-class ViT:
+class ViT(Family):
     prefix = "vit"
     also: tuple[str, ...] = ("head_dim",)  # which transformers' attention reads, though the class has none
-    required_config: dict[str, tuple[Any, str]] = {}
     unused_config: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
     ignored_weights: tuple[str, ...] = (r"embeddings\.mask_token", r"pooler\.dense\.(weight|bias)")
-
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
-        self.width = config.hidden_size
+    first_tokens: tuple[str, ...] = ("cls_token",)  # learned, before the patches
+    heads = {
+        "feature-extraction": pooled_states(
+            "pooler", first_pooled("pooler", width="pooler_output_size", field="pooler_act")
+        ),
+        "image-classification": pooled("classifier", whole_image),
+        "masked-im": reconstruction("decoder"),
+    }
 
     def hidden_states(self, pixel_values: Var, bool_masked_pos: Var | None) -> Var:
         """(B, C, height, width), int32 (B, N) -> (B, T, D), after the final norm."""
-        w = self.weights
-        x = self.patches(pixel_values, w / "embeddings.patch_embeddings")
+        w, each = self.weights, self.weights / "embeddings"
+        x = image.patches(pixel_values, each / "patch_embeddings", self.config, self.width)
         if bool_masked_pos is not None:
-            x = self.masked(x, bool_masked_pos, w / "embeddings")
-        x = self.embeddings(x, pixel_values.shape[2:], w / "embeddings")
+            x = image.masked(x, bool_masked_pos, each.tensor("mask_token", 1, 1, self.width), each)
+        x = self.embeddings(x, image.sides(pixel_values), each)
         for i in range(self.config.num_hidden_layers):
             x = self.block(x, w / f"layers.{i}")
         return self.norm(x, w / "layernorm")
 
-    def grid(self, size: Any) -> tuple[int, int]:
-        """How many patches stand below and beside each other in a picture of (height, width)."""
-        patch = pair(self.config.patch_size, "patch_size")
-        return size[0] // patch[0], size[1] // patch[1]
-
-    def patches(self, pixel_values: Var, w: Cursor) -> Var:
-        patch = pair(self.config.patch_size, "patch_size")
-        return tokens(convolution(pixel_values, w / "projection", self.width, patch, stride=patch), w)
-
-    def masked(self, x: Var, mask: Var, w: Cursor) -> Var:
-        """A token of its own in the place of the patches that are masked."""
-        hidden = mb.cast(
-            x=mb.expand_dims(x=mask, axes=[2], name=f"{w.name}_mask"), dtype="bool", name=f"{w.name}_hidden"
-        )
-        token = constant(w.tensor("mask_token", 1, 1, self.width), w, "mask_token")
-        return mb.select(cond=hidden, a=token, b=x, name=f"{w.name}_masked")
-
-    def embeddings(self, x: Var, size: Any, w: Cursor) -> Var:
-        trained = pair(self.config.image_size, "image_size")
-        old, new = self.grid(trained), self.grid(size)
-        table = w.tensor("position_embeddings", 1, 1 + old[0] * old[1], self.width)
-        if tuple(size) != trained:
-            if old[0] != old[1]:
-                hint = f"Build it with image_size {trained[0]}x{trained[1]}."
-                raise Error(f"positions of {old[0]} x {old[1]} patches are no square that could be resampled", hint)
-            table = resampled(table, old, new)
-        return add_position_embeddings(x, table, w, w.tensor("cls_token", 1, 1, self.width))
+    def embeddings(self, x: Var, size: tuple[int, int], w: Cursor) -> Var:
+        """The patches (B, N, D) of an image of (height, width) -> (B, T, D), after the learned tokens, with positions."""
+        image.check_square(self.config, size)
+        first = image.learned_tokens(w, self.first_tokens, self.width)
+        return image.add_position_embeddings(x, w, self.config, size, first)
 
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, self.config.layer_norm_eps)
@@ -93,30 +57,9 @@ class ViT:
         return add(x, self.mlp(self.norm(x, w / "layernorm_after"), w / "mlp"), w)
 
     def attention(self, x: Var, w: Cursor) -> Var:
-        heads = self.config.num_attention_heads
-        each = getattr(self.config, "head_dim", self.width // heads)
-        parts = [(w / name, heads * each) for name in ("q_proj", "k_proj", "v_proj")]
-        q, k, v = split_heads(fused_linear(x, parts, w, self.config.qkv_bias), heads, w, parts=3)  # (B, H, T, E) each
-        y = attention(q, k, v, None, each**-0.5, w)
-        return linear(merge_heads(y, w), w / "o_proj", self.width)
+        config, heads = self.config, self.config.num_attention_heads
+        inner, bias = heads * getattr(config, "head_dim", self.width // heads), [config.qkv_bias] * 3
+        return self_attention(x, w, self.width, heads, None, inner=inner, bias=bias, out=w / "o_proj")
 
     def mlp(self, x: Var, w: Cursor) -> Var:
-        x = linear(x, w / "fc1", self.config.intermediate_size)
-        return linear(activation(x, self.config.hidden_act, w / "activation_fn"), w / "fc2", self.width)
-
-    def pooler(self, hidden: Var) -> Var:
-        """(B, T, D) -> (B, pooler_output_size), of the first token."""
-        return self.of_first(hidden, self.config.pooler_output_size, self.config.pooler_act)
-
-    def of_first(self, hidden: Var, width: int, function: str) -> Var:
-        w = self.weights / "pooler"
-        return activation(linear(first_token(hidden, w), w / "dense", width), function, w / "activation")
-
-    def first(self, hidden: Var) -> Var:
-        return first_token(hidden, self.weights / "whole")
-
-    heads = {
-        "feature-extraction": pooled_states("pooler", pooler),
-        "image-classification": pooled("classifier", first),
-        "masked-im": Head(("decoder",), ("reconstruction",), reconstruction),
-    }
+        return feed_forward(x, w, self.config.intermediate_size, self.width, self.config.hidden_act)

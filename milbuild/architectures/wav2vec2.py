@@ -1,23 +1,22 @@
-"""wav2vec 2.0, and every checkpoint with its config schema (XLS-R, MMS): sound in, one vector every 20 ms out.
+"""wav2vec 2.0, and every checkpoint with its config schema (XLS-R, MMS): audio in, one vector every 20 ms out.
 
-Convolutions make frames of samples; behind them an encoder like BERT's, whose positions are a convolution over the frames.
+Convolutions make frames of samples; after them an encoder like BERT's, whose positions are a convolution over the frames.
 Reference: transformers/models/wav2vec2/modeling_wav2vec2.py.
 
 Shapes: B batch, S samples, T frames, C conv_dim[-1], D hidden_size, H num_attention_heads, E = D / H.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
-from milbuild.caches import Cache
-from milbuild.heads import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
+from milbuild.architectures.family import Family
+from milbuild.heads.audio import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
 from milbuild.layers import audio, frames
-from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
-from milbuild.layers.linear import add, fused_linear, linear
+from milbuild.layers.attention import padding_mask
+from milbuild.layers.blocks import feed_forward, self_attention
+from milbuild.layers.linear import add, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 # Training: SpecAugment, dropout, the losses, and the quantizer of pretraining, whose tensors its checkpoints hold.
 TRAINING = """activation_dropout apply_spec_augment attention_dropout ctc_loss_reduction ctc_zero_infinity feat_proj_dropout
@@ -27,9 +26,8 @@ PRETRAINING = """codevector_dim contrastive_logits_temperature diversity_loss_we
 num_codevector_groups num_codevectors_per_group proj_codevector_dim""".split()
 
 
-class Wav2Vec2:
+class Wav2Vec2(Family):
     prefix = "wav2vec2"
-    required_config: dict[str, tuple[Any, str]] = {}
     unused_config: tuple[str, ...] = (*TRAINING, *PRETRAINING)
     ignored_weights: tuple[str, ...] = (
         *("masked_spec_embed", r"quantizer\..*", r"project_(hid|q)\.(weight|bias)", r"objective\.weight"),  # training
@@ -43,29 +41,18 @@ class Wav2Vec2:
         "audio-xvector": xvector(),
     }
 
-    def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
-        self.config, self.weights, self.cache = config, weights, cache
-        self.width = config.hidden_size
-
     @staticmethod
-    def shortest(config: Any, task: str) -> int:
+    def shortest(config: Config, task: str) -> int:
         """Samples that make the frames a task needs: one, or those that a speaker's convolutions span and one more."""
-        voice = audio.delays(config) if task == "audio-xvector" else []
-        span = sum((kernel - 1) * dilation for _, kernel, dilation in voice)
-        adapter = [(config.adapter_kernel_size - 2, config.adapter_stride)] * config.num_adapter_layers
-        count = frames.needed(2 + span if voice else 1, adapter if config.add_adapter else [])
-        return frames.needed(count, reversed(audio.sizes(config)))
+        count = 1 + audio.spanned(config) if task == "audio-xvector" else 1
+        return frames.needed(count, [*audio.adapter_sizes(config), *reversed(audio.sizes(config))])
 
     def hidden_states(self, input_values: Var) -> Speech:
         """(B, S) -> (B, T, D), with the convolutions' features and every layer's states."""
-        config, w, seen, lengths = self.config, self.weights, None, None
+        config, w = self.config, self.weights
         x = audio.features(input_values, w / "feature_extractor", config)
         x, features = self.projection(x, w / "feature_projection")
-        if self.cache.attention_mask is not None:
-            count = frames.samples(self.cache.attention_mask, w)
-            lengths = frames.lengths(count, audio.sizes(config), w / "lengths")
-            seen = frames.visible(lengths, x, w / "visible")
-            x = frames.silenced(x, seen, w / "silenced")
+        x, seen, lengths = frames.unpadded(x, self.cache.attention_mask, audio.sizes(config), w)
         w = w / "encoder"
         x, mask = add(x, self.positions(x, w / "pos_conv_embed"), w / "placed"), padding_mask(seen, w)
         states = [x if config.do_stable_layer_norm else self.norm(x, w / "layer_norm")]
@@ -86,12 +73,12 @@ class Wav2Vec2:
         return audio.positions(x, w, self.config, audio.weight_norm)
 
     def block(self, x: Var, w: Cursor, mask: Var | None) -> Var:
-        stable, width = self.config.do_stable_layer_norm, getattr(self.config, "adapter_attn_dim", None)
-        y = self.norm(x, w / "layer_norm") if stable else x
-        x = add(x, self.attention(y, w / "attention", mask), w / "residual")
-        if not stable:
-            x = self.norm(x, w / "layer_norm")
+        """Post-norm, or with `do_stable_layer_norm` pre-norm, which may have an adapter to a language."""
+        width = getattr(self.config, "adapter_attn_dim", None)
+        if not self.config.do_stable_layer_norm:
+            x = self.norm(add(x, self.attention(x, w / "attention", mask), w / "residual"), w / "layer_norm")
             return self.norm(add(x, self.mlp(x, w / "feed_forward"), w / "fed"), w / "final_layer_norm")
+        x = add(x, self.attention(self.norm(x, w / "layer_norm"), w / "attention", mask), w / "residual")
         y = self.mlp(self.norm(x, w / "final_layer_norm"), w / "feed_forward")
         if width is None:
             return add(x, y, w)
@@ -99,19 +86,14 @@ class Wav2Vec2:
         return add(x, audio.bottleneck(x, w / "adapter_layer", width), w)
 
     def attention(self, x: Var, w: Cursor, mask: Var | None) -> Var:
-        heads, names = self.config.num_attention_heads, ("q_proj", "k_proj", "v_proj")
-        x = fused_linear(x, [(w / name, self.width) for name in names], w)
-        q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
-        y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
-        return linear(merge_heads(y, w), w / "out_proj", self.width)
+        return self_attention(x, w, self.width, self.config.num_attention_heads, mask)
 
     def mlp(self, x: Var, w: Cursor) -> Var:
-        x = linear(x, w / "intermediate_dense", self.config.intermediate_size)
-        x = activation(x, self.config.hidden_act, w / "intermediate_act_fn")
-        return linear(x, w / "output_dense", self.width)
+        names = "intermediate_dense", "intermediate_act_fn", "output_dense"
+        return feed_forward(x, w, self.config.intermediate_size, self.width, self.config.hidden_act, names)
 
     def adapted(self, speech: Speech, w: Cursor) -> Speech:
-        """Behind the encoder, convolutions that leave fewer frames, if the configuration has them."""
+        """After the encoder, convolutions that leave fewer frames, if the configuration has them."""
         config, width = self.config, self.config.output_hidden_size
         if not config.add_adapter:
             return speech

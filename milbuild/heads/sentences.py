@@ -11,10 +11,9 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
-from milbuild.heads import last
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import NOWHERE, Positions
-from milbuild.layers.linear import add, first_token, like, linear
+from milbuild.layers.linear import add, first_token, last_tokens, like, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 from milbuild.weights.sentence_transformers import Step, function_of
@@ -81,7 +80,7 @@ def _of_all(hidden: Var, positions: Positions, mode: str, w: Cursor) -> Var:
     if mode == "cls":
         return first_token(hidden, w)
     if mode == "last":
-        return mb.squeeze(x=last(hidden, f"{w.name}_token"), axes=[1], name=w.name)
+        return mb.squeeze(x=last_tokens(hidden, f"{w.name}_token"), axes=[1], name=w.name)
     if mode == "mean":
         return mb.reduce_mean(x=hidden, axes=[1], name=w.name)
     if mode == "max":

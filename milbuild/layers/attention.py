@@ -9,6 +9,7 @@ from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.block import curr_opset_version
 
 from milbuild.errors import Error
+from milbuild.layers.layout import layer
 from milbuild.layers.linear import fused_linear, like
 from milbuild.weights import Cursor
 
@@ -23,6 +24,7 @@ NOWHERE = 2**30  # an int32 that no sequence reaches
 Positions: TypeAlias = Var | np.ndarray
 
 
+@layer
 def split_heads(x: Var, heads: int, w: Cursor, parts: int | list[int] = 1) -> list[Var]:
     """(B, T, parts * H * E) -> `parts` times (B, H, T, E); with a list, of so many heads each instead of H."""
     batch, tokens, width = x.shape
@@ -40,12 +42,38 @@ def split_heads(x: Var, heads: int, w: Cursor, parts: int | list[int] = 1) -> li
     return list(mb.split(x=x, **split, axis=1, name=f"{w.name}_split"))
 
 
+@layer
+def interleaved_heads(x: Var, groups: int, sizes: list[int], w: Cursor) -> list[Var]:
+    """(B, T, groups * sum(sizes) * E) -> for each size (B, groups * size, T, E): of a product whose weight has the heads of
+    one group after those of another, each with so many of queries, keys and values.
+
+    Needed by GPT-NeoX, Bloom, DeBERTa ([1, 1, 1] for each head), Falcon ([H / K, 1, 1] for each head of keys) and CodeGen (four
+    groups of queries, values and keys), whose weights need not be put in another order.
+    """
+    batch, tokens, width = x.shape
+    each = width // (groups * sum(sizes))
+    x = mb.reshape(x=x, shape=[batch, _known(tokens), groups, width // groups], name=f"{w.name}_groups")
+    x = mb.transpose(x=x, perm=[0, 2, 1, 3], name=f"{w.name}_groups_first")
+    parts = mb.split(x=x, split_sizes=[size * each for size in sizes], axis=-1, name=f"{w.name}_split")
+    heads = []
+    for i, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+        if size > 1:
+            part = mb.reshape(x=part, shape=[batch * groups, _known(tokens), size, each], name=f"{w.name}_heads_{i}")
+            part = mb.transpose(x=part, perm=[0, 2, 1, 3], name=f"{w.name}_heads_first_{i}")
+            part = mb.reshape(
+                x=part, shape=[batch, groups * size, _known(tokens), each], name=f"{w.name}_heads_merged_{i}"
+            )
+        heads.append(part)
+    return heads
+
+
 def fused_heads(x: Var, parts: list[tuple[Cursor, int]], heads: int, w: Cursor, bias: bool = True) -> Var:
     """(B, S, D) -> (B, parts * H, S, E): the heads of several modules, of H each, as one product of what they all read."""
     x = fused_linear(x, parts, w, bias)
     return split_heads(x, heads * len(parts), w)[0]
 
 
+@layer
 def merge_heads(x: Var, w: Cursor) -> Var:
     """(B, H, T, E) -> (B, T, H * E)."""
     batch, heads, tokens, each = x.shape
@@ -58,6 +86,7 @@ def causal_mask(query: Positions, key: Positions, w: Cursor, window: int | None 
     return position_mask(query, key, w, None if window is None else window - 1, 0, groups)
 
 
+@layer
 def position_mask(
     query: Positions, key: Positions, w: Cursor, before: int | None, after: int | None, groups: int = 1
 ) -> Var | None:
@@ -99,6 +128,7 @@ def position_mask(
     return _hidden(mb.cast(x=visible, dtype=_float(w), name=f"{name}_visible_float"), name, w)
 
 
+@layer
 def padding_mask(attention_mask: Var | None, w: Cursor) -> Var | None:
     """int32 (B, S), 1 for a token and 0 for padding -> what is added to the scores of a model that looks both ways,
     (B, 1, 1, S); None without a mask."""
@@ -114,6 +144,12 @@ def moved_positions(positions: Positions, by: int, w: Cursor) -> Positions:
     if isinstance(positions, np.ndarray):
         return positions + by
     return mb.add(x=positions, y=np.int32(by), name=f"{w.name}_positions")
+
+
+def real_tokens(ids: Var, pad: int, w: Cursor) -> Var:
+    """int32 (B, T) -> int32 (B, T): 0 where the id is `pad`, 1 elsewhere."""
+    other = mb.not_equal(x=ids, y=np.int32(pad), name=f"{w.name}_real")
+    return mb.cast(x=other, dtype="int32", name=f"{w.name}_ones")
 
 
 def counted_positions(real: Var, first: int, w: Cursor, before: Positions | None = None) -> Var:
@@ -146,6 +182,7 @@ def _repeated(positions: Positions, groups: int, name: str) -> Positions:
     return mb.tile(x=positions, reps=[1] * (positions.rank - 1) + [groups], name=f"{name}_repeated")
 
 
+@layer
 def attention(q: Var, k: Var, v: Var, mask: Var | None, scale: float, w: Cursor, upcast: bool = False) -> Var:
     """softmax(q k^T scale + mask) v: (B, H, T, E), (B, K, S, E), (B, K, S, E) -> (B, H, T, E).
 

@@ -1,6 +1,6 @@
 """Weights as constants, and what multiplies by them."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb
@@ -8,7 +8,11 @@ from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.ops.defs.iOS15.control_flow import Const
 
 from milbuild.errors import Error
+from milbuild.layers.layout import layer
 from milbuild.weights import Cursor, Joined, Tensor, Unread, zeros
+
+# How model classes name an axis.
+Axis = Literal["tokens", "features", "heads", "channels"]
 
 
 class const(Const):  # type: ignore[misc]  # an operation is called as its class is
@@ -42,11 +46,29 @@ def mul(x: Var, y: Var, w: Cursor) -> Var:
     return mb.mul(x=x, y=y, name=w.name)
 
 
-def split(x: Var, sizes: list[int], w: Cursor, axis: int = 1) -> list[Var]:
-    """Parts of an axis, of these sizes."""
-    return list(mb.split(x=x, split_sizes=sizes, axis=axis, name=f"{w.name}_parts"))
+@layer
+def split(x: Var, sizes: list[int], w: Cursor, axis: Axis = "tokens") -> list[Var]:
+    """Parts of an axis, of these sizes: (B, T, D) along tokens or features, (B, H, T, E) along heads, (B, C, ...) along
+    channels."""
+    return list(mb.split(x=x, split_sizes=sizes, axis=-1 if axis == "features" else 1, name=f"{w.name}_parts"))
 
 
+@layer
+def plain(x: Var) -> Var:
+    """Hidden states in any layout -> (B, T, D), in which heads read them."""
+    return x
+
+
+@layer
+def last_tokens(x: Var, name: str) -> Var:
+    """(B, T, D) -> (B, 1, D), the last token of this call, as an operation of that name."""
+    if x.shape[1] == 1:
+        return x
+    masks = {"begin_mask": [True, False, True], "end_mask": [True, True, True]}
+    return mb.slice_by_index(x=x, begin=[0, -1, 0], end=[0, 0, 0], **masks, name=name)
+
+
+@layer
 def first_token(x: Var, w: Cursor) -> Var:
     """(B, T, D) -> (B, D), the first token."""
     keep = [True, False, True]
@@ -76,16 +98,19 @@ def shift_right(ids: Var, first: int | None) -> Var:
     return mb.concat(values=[start, keep], axis=1, name="decoder_input_ids")
 
 
+@layer
 def linear(x: Var, w: Cursor, width: int, bias: bool = True) -> Var:
     """(..., D) -> (..., width), with a weight stored (width, D), as torch.nn.Linear has it."""
     return _linear(x, w.tensor("weight", width, x.shape[-1]), w, width, bias)
 
 
+@layer
 def conv1d(x: Var, w: Cursor, width: int) -> Var:
     """(..., D) -> (..., width), with a weight stored (D, width), as transformers' Conv1D has it; transposed when saved."""
     return _linear(x, w.tensor("weight", x.shape[-1], width).T, w, width, bias=True)
 
 
+@layer
 def linear_from(x: Var, w: Cursor, weight: Tensor, bias: Tensor | None = None) -> Var:
     """(..., D) -> (..., V) with tensors (V, D) and (V,) of any module as those of `w`."""
     arguments = {} if bias is None else {"bias": constant(bias, w, "bias")}
@@ -104,6 +129,7 @@ def tied_weight(w: Cursor, table: Cursor, rows: int, width: int, shares: bool) -
     return table.tensor("weight", rows, width) if shares else w.tensor("weight", rows, width)
 
 
+@layer
 def embedding(
     ids: Var | np.ndarray, w: Cursor, rows: int, width: int, scale: float = 1.0, table: Tensor | None = None
 ) -> Var:
@@ -119,6 +145,14 @@ def embedding(
     return x if scale == 1 else mb.mul(x=x, y=like(x, scale), name=w.name)
 
 
+def shared_embedding(
+    ids: Var, w: Cursor, table: Cursor, rows: int, width: int, shares: bool, scale: float = 1.0
+) -> Var:
+    """`embedding` by the table of `w`, or by that of several modules together (`tied_weight`)."""
+    return embedding(ids, w, rows, width, scale, tied_weight(w, table, rows, width, shares))
+
+
+@layer
 def fused_linear(x: Var, parts: list[tuple[Cursor, int]], w: Cursor, bias: bool | list[bool] = True) -> Var:
     """(..., D) -> (..., the widths' sum): modules that read the same tokens as one product, called after `w`. With a list,
     of some of them only has a bias."""

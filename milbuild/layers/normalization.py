@@ -4,6 +4,7 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
+from milbuild.layers.layout import layer
 from milbuild.layers.linear import constant, like
 from milbuild.weights import Computed, Cursor, Joined
 
@@ -11,6 +12,7 @@ from milbuild.weights import Computed, Cursor, Joined
 SMALLEST_EPSILON = 1e-7
 
 
+@layer
 def layer_norm(x: Var, w: Cursor, epsilon: float, name: str | None = None, affine: bool = True) -> Var:
     """(..., D) -> (..., D), over the last axis, with the scale and shift of `w`, whose name it bears by default; without
     `affine` it has none."""
@@ -22,6 +24,7 @@ def layer_norm(x: Var, w: Cursor, epsilon: float, name: str | None = None, affin
     return mb.layer_norm(x=x, axes=[-1], epsilon=like(x, epsilon), name=name or w.name, **values)
 
 
+@layer
 def rms_norm(x: Var, w: Cursor, epsilon: float, offset: float = 0.0) -> Var:
     """(..., D) -> (..., D): x / sqrt(mean(x^2) + epsilon) * (weight + offset), over the last axis.
 
@@ -36,6 +39,7 @@ def rms_norm(x: Var, w: Cursor, epsilon: float, offset: float = 0.0) -> Var:
     return _half(_doubled_norm(x, w.name, epsilon, gamma), w.name)
 
 
+@layer
 def rms_norm_heads(x: Var, parts: list[tuple[Cursor, int]], w: Cursor, epsilon: float, offset: float = 0.0) -> Var:
     """(B, H, T, E) -> (B, H, T, E): `rms_norm` of each head by itself, with the weight (E,) of a module for so many heads."""
     width = x.shape[-1]
@@ -70,3 +74,19 @@ def _half(x: Var, name: str) -> Var:
         end_mask=[True] * (x.rank - 1) + [False],
         name=name,
     )
+
+
+def group_norm(x: Var, w: Cursor, groups: int, epsilon: float) -> Var:
+    """(B, C, T) or (B, C, H, W) -> the same: each group of C / groups channels over all its places, then the scale and shift
+    of each channel. As torch.nn.GroupNorm; needed by Moonshine (one group), DETR's masks, MaskFormer and BiT.
+
+    One operation of Core ML takes mean and variance, which sums in float32: float16 loses a sum over thousands of places.
+    """
+    shape = [size if isinstance(size, int) else -1 for size in x.shape]
+    y = mb.reshape(x=x, shape=[shape[0], groups, -1], name=f"{w.name}_groups")
+    epsilon = max(epsilon, SMALLEST_EPSILON) if x.dtype == types.fp16 else epsilon
+    y = mb.instance_norm(x=y, epsilon=like(x, epsilon), name=f"{w.name}_normed")
+    y = mb.reshape(x=y, shape=shape, name=f"{w.name}_channels")
+    each = (shape[1], *[1] * (x.rank - 2))
+    scale, shift = (constant(w.tensor(name, shape[1]).reshaped(*each), w, name) for name in ("weight", "bias"))
+    return mb.add(x=mb.mul(x=y, y=scale, name=f"{w.name}_scaled"), y=shift, name=w.name)

@@ -8,6 +8,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.layers.attention import HIDDEN, Positions, causal_mask
+from milbuild.layers.layout import layer
 from milbuild.layers.linear import constant
 from milbuild.weights import Computed, Cursor, Joined
 
@@ -38,6 +39,7 @@ class Distances:
         return first + np.where(distance < exact, distance, np.minimum(far, count - 1))
 
 
+@layer
 def relative_bias(
     query: Positions, key: Positions, w: Cursor, heads: int, distances: Distances, backwards: bool = False
 ) -> Var:

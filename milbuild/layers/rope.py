@@ -14,34 +14,39 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
 from milbuild.layers.attention import Positions
+from milbuild.layers.layout import layer
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 Rotation = tuple[Any, Any]  # cosines and signed sines (T, E), or (B, 1, T, E)
 
 
-def rotation(parameters: dict[str, Any], config: Any, positions: Positions, longest: int, w: Cursor) -> Rotation:
-    """What `rotate` takes: cosines and sines at `positions`, (T,) or (B, T), each below `longest`.
+def rotation(
+    parameters: dict[str, Any], config: Config, positions: Positions, longest: int, w: Cursor, width: int | None = None
+) -> Rotation:
+    """What `rotate` takes: cosines and sines at `positions`, (T,) or (B, T), each below `longest`; of `width` features of a
+    head only, what `rotate_part` takes.
 
     The sines of the first half of the features are negative: what they multiply are the features of the other half.
     """
     trained = settled(parameters, config)
     if isinstance(positions, Var) and trained is not None and trained < longest:
         by_length = _stretched if parameters["rope_type"] == "dynamic" else _switched
-        return by_length(parameters, config, positions, trained, longest, w)
-    frequencies, factor = inverse_frequencies(parameters, config, longest)
+        return by_length(parameters, config, positions, trained, longest, w, width)
+    frequencies, factor = inverse_frequencies(parameters, config, longest, width)
     known = positions if isinstance(positions, np.ndarray) else np.arange(longest)
     tables = _tables(known, frequencies, factor, w)
     return tables if isinstance(positions, np.ndarray) else _looked_up(tables, positions, w)
 
 
-def ropes(config: Any) -> list[dict[str, Any]]:
+def ropes(config: Config) -> list[dict[str, Any]]:
     """The rope_parameters of a configuration: one dictionary, or one for each kind of layer."""
     parameters = config.rope_parameters
     kinds = [p for p in parameters.values() if isinstance(p, dict)]
     return kinds or [parameters]
 
 
-def settled(parameters: dict[str, Any], config: Any) -> int | None:
+def settled(parameters: dict[str, Any], config: Config) -> int | None:
     """The longest sequence, in tokens, up to which the angles do not depend on its length; None where they never do."""
     kind = parameters.get("rope_type", "default")
     trained = config.max_position_embeddings if kind == "dynamic" else None
@@ -66,11 +71,13 @@ def _looked_up(tables: tuple[np.ndarray, np.ndarray], rows: Var, w: Cursor) -> R
     return found[0], found[1]
 
 
-def _switched(p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor) -> Rotation:
+def _switched(
+    p: dict[str, Any], config: Config, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
+) -> Rotation:
     """longrope: the tables for short sequences stand before those for long ones."""
     parts = []
     for length in (trained, longest):
-        frequencies, factor = inverse_frequencies(p, config, length)
+        frequencies, factor = inverse_frequencies(p, config, length, width)
         parts.append(_tables(np.arange(length), frequencies, factor, w))
     last = mb.reduce_max(x=positions, keep_dims=False, name=f"{w.name}_last")
     long = mb.greater_equal(x=last, y=np.int32(trained), name=f"{w.name}_long")
@@ -82,14 +89,16 @@ def _switched(p: dict[str, Any], config: Any, positions: Var, trained: int, long
     return _looked_up((cos, sin), rows, w)
 
 
-def _stretched(p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor) -> Rotation:
+def _stretched(
+    p: dict[str, Any], config: Config, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
+) -> Rotation:
     """dynamic: a row of frequencies for each length from the trained one on, in turns and not in radians, of which whole
     ones can be left out.
 
     A product of position and frequency loses in float32 what its whole turns take, so a frequency is the sum of two: the
     first has few enough bits for exact products, the second is small.
     """
-    turns = np.array([inverse_frequencies(p, config, n)[0] for n in range(trained, longest + 1)]) / (2 * math.pi)
+    turns = np.array([inverse_frequencies(p, config, n, width)[0] for n in range(trained, longest + 1)]) / (2 * math.pi)
     grid = 2.0 ** math.floor(24 - math.log2(longest * turns.max()))
     coarse = np.floor(turns * grid) / grid
     table = np.stack([coarse, turns - coarse], axis=1).astype(np.float32)
@@ -117,6 +126,7 @@ def _stretched(p: dict[str, Any], config: Any, positions: Var, trained: int, lon
     )
 
 
+@layer
 def rotate(x: Var, rotation: Rotation, w: Cursor) -> Var:
     """(B, H, T, E) -> (B, H, T, E): the features of each half turned with those of the other, by the token's position."""
     cos, sin = rotation
@@ -129,22 +139,55 @@ def rotate(x: Var, rotation: Rotation, w: Cursor) -> Var:
     )
 
 
-def inverse_frequencies(parameters: dict[str, Any], config: Any, longest: int) -> tuple[np.ndarray, float]:
+@layer
+def rotate_part(x: Var, rotation: Rotation, w: Cursor, neighbours: bool = False) -> Var:
+    """(B, H, T, E) -> (B, H, T, E): the first features, as many as the rotation has, and the others as they are.
+
+    Needed by GPT-NeoX, Phi, StableLM (partial_rotary_factor) and, with `neighbours` as pairs, by GPT-J and CodeGen (rotary_dim),
+    Moonshine and GLM.
+    """
+    turned, width = rotation[0].shape[-1], x.shape[-1]
+    rest = None
+    if turned < width:
+        x, rest = mb.split(x=x, split_sizes=[turned, width - turned], axis=-1, name=f"{w.name}_rotary_and_rest")
+    x = rotate(evens_first(x, w) if neighbours else x, rotation, w)
+    return x if rest is None else mb.concat(values=[x, rest], axis=-1, name=f"{w.name}_rotated_part")
+
+
+@layer
+def evens_first(x: Var, w: Cursor) -> Var:
+    """(B, H, T, E) -> (B, H, T, E): features 0, 2, 4, ..., then 1, 3, 5, ...
+
+    Pairs that are neighbours in GPT-J and Cohere are as far apart then as `rotate` has them. Queries and keys may stay so:
+    a score is a sum over features, in any order. Values may not.
+    """
+    batch, heads, tokens, width = x.shape
+    tokens = tokens if isinstance(tokens, int) else -1
+    x = mb.reshape(x=x, shape=[batch, heads, tokens, width // 2, 2], name=f"{w.name}_neighbours")
+    x = mb.transpose(x=x, perm=[0, 1, 2, 4, 3], name=f"{w.name}_neighbours_apart")
+    return mb.reshape(x=x, shape=[batch, heads, tokens, width], name=f"{w.name}_evens_first")
+
+
+def inverse_frequencies(
+    parameters: dict[str, Any], config: Config, longest: int, width: int | None = None
+) -> tuple[np.ndarray, float]:
     """(one frequency for each pair of features, what cosines and sines are multiplied by) of a rope_parameters dictionary.
 
-    `longest` is the length of the longest sequence. Raises `Error` for a rope_type that is not known.
+    `longest` is the length of the longest sequence; `width` the number of features that a model rotates, where those are not
+    all of a head. Raises `Error` for a rope_type that is not known.
     """
     kind = parameters.get("rope_type", "default")
     if kind not in TYPES:
         raise Error(f"rope_type is {kind!r}; known are {', '.join(TYPES)}")
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head = width or getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if head % 2:
+        said = "partial_rotary_factor or rotary_dim" if width else "head_dim, or hidden_size over num_attention_heads"
         raise Error(
-            f"a head has {head} features (head_dim, or hidden_size over num_attention_heads), and rotary positions turn pairs",
+            f"a head has {head} features{' to rotate' if width else ''} ({said}), and rotary positions turn pairs",
             "Look into config.json.",
         )
     # Of the default type transformers' models compute all frequencies themselves, whatever partial_rotary_factor says.
-    whole = kind in ("default", "proportional")
+    whole = width is not None or kind in ("default", "proportional")
     share = 1.0 if whole else parameters.get("partial_rotary_factor", 1.0)
     try:
         width = int(head * share)
@@ -165,22 +208,22 @@ def _powers(base: float, width: int) -> np.ndarray:
     return 1.0 / base ** (np.arange(0, width, 2) / width)
 
 
-def _default(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _default(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     return _powers(p["rope_theta"], width), 1.0
 
 
-def _linear(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _linear(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     return _powers(p["rope_theta"], width) / p["factor"], 1.0
 
 
-def _dynamic(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _dynamic(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     """NTK scaling: the base grows with the part of the sequence that lies beyond the context of the training."""
     factor, trained = p["factor"], config.max_position_embeddings
     stretch = factor * max(longest, trained) / trained - (factor - 1)
     return _powers(p["rope_theta"] * stretch ** (width / (width - 2)), width), 1.0
 
 
-def _yarn(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _yarn(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     """High frequencies as they are, low ones stretched, a ramp between them (arXiv 2309.00071)."""
     base, trained = p["rope_theta"], p["original_max_position_embeddings"]
     stretch = config.max_position_embeddings / trained if p["factor"] is None else p["factor"]
@@ -208,7 +251,7 @@ def _yarn(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.
     return powers * (stretched / stretch + 1 - stretched), factor
 
 
-def _longrope(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _longrope(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     """A divisor of its own for each frequency, one set for short sequences and one for long ones (arXiv 2402.13753)."""
     trained = p["original_max_position_embeddings"]
     stretch = p.get("factor")
@@ -220,7 +263,7 @@ def _longrope(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple
     return _powers(p["rope_theta"], width) / divisors, factor
 
 
-def _llama3(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _llama3(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     """Long waves stretched, short ones as they are, a smooth passage between them."""
     powers, stretch = _powers(p["rope_theta"], width), p["factor"]
     low, high, trained = p["low_freq_factor"], p["high_freq_factor"], p["original_max_position_embeddings"]
@@ -229,7 +272,7 @@ def _llama3(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[n
     return powers * (short + (1 - short) / stretch), 1.0
 
 
-def _proportional(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _proportional(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     """All features have a frequency, those beyond the rotary part the frequency 0."""
     turned = int(p.get("partial_rotary_factor", 1.0) * width // 2)
     frequencies = np.zeros(width // 2)

@@ -256,7 +256,7 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
-        return Config(CONFIG_MAPPING[found].from_dict(dict(checkpoint.config)), getattr(family, "also", ()))
+        return Config(CONFIG_MAPPING[found].from_dict(dict(checkpoint.config)), family.also)
     except Exception as error:  # whatever the class makes of such values
         raise Error(
             f"config.json of {checkpoint.name} is no configuration of {found}: {' '.join(str(error).split())}"

@@ -8,11 +8,12 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Var, types
 
-from milbuild import caches, heads
+from milbuild import caches
 from milbuild.caches import Cross, InputOutputCache
 from milbuild.errors import Error
-from milbuild.heads import Outputs, sentences
-from milbuild.layers.linear import shift_right
+from milbuild.heads import sentences
+from milbuild.heads.head import Outputs
+from milbuild.layers.linear import last_tokens, shift_right
 from milbuild.lowering.writer import Description, Dimension, Feature
 from milbuild.program.inputs import Inputs
 from milbuild.program.options import (
@@ -89,7 +90,7 @@ class Graph:
             model = self.family(self.config, self.weights, declared.cache(named, given))
             hidden = model.hidden_states(**given)
         if plan.logits == "last":
-            hidden = heads.last(hidden, f"{model.weights.name}_last")
+            hidden = last_tokens(hidden, f"{model.weights.name}_last")
         given["num_choices"] = plan.num_choices
         results = head(model, hidden, given)
         if plan.pooling is not None:

@@ -542,17 +542,15 @@ def _check_kind(
         options["image_size"] = _image_size(options["image_size"], config, processor)
         options["attention_mask"] = options["token_type_ids"] = False
         return
-    if hasattr(family, "encode"):
+    if family.encode is not None:
         if whole:
             raise Error(f"{options['interface']} has no encoder beside its decoder", "Choose milbuild or hf.")
         _check_answer(options, family, kind, family.longest(config), _limiting(config))
     elif options["function"] is not None:
         raise Error(f"function chooses between encode and decode, and {config.model_type} is one whole")
     elif kind == "text":
-        limit = family.longest(config) if hasattr(family, "longest") else config.max_position_embeddings
-        _check_context(options, whole, limit, config.spelled("max_position_embeddings"))
-        if hasattr(family, "settled"):
-            _check_settled(options, family.settled(config))
+        _check_context(options, whole, family.longest(config), config.spelled("max_position_embeddings"))
+        _check_settled(options, family.settled(config))
     if takes[0] == "input_values":
         _check_samples(options, config, family, processor)
     if takes[0] == "input_features":
@@ -560,8 +558,7 @@ def _check_kind(
     if options["attention_mask"] is None:
         # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
         # A pooling of either must be told where a text ends.
-        both_ways = family.bidirectional(config) if hasattr(family, "bidirectional") else not looks_backwards(config)
-        marked = both_ways or options["pooling"] is not None
+        marked = family.bidirectional(config) or options["pooling"] is not None
         options["attention_mask"] = marked and (options["cache"] == "none" or options["task"] in tasks.APART)
     if options["task"] == "multiple-choice":
         options["num_choices"] = config.num_labels if options["num_choices"] is None else options["num_choices"]

@@ -19,7 +19,7 @@ from coremltools.converters.mil.mil import Var, types
 from milbuild import caches
 from milbuild.caches import Cross, SlotCache
 from milbuild.errors import Error
-from milbuild.heads import Outputs
+from milbuild.heads.head import Outputs
 from milbuild.layers.linear import like
 from milbuild.layers.spectrogram import log_mel
 from milbuild.program.function import Graph, Produced

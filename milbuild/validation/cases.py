@@ -224,7 +224,7 @@ def backwards(config: Any) -> bool:
 
 def two_halves(config: Any) -> bool:
     """Whether a model has an encoder and a decoder."""
-    return config.model_type in architectures.SUPPORTED and hasattr(architectures.find(config.model_type), "encode")
+    return config.model_type in architectures.SUPPORTED and architectures.find(config.model_type).encode is not None
 
 
 def _calls(plan: Plan, truth: Any, material: Material, description: Any) -> Iterator[Case]:
