@@ -205,7 +205,8 @@ class Plan:
     ) -> "Plan":
         """Fills what was left open from the configuration of a `family`, the checkpoint's `processor` (its
         preprocessor_config.json) and its `recipe` for vectors, if it has one. Raises `Error` for what does not fit together."""
-        from milbuild.weights.fields import looks_backwards  # with numpy, which a command line that only answers does not load
+        # With numpy, which a command line that only answers does not load.
+        from milbuild.weights.fields import looks_backwards
 
         entry = architectures.SUPPORTED[config.model_type]
         name = options["task"] or tasks.guess(config, entry.tasks, entry.decoder)
