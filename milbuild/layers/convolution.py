@@ -94,6 +94,30 @@ def _conv(
     )
 
 
+def transposed_convolution(
+    x: Var, w: Cursor, weight: Tensor, *, bias: bool = True, stride: int = 1, padding: int = 0, output_padding: int = 0
+) -> Var:
+    """(B, C, T) -> (B, D, T'), or (B, C, H, W) -> (B, D, H', W'), with a weight (C, D, kernel) or (C, D, height, width), as
+    torch.nn.ConvTranspose1d and ConvTranspose2d have it: T' = (T - 1) stride - 2 padding + kernel + output_padding.
+
+    Needed by DPT and ViTMatte (2-D), VITS, UnivNet, SpeechT5's vocoder and the audio codecs (1-D, whose weight may be a
+    computed one; output_padding, which is never more than padding: UnivNet, X-Codec).
+    """
+    if output_padding > padding:
+        raise AssertionError(f"{w.path}: output_padding {output_padding} is more than padding {padding}")
+    sides = x.rank - 2
+    arguments = {"bias": constant(w.tensor("bias", weight.shape[1]), w, "bias")} if bias else {}
+    return mb.conv_transpose(
+        x=x,
+        weight=constant(weight, w, "weight"),
+        strides=[stride] * sides,
+        pad_type="custom",
+        pad=[padding, padding - output_padding] * sides,
+        name=w.name,
+        **arguments,
+    )
+
+
 def pair(size: Any, field: str = "a size") -> tuple[int, int]:
     """One number for both sides, or two: (height, width). `field` is the configuration's that says so."""
     both = (size, size) if isinstance(size, int) else tuple(size)

@@ -74,3 +74,19 @@ def _half(x: Var, name: str) -> Var:
         end_mask=[True] * (x.rank - 1) + [False],
         name=name,
     )
+
+
+def group_norm(x: Var, w: Cursor, groups: int, epsilon: float) -> Var:
+    """(B, C, T) or (B, C, H, W) -> the same: each group of C / groups channels over all its places, then the scale and shift
+    of each channel. As torch.nn.GroupNorm; needed by Moonshine (one group), DETR's masks, MaskFormer and BiT.
+
+    One operation of Core ML takes mean and variance, which sums in float32: float16 loses a sum over thousands of places.
+    """
+    shape = [size if isinstance(size, int) else -1 for size in x.shape]
+    y = mb.reshape(x=x, shape=[shape[0], groups, -1], name=f"{w.name}_groups")
+    epsilon = max(epsilon, SMALLEST_EPSILON) if x.dtype == types.fp16 else epsilon
+    y = mb.instance_norm(x=y, epsilon=like(x, epsilon), name=f"{w.name}_normed")
+    y = mb.reshape(x=y, shape=shape, name=f"{w.name}_channels")
+    each = (shape[1], *[1] * (x.rank - 2))
+    scale, shift = (constant(w.tensor(name, shape[1]).reshaped(*each), w, name) for name in ("weight", "bias"))
+    return mb.add(x=mb.mul(x=y, y=scale, name=f"{w.name}_scaled"), y=shift, name=w.name)

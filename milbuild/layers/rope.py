@@ -20,16 +20,19 @@ from milbuild.weights import Cursor
 Rotation = tuple[Any, Any]  # cosines and signed sines (T, E), or (B, 1, T, E)
 
 
-def rotation(parameters: dict[str, Any], config: Any, positions: Positions, longest: int, w: Cursor) -> Rotation:
-    """What `rotate` takes: cosines and sines at `positions`, (T,) or (B, T), each below `longest`.
+def rotation(
+    parameters: dict[str, Any], config: Any, positions: Positions, longest: int, w: Cursor, width: int | None = None
+) -> Rotation:
+    """What `rotate` takes: cosines and sines at `positions`, (T,) or (B, T), each below `longest`; of `width` features of a
+    head only, what `rotate_part` takes.
 
     The sines of the first half of the features are negative: what they multiply are the features of the other half.
     """
     trained = settled(parameters, config)
     if isinstance(positions, Var) and trained is not None and trained < longest:
         by_length = _stretched if parameters["rope_type"] == "dynamic" else _switched
-        return by_length(parameters, config, positions, trained, longest, w)
-    frequencies, factor = inverse_frequencies(parameters, config, longest)
+        return by_length(parameters, config, positions, trained, longest, w, width)
+    frequencies, factor = inverse_frequencies(parameters, config, longest, width)
     known = positions if isinstance(positions, np.ndarray) else np.arange(longest)
     tables = _tables(known, frequencies, factor, w)
     return tables if isinstance(positions, np.ndarray) else _looked_up(tables, positions, w)
@@ -67,11 +70,13 @@ def _looked_up(tables: tuple[np.ndarray, np.ndarray], rows: Var, w: Cursor) -> R
     return found[0], found[1]
 
 
-def _switched(p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor) -> Rotation:
+def _switched(
+    p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
+) -> Rotation:
     """longrope: the tables for short sequences stand before those for long ones."""
     parts = []
     for length in (trained, longest):
-        frequencies, factor = inverse_frequencies(p, config, length)
+        frequencies, factor = inverse_frequencies(p, config, length, width)
         parts.append(_tables(np.arange(length), frequencies, factor, w))
     last = mb.reduce_max(x=positions, keep_dims=False, name=f"{w.name}_last")
     long = mb.greater_equal(x=last, y=np.int32(trained), name=f"{w.name}_long")
@@ -83,14 +88,16 @@ def _switched(p: dict[str, Any], config: Any, positions: Var, trained: int, long
     return _looked_up((cos, sin), rows, w)
 
 
-def _stretched(p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor) -> Rotation:
+def _stretched(
+    p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
+) -> Rotation:
     """dynamic: a row of frequencies for each length from the trained one on, in turns and not in radians, of which whole
     ones can be left out.
 
     A product of position and frequency loses in float32 what its whole turns take, so a frequency is the sum of two: the
     first has few enough bits for exact products, the second is small.
     """
-    turns = np.array([inverse_frequencies(p, config, n)[0] for n in range(trained, longest + 1)]) / (2 * math.pi)
+    turns = np.array([inverse_frequencies(p, config, n, width)[0] for n in range(trained, longest + 1)]) / (2 * math.pi)
     grid = 2.0 ** math.floor(24 - math.log2(longest * turns.max()))
     coarse = np.floor(turns * grid) / grid
     table = np.stack([coarse, turns - coarse], axis=1).astype(np.float32)
@@ -131,22 +138,53 @@ def rotate(x: Var, rotation: Rotation, w: Cursor) -> Var:
     )
 
 
-def inverse_frequencies(parameters: dict[str, Any], config: Any, longest: int) -> tuple[np.ndarray, float]:
+def rotate_part(x: Var, rotation: Rotation, w: Cursor, neighbours: bool = False) -> Var:
+    """(B, H, T, E) -> (B, H, T, E): the first features, as many as the rotation has, and the others as they are.
+
+    Needed by GPT-NeoX, Phi, StableLM (partial_rotary_factor) and, with `neighbours` as pairs, by GPT-J and CodeGen (rotary_dim),
+    Moonshine and GLM.
+    """
+    turned, width = rotation[0].shape[-1], x.shape[-1]
+    rest = None
+    if turned < width:
+        x, rest = mb.split(x=x, split_sizes=[turned, width - turned], axis=-1, name=f"{w.name}_rotary_and_rest")
+    x = rotate(evens_first(x, w) if neighbours else x, rotation, w)
+    return x if rest is None else mb.concat(values=[x, rest], axis=-1, name=f"{w.name}_rotated_part")
+
+
+def evens_first(x: Var, w: Cursor) -> Var:
+    """(B, H, T, E) -> (B, H, T, E): features 0, 2, 4, ..., then 1, 3, 5, ...
+
+    Pairs that are neighbours in GPT-J and Cohere are as far apart then as `rotate` has them. Queries and keys may stay so:
+    a score is a sum over features, in any order. Values may not.
+    """
+    batch, heads, tokens, width = x.shape
+    tokens = tokens if isinstance(tokens, int) else -1
+    x = mb.reshape(x=x, shape=[batch, heads, tokens, width // 2, 2], name=f"{w.name}_neighbours")
+    x = mb.transpose(x=x, perm=[0, 1, 2, 4, 3], name=f"{w.name}_neighbours_apart")
+    return mb.reshape(x=x, shape=[batch, heads, tokens, width], name=f"{w.name}_evens_first")
+
+
+def inverse_frequencies(
+    parameters: dict[str, Any], config: Any, longest: int, width: int | None = None
+) -> tuple[np.ndarray, float]:
     """(one frequency for each pair of features, what cosines and sines are multiplied by) of a rope_parameters dictionary.
 
-    `longest` is the length of the longest sequence. Raises `Error` for a rope_type that is not known.
+    `longest` is the length of the longest sequence; `width` the number of features that a model rotates, where those are not
+    all of a head. Raises `Error` for a rope_type that is not known.
     """
     kind = parameters.get("rope_type", "default")
     if kind not in TYPES:
         raise Error(f"rope_type is {kind!r}; known are {', '.join(TYPES)}")
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    head = width or getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if head % 2:
+        said = "partial_rotary_factor or rotary_dim" if width else "head_dim, or hidden_size over num_attention_heads"
         raise Error(
-            f"a head has {head} features (head_dim, or hidden_size over num_attention_heads), and rotary positions turn pairs",
+            f"a head has {head} features{' to rotate' if width else ''} ({said}), and rotary positions turn pairs",
             "Look into config.json.",
         )
     # Of the default type transformers' models compute all frequencies themselves, whatever partial_rotary_factor says.
-    whole = kind in ("default", "proportional")
+    whole = width is not None or kind in ("default", "proportional")
     share = 1.0 if whole else parameters.get("partial_rotary_factor", 1.0)
     try:
         width = int(head * share)
