@@ -110,7 +110,7 @@ def test_a_reconstruction_without_a_mask() -> None:
 @pytest.mark.parametrize("model_type", ["vit", "convnext", "segformer", "yolos"])
 def test_pictures_that_are_too_small(model_type: str) -> None:
     task = architectures.SUPPORTED[model_type].tasks[0]
-    with pytest.raises(Error, match="the picture is too small; 1 pixels are left for a kernel"):
+    with pytest.raises(Error, match="the image is too small; 1 pixels are left for a kernel"):
         milbuild.build(checkpoint(model_type, task), image_size=1, postprocess=False)
 
 

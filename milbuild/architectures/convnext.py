@@ -12,21 +12,13 @@ from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.heads.head import pooled, pooled_states
 from milbuild.layers.activation import activation
-from milbuild.layers.convolution import (
-    average,
-    channels_first,
-    channels_last,
-    check_stages,
-    convolution,
-    pair,
-)
+from milbuild.layers.convolution import average, channels_first, channels_last, check_stages, convolution, pair
 from milbuild.layers.linear import add, constant, linear, mul
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
 
-# Of every norm but the last.
-EPSILON = 1e-6
+EPSILON = 1e-6  # of every norm but the last
 
 
 class ConvNext(Family):
@@ -56,12 +48,11 @@ class ConvNext(Family):
             x = channels_first(layer_norm(x, down / "0", EPSILON, f"{(down / '0').name}_normed"), down / "0")
             x = convolution(x, down / "1", self.config.hidden_sizes[i], 2, stride=2)
         for j in range(self.config.depths[i]):
-            x = self.block(x, w / f"layers.{j}", last=i == 0)
+            x = self.block(x, w / f"layers.{j}", self.config.hidden_sizes[i], last=i == 0)
         return x
 
-    def block(self, x: Var, w: Cursor, last: bool) -> Var:
+    def block(self, x: Var, w: Cursor, width: int, last: bool) -> Var:
         """`last`: x and what is given have their channels last."""
-        width = x.shape[-1 if last else 1]
         y = channels_first(x, w / "picture") if last else x
         y = convolution(y, w / "dwconv", width, 7, padding=3, groups=width)
         y = layer_norm(channels_last(y, w / "pixels"), w / "layernorm", EPSILON)

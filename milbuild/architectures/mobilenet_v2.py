@@ -8,17 +8,17 @@ Shapes: B batch, C channels of a layer, H and W its height and width.
 
 from typing import Any
 
-from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.heads.head import Head, Inputs, Outputs, pooled
+from milbuild.heads import Head, Inputs, Outputs, pooled
+from milbuild.layers import image
 from milbuild.layers.activation import activation
-from milbuild.layers.convolution import Padding, average, convolution, convolution_norm
+from milbuild.layers.convolution import average, convolution, convolution_norm, divisible, tensorflow_padding
 from milbuild.layers.linear import add
 from milbuild.weights import Cursor
 
-# Of the layers, before the multiplier, and by how much their depthwise convolution makes the picture smaller.
+# Of the layers, before the multiplier, and by how much their depthwise convolution makes the image smaller.
 CHANNELS = (16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
 STRIDES = (2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 LAST, DEEPLAB = 1280, 256
@@ -31,31 +31,29 @@ def segmentation(family: "MobileNetV2", hidden: Var, inputs: Inputs) -> Outputs:
     def layer(x: Var, w: Cursor) -> Var:
         return family.convolution(x, w, DEEPLAB, 1, "relu", epsilon=1e-5)
 
-    # The mean of the whole picture, stretched over it: the same everywhere.
+    # The mean of the whole image, the same everywhere.
     mean = layer(average(hidden, w / "avg_pool"), w / "conv_pool")
-    mean = mb.tile(x=mean, reps=[1, 1, *hidden.shape[2:]], name=f"{w.name}_stretched")
-    x = mb.concat(values=[mean, layer(hidden, w / "conv_aspp")], axis=1, name=f"{w.name}_both")
-    x = layer(x, w / "conv_projection")
+    mean = image.spread(mean, image.sides(hidden), w / "stretched")
+    x = layer(image.joined_channels([mean, layer(hidden, w / "conv_aspp")], w / "both"), w / "conv_projection")
     return {"logits": convolution(x, w / "classifier.convolution", family.config.num_labels, 1)}
 
 
 class MobileNetV2(Family):
     prefix = "mobilenet_v2"
-    unused_config = ("classifier_dropout_prob", "semantic_loss_ignore_index")  # training
-    ignored_weights = (
-        r".*\.num_batches_tracked",
-        r"conv_1x1\..*",
-    )  # segmentation has no use for the last
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config: tuple[str, ...] = ("classifier_dropout_prob", "semantic_loss_ignore_index")  # training
+    ignored_weights: tuple[str, ...] = (r".*\.num_batches_tracked", r"conv_1x1\..*")  # the last: of the other tasks
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last layer."""
         channels = [self.multiplied(count) for count in CHANNELS]
         x = self.stem(pixel_values, self.weights / "conv_stem", self.multiplied(32), channels[0])
         smaller, dilation = 2, 1
-        for i, (width, stride) in enumerate(zip(channels[1:], STRIDES, strict=True)):
+        for i, (before, width, stride) in enumerate(zip(channels, channels[1:], STRIDES, strict=False)):
             # Small enough: from here on the kernels grow, each time from the next layer on.
             full = smaller == self.config.output_stride
-            x = self.block(x, self.weights / f"layer.{i}", width, 1 if full else stride, dilation if full else 1)
+            how = (1, dilation) if full else (stride, 1)
+            x = self.block(x, self.weights / f"layer.{i}", before, width, *how)
             smaller, dilation = (smaller, dilation * stride) if full else (smaller * stride, dilation)
         return x
 
@@ -63,10 +61,7 @@ class MobileNetV2(Family):
         return self.divisible(round(channels * self.config.depth_multiplier))
 
     def divisible(self, channels: int) -> int:
-        """The nearest multiple of depth_divisible_by, unless that takes away more than a tenth."""
-        step = self.config.depth_divisible_by
-        nearest = max(self.config.min_depth, int(channels + step / 2) // step * step)
-        return int(nearest + step if nearest < 0.9 * channels else nearest)
+        return divisible(channels, self.config.depth_divisible_by, self.config.min_depth)
 
     def stem(self, x: Var, w: Cursor, inner: int, width: int) -> Var:
         x = self.convolution(x, w / "first_conv", inner, 3, stride=2)
@@ -75,27 +70,21 @@ class MobileNetV2(Family):
         x = self.convolution(x, w / "conv_3x3", inner, 3, groups=inner)
         return self.convolution(x, w / "reduce_1x1", width, 1, "linear")
 
-    def block(self, x: Var, w: Cursor, width: int, stride: int, dilation: int) -> Var:
-        inner = self.divisible(round(x.shape[1] * self.config.expand_ratio))
+    def block(self, x: Var, w: Cursor, before: int, width: int, stride: int, dilation: int) -> Var:
+        inner = self.divisible(round(before * self.config.expand_ratio))
         y = self.convolution(x, w / "expand_1x1", inner, 1)
         y = self.convolution(y, w / "conv_3x3", inner, 3, stride=stride, dilation=dilation, groups=inner)
         y = self.convolution(y, w / "reduce_1x1", width, 1, "linear")
-        return add(x, y, w) if stride == 1 and x.shape[1] == width else y
+        return add(x, y, w) if stride == 1 and before == width else y
 
     def convolution(self, x: Var, w: Cursor, width: int, kernel: int, function: str | None = None, **how: Any) -> Var:
         """With its norm, and the configuration's activation unless another is named."""
         how = {"epsilon": self.config.layer_norm_eps} | how
-        how["padding"] = self.padding(x, kernel, how.get("stride", 1), how.get("dilation", 1))
+        stride, dilation = how.get("stride", 1), how.get("dilation", 1)
+        tensorflow = self.config.tf_padding
+        how["padding"] = tensorflow_padding(x, kernel, stride, dilation) if tensorflow else (kernel - 1) // 2 * dilation
         x = convolution_norm(x, w / "convolution", w / "normalization", width, kernel, **how)
         return activation(x, function or self.config.hidden_act, w / "activation")
-
-    def padding(self, x: Var, kernel: int, stride: int, dilation: int) -> Padding:
-        if not self.config.tf_padding:
-            return (kernel - 1) // 2 * dilation
-        # TensorFlow's: what is uneven goes below and to the right. The dilation multiplies what the kernel alone needs.
-        high, wide = (max(kernel - (side % stride or stride), 0) for side in x.shape[2:])
-        top, left = high // 2 * dilation, wide // 2 * dilation
-        return top, high * dilation - top, left, wide * dilation - left
 
     def last(self, hidden: Var) -> Var:
         """(B, C, H, W) -> (B, C', H, W): the final convolution, which segmentation does without."""

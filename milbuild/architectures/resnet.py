@@ -32,13 +32,13 @@ class ResNet(Family):
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last stage."""
-        config, w = self.config, self.weights
-        x = self.convolution(pixel_values, w / "embedder.embedder", config.embedding_size, 7, 2, config.hidden_act)
+        config, w, before = self.config, self.weights, self.config.embedding_size
+        x = self.convolution(pixel_values, w / "embedder.embedder", before, 7, 2, config.hidden_act)
         x = max_pool(x, w / "embedder.pooler", 3, stride=2, padding=1)
-        for i, depth in enumerate(config.depths):
-            stride = 2 if i > 0 or config.downsample_in_first_stage else 1
+        for i, (depth, width) in enumerate(zip(config.depths, config.hidden_sizes, strict=True)):
             for j in range(depth):
-                x = self.block(x, w / f"encoder.stages.{i}.layers.{j}", config.hidden_sizes[i], 1 if j else stride)
+                stride = 2 if j == 0 and (i > 0 or config.downsample_in_first_stage) else 1
+                x, before = self.block(x, w / f"encoder.stages.{i}.layers.{j}", before, width, stride), width
         return x
 
     def convolution(self, x: Var, w: Cursor, width: int, kernel: int, stride: int, function: str) -> Var:
@@ -46,10 +46,10 @@ class ResNet(Family):
         x = convolution_norm(x, w / "convolution", w / "normalization", width, kernel, EPSILON, **how)
         return activation(x, function, w / "activation")
 
-    def block(self, x: Var, w: Cursor, width: int, stride: int) -> Var:
+    def block(self, x: Var, w: Cursor, before: int, width: int, stride: int) -> Var:
         layers = self.bottleneck if self.config.layer_type == "bottleneck" else self.basic
         y = layers(x, w, width, stride)
-        if x.shape[1] != width or stride != 1:
+        if before != width or stride != 1:
             x = self.convolution(x, w / "shortcut", width, 1, stride, "linear")
         return activation(add(y, x, w / "residual"), self.config.hidden_act, w / "activation")
 

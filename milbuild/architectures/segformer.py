@@ -6,16 +6,17 @@ Reference: transformers/models/segformer/modeling_segformer.py.
 Shapes: B batch, N patches of a stage (H x W), D its hidden_size, S patches that are keys, E the width of a head.
 """
 
-from coremltools.converters.mil import Builder as mb
+from typing import Any
+
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache
-from milbuild.heads.head import Head, Inputs, Outputs, pooled
+from milbuild.heads import Head, Inputs, Outputs, pooled
+from milbuild.layers import image
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
 from milbuild.layers.convolution import check_stages, convolution, convolution_norm
-from milbuild.layers.image import picture, resized, tokens
 from milbuild.layers.linear import add, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
@@ -24,9 +25,7 @@ from milbuild.weights.fields import Config
 STAGES = ("depths", "sr_ratios", "hidden_sizes", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios")
 EPSILON = 1e-5  # of every norm, whatever layer_norm_eps says
 
-
-# Patches, (B, N, D), and how they stand in the picture, (H, W).
-Stage = tuple[Var, tuple[int, int]]
+Stage = tuple[Var, tuple[int, int]]  # patches (B, N, D), and how many of them are below and beside each other, (H, W)
 
 
 def segmentation(family: "Segformer", stages: list[Stage], inputs: Inputs) -> Outputs:
@@ -35,11 +34,14 @@ def segmentation(family: "Segformer", stages: list[Stage], inputs: Inputs) -> Ou
     parts = []
     for i, (patches, grid) in enumerate(stages):
         x = linear(patches, w / f"linear_projections.{i}.proj", width)
-        parts.append(resized(picture(x, grid, w / f"pictures.{i}"), stages[0][1], (w / f"resized.{i}").name))
-    x = mb.concat(values=parts[::-1], axis=1, name=f"{w.name}_stages")
+        parts.append(
+            image.resized(image.feature_map(x, grid, w / f"pictures.{i}"), stages[0][1], (w / f"resized.{i}").name)
+        )
+    x = image.joined_channels(parts[::-1], w / "stages")
     x = convolution_norm(x, w / "linear_fuse", w / "batch_norm", width, 1, EPSILON)
-    x = activation(x, "relu", w / "activation")
-    return {"logits": convolution(x, w / "classifier", family.config.num_labels, 1)}
+    return {
+        "logits": convolution(activation(x, "relu", w / "activation"), w / "classifier", family.config.num_labels, 1)
+    }
 
 
 class Segformer(Family):
@@ -63,7 +65,7 @@ class Segformer(Family):
         """(B, C, height, width) -> the stages, the first of them the finest."""
         stages: list[Stage] = []
         for i in range(self.config.num_encoder_blocks):
-            x = self.picture(stages) if stages else pixel_values
+            x = self.last(stages) if stages else pixel_values
             stages.append(self.stage(x, self.weights / f"stages.{i}", i))
         return stages
 
@@ -71,8 +73,8 @@ class Segformer(Family):
         width, size, stride = self.config.hidden_sizes[i], self.config.patch_sizes[i], self.config.strides[i]
         patches = w / "patch_embeddings"
         x = convolution(x, patches / "proj", width, size, stride=stride, padding=size // 2)
-        grid = (x.shape[2], x.shape[3])
-        x = layer_norm(tokens(x, patches / "tokens"), patches / "layer_norm", EPSILON)
+        grid = image.sides(x)
+        x = layer_norm(image.tokens(x, patches / "tokens"), patches / "layer_norm", EPSILON)
         for j in range(self.config.depths[i]):
             x = self.block(x, grid, w / f"blocks.{j}", i)
         return layer_norm(x, w / "layer_norm", EPSILON), grid
@@ -83,34 +85,38 @@ class Segformer(Family):
         return add(x, self.mlp(layer_norm(x, w / "layernorm_after", EPSILON), grid, w / "mlp", i), w)
 
     def attention(self, x: Var, grid: tuple[int, int], w: Cursor, i: int) -> Var:
-        width, heads, ratio = x.shape[2], self.config.num_attention_heads[i], self.config.sr_ratios[i]
-        kv = x if ratio == 1 else self.reduced(x, grid, w / "sequence_reduction", ratio)
+        width, heads = self.config.hidden_sizes[i], self.config.num_attention_heads[i]
+        read = self.reduced(x, grid, w / "sequence_reduction", i)
         (q,) = split_heads(linear(x, w / "q_proj", width), heads, w / "query")  # (B, heads, N, E)
         parts = [(w / name, width) for name in ("k_proj", "v_proj")]
-        k, v = split_heads(fused_linear(kv, parts, w / "keys"), heads, w / "keys", parts=2)  # (B, heads, S, E) each
+        k, v = split_heads(fused_linear(read, parts, w / "keys"), heads, w / "keys", parts=2)  # (B, heads, S, E) each
         y = attention(q, k, v, None, (width // heads) ** -0.5, w)
         return linear(merge_heads(y, w), w / "o_proj", width)
 
-    def reduced(self, x: Var, grid: tuple[int, int], w: Cursor, ratio: int) -> Var:
+    def reduced(self, x: Var, grid: tuple[int, int], w: Cursor, i: int) -> Var:
         """(B, N, D) -> (B, S, D): squares of patches as one."""
-        x = convolution(picture(x, grid, w / "picture"), w / "sequence_reduction", x.shape[2], ratio, stride=ratio)
-        return layer_norm(tokens(x, w / "tokens"), w / "layer_norm", EPSILON)
+        width, ratio = self.config.hidden_sizes[i], self.config.sr_ratios[i]
+        if ratio == 1:
+            return x
+        x = convolution(image.feature_map(x, grid, w / "picture"), w / "sequence_reduction", width, ratio, stride=ratio)
+        return layer_norm(image.tokens(x, w / "tokens"), w / "layer_norm", EPSILON)
 
     def mlp(self, x: Var, grid: tuple[int, int], w: Cursor, i: int) -> Var:
-        width, inner = x.shape[2], int(x.shape[2] * self.config.mlp_ratios[i])
-        x = picture(linear(x, w / "fc1", inner), grid, w / "picture")
-        x = tokens(convolution(x, w / "dwconv.dwconv", inner, 3, padding=1, groups=inner), w / "dwconv")
+        width, inner = self.config.hidden_sizes[i], int(self.config.hidden_sizes[i] * self.config.mlp_ratios[i])
+        x = image.feature_map(linear(x, w / "fc1", inner), grid, w / "picture")
+        x = image.tokens(convolution(x, w / "dwconv.dwconv", inner, 3, padding=1, groups=inner), w / "dwconv")
         return linear(activation(x, self.config.hidden_act, w / "activation_fn"), w / "fc2", width)
 
     def states(self, stages: list[Stage], inputs: Inputs) -> Outputs:
-        return {"last_hidden_state": self.picture(stages) if self.config.reshape_last_stage else stages[-1][0]}
+        return {"last_hidden_state": self.last(stages) if self.config.reshape_last_stage else stages[-1][0]}
 
-    def picture(self, stages: list[Stage]) -> Var:
+    def last(self, stages: list[Stage]) -> Var:
         """(B, D, H, W) of the last stage so far."""
-        return picture(*stages[-1], self.weights / f"stages.{len(stages) - 1}")
+        return image.feature_map(*stages[-1], self.weights / f"stages.{len(stages) - 1}")
 
-    def mean(self, stages: list[Stage]) -> Var:  # (B, D)
-        return mb.reduce_mean(x=stages[-1][0], axes=[1], keep_dims=False, name=(self.weights / "mean").name)
+    def mean(self, stages: list[Stage]) -> Var:
+        """(B, D), of the last stage."""
+        return image.mean_token(stages[-1][0], self.weights / "mean")
 
     heads = {
         "feature-extraction": Head((), ("last_hidden_state",), states),

@@ -1,4 +1,4 @@
-"""ViT, and every checkpoint with its config schema: a picture's patches as tokens, behind one that stands for the whole.
+"""ViT, and every checkpoint with its config schema: an image's patches as tokens, after one that is for the whole.
 
 Pre-norm encoder that looks both ways, learned positions.
 Reference: transformers/models/vit/modeling_vit.py.
@@ -8,33 +8,31 @@ Shapes: B batch, N patches, T tokens (N + 1), D hidden_size, H num_attention_hea
 
 from typing import Any
 
-from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.errors import Error
-from milbuild.heads.head import Head, Inputs, Outputs, pooled, pooled_states
+from milbuild.heads import Head, Inputs, Outputs, pooled, pooled_states
+from milbuild.layers import image
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
-from milbuild.layers.convolution import convolution, pair
-from milbuild.layers.image import add_position_embeddings, picture, resampled, tokens
-from milbuild.layers.linear import add, constant, first_token, fused_linear, linear, split
+from milbuild.layers.convolution import convolution
+from milbuild.layers.linear import add, first_token, fused_linear, linear, split
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
 
 
-def reconstruction(family: Any, hidden: Var, inputs: Inputs) -> Outputs:
-    """(B, T, D) -> reconstruction (B, C, height, width): the pixels behind each patch."""
+def reconstruction(family: "ViT", hidden: Var, inputs: Inputs) -> Outputs:
+    """(B, T, D) -> reconstruction (B, C, height, width): the pixels of each patch."""
     config, w = family.config, family.weights.root / "decoder"
-    height, width = family.grid(inputs["pixel_values"].shape[2:])
+    height, width = image.patch_grid(config, image.sides(inputs["pixel_values"]))
     if height != width:
-        raise Error(f"masked-im reconstructs squares, and the picture has {height} x {width} patches")
-    patches = split(hidden, [1, height * width], w / "tokens")[1]
-    x = picture(patches, (height, width), w / "grid")
+        raise Error(f"masked-im reconstructs squares, and the image has {height} x {width} patches")
+    x = image.feature_map(split(hidden, [1, height * width], w / "tokens")[1], (height, width), w / "grid")
     x = convolution(x, w / "0", config.encoder_stride**2 * config.num_channels, 1)
-    return {"reconstruction": mb.pixel_shuffle(x=x, upscale_factor=config.encoder_stride, name=(w / "1").name)}
+    return {"reconstruction": image.pixel_shuffle(x, config.encoder_stride, w / "1")}
 
 
 class ViT(Family):
@@ -49,42 +47,20 @@ class ViT(Family):
 
     def hidden_states(self, pixel_values: Var, bool_masked_pos: Var | None) -> Var:
         """(B, C, height, width), int32 (B, N) -> (B, T, D), after the final norm."""
-        w = self.weights
-        x = self.patches(pixel_values, w / "embeddings.patch_embeddings")
+        w, each = self.weights, self.weights / "embeddings"
+        x = image.patches(pixel_values, each / "patch_embeddings", self.config, self.width)
         if bool_masked_pos is not None:
-            x = self.masked(x, bool_masked_pos, w / "embeddings")
-        x = self.embeddings(x, pixel_values.shape[2:], w / "embeddings")
+            x = image.masked(x, bool_masked_pos, each.tensor("mask_token", 1, 1, self.width), each)
+        x = self.embeddings(x, image.sides(pixel_values), each)
         for i in range(self.config.num_hidden_layers):
             x = self.block(x, w / f"layers.{i}")
         return self.norm(x, w / "layernorm")
 
-    def grid(self, size: Any) -> tuple[int, int]:
-        """How many patches stand below and beside each other in a picture of (height, width)."""
-        patch = pair(self.config.patch_size, "patch_size")
-        return size[0] // patch[0], size[1] // patch[1]
-
-    def patches(self, pixel_values: Var, w: Cursor) -> Var:
-        patch = pair(self.config.patch_size, "patch_size")
-        return tokens(convolution(pixel_values, w / "projection", self.width, patch, stride=patch), w)
-
-    def masked(self, x: Var, mask: Var, w: Cursor) -> Var:
-        """A token of its own in the place of the patches that are masked."""
-        hidden = mb.cast(
-            x=mb.expand_dims(x=mask, axes=[2], name=f"{w.name}_mask"), dtype="bool", name=f"{w.name}_hidden"
-        )
-        token = constant(w.tensor("mask_token", 1, 1, self.width), w, "mask_token")
-        return mb.select(cond=hidden, a=token, b=x, name=f"{w.name}_masked")
-
-    def embeddings(self, x: Var, size: Any, w: Cursor) -> Var:
-        trained = pair(self.config.image_size, "image_size")
-        old, new = self.grid(trained), self.grid(size)
-        table = w.tensor("position_embeddings", 1, 1 + old[0] * old[1], self.width)
-        if tuple(size) != trained:
-            if old[0] != old[1]:
-                hint = f"Build it with image_size {trained[0]}x{trained[1]}."
-                raise Error(f"positions of {old[0]} x {old[1]} patches are no square that could be resampled", hint)
-            table = resampled(table, old, new)
-        return add_position_embeddings(x, table, w, w.tensor("cls_token", 1, 1, self.width))
+    def embeddings(self, x: Var, size: tuple[int, int], w: Cursor) -> Var:
+        """The patches (B, N, D) of an image of (height, width) -> (B, T, D), one more before them, with their positions."""
+        image.check_square(self.config, size)
+        table = image.position_embeddings(w, self.config, size, self.width)
+        return image.add_position_embeddings(x, table, w, w.tensor("cls_token", 1, 1, self.width))
 
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, self.config.layer_norm_eps)

@@ -1,6 +1,6 @@
 """Whisper: speech to text.
 
-BART with norms in front of each half and behind the last layer, keys without a bias, and an encoder that hears a log-mel
+BART with norms before each part of a layer and after the last one, keys without a bias, and an encoder that reads a log-mel
 spectrogram through two convolutions. Reference: transformers/models/whisper/modeling_whisper.py.
 
 Shapes: B batch, M mel bands, N frames of the spectrogram, S = N / 2 what the encoder makes of them, D d_model.
@@ -14,8 +14,8 @@ from milbuild.architectures.bart import Bart
 from milbuild.heads.audio import of_encoder_states, pooled_frames
 from milbuild.heads.text import encoder_decoder_states, tied
 from milbuild.layers.activation import activation
-from milbuild.layers.audio import convolution, transposed
-from milbuild.layers.linear import add, constant, embedding
+from milbuild.layers.audio import add_position_embeddings, convolution, transposed
+from milbuild.layers.linear import add, embedding
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
 
@@ -45,24 +45,21 @@ class Whisper(Bart):
         return 2 * config.max_source_positions, config.max_target_positions
 
     @staticmethod
-    def bidirectional(config: Config) -> bool:
-        """Without padding: transformers hears silence there."""
+    def bidirectional(config: Any) -> bool:
+        """Without padding: transformers reads silence there."""
         return False
 
     def encode(self, input_features: Var) -> Var:
         """(B, M, N) -> (B, S, D)."""
-        w, width = self.weights / "encoder", self.width
-        x = self.convolved(input_features, w, "conv1", stride=1)
-        x = transposed(self.convolved(x, w, "conv2", stride=2), w / "turned")
-        table = w / "embed_positions"
-        rows = table.tensor("weight", self.config.max_source_positions, width).rows(0, x.shape[1])
-        return self.read(add(x, constant(rows, table, "weight"), w / "placed"), w)
-
-    def convolved(self, x: Var, w: Cursor, name: str, stride: int) -> Var:
-        each = w / name
-        weight = each.tensor("weight", self.width, x.shape[1], 3)
-        x = convolution(x, each, weight, True, stride=stride, padding=(1, 1))
-        return activation(x, "gelu", w / f"{name}.activation")
+        w, config, x = self.weights / "encoder", self.config, input_features
+        for name, bands, stride in (("conv1", config.num_mel_bins, 1), ("conv2", self.width, 2)):
+            weight = (w / name).tensor("weight", self.width, bands, 3)
+            x = convolution(x, w / name, weight, True, stride=stride, padding=(1, 1))
+            x = activation(x, "gelu", w / f"{name}.activation")
+        x = transposed(x, w / "turned")
+        return self.read(
+            add_position_embeddings(x, w / "embed_positions", config.max_source_positions, w / "placed"), w
+        )
 
     def embeddings(self, ids: Var, w: Cursor) -> Var:
         config = self.config

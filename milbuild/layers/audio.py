@@ -1,4 +1,4 @@
-"""Sound: convolutions over time, and their norms.
+"""Audio: convolutions over time, and their norms.
 
 Inside a convolution the layout is (B, C, T): batch, channels, time; outside it is (B, T, D), as everywhere.
 """
@@ -12,7 +12,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
 from milbuild.layers.activation import activation
-from milbuild.layers.linear import constant, like, linear, mul, split
+from milbuild.layers.linear import add, constant, like, linear, mul, split
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Computed, Cursor, Tensor
 
@@ -30,7 +30,7 @@ def convolution(
     groups: int = 1,
     dilation: int = 1,
 ) -> Var:
-    """(B, C, T) -> (B, D, T'), with a weight (D, C / groups, kernel); `padding`: zeros before and behind."""
+    """(B, C, T) -> (B, D, T'), with a weight (D, C / groups, kernel); `padding`: zeros before and after."""
     around: dict[str, Any] = {"pad_type": "valid"}
     if any(padding):
         around = {"pad_type": "custom", "pad": list(padding)}
@@ -52,6 +52,12 @@ def transposed(x: Var, w: Cursor) -> Var:
     return mb.transpose(x=x, perm=[0, 2, 1], name=w.name)
 
 
+def add_position_embeddings(x: Var, table: Cursor, rows: int, w: Cursor) -> Var:
+    """(B, T, D) -> (B, T, D): each frame with its row of the table (rows, D), as the output of `w`."""
+    embeddings = table.tensor("weight", rows, x.shape[2]).rows(0, x.shape[1])
+    return add(x, constant(embeddings, table, "weight"), w)
+
+
 def weight_norm(w: Cursor, *shape: int) -> Tensor:
     """The weight (D, C, kernel) that torch's weight_norm over the kernel makes: v scaled to the length g at each place."""
 
@@ -65,7 +71,7 @@ def weight_norm(w: Cursor, *shape: int) -> Tensor:
 def batch_norm(x: Var, w: Cursor, epsilon: float = EPSILON) -> Var:
     """(B, T, D) -> (B, T, D), with the running mean and variance as one product and one sum.
 
-    They are not folded into a convolution behind it: the zeros that it pads with are not shifted.
+    They are not folded into a convolution after it: the zeros that it pads with are not shifted.
     """
     shape = (x.shape[-1],)
     parts = [w.tensor(name, *shape) for name in ("weight", "bias", "running_mean", "running_var")]
@@ -84,7 +90,7 @@ def batch_norm(x: Var, w: Cursor, epsilon: float = EPSILON) -> Var:
 def instance_norm(x: Var, w: Cursor) -> Var:
     """(B, C, T) -> (B, C, T), each channel by itself over time: a group norm of as many groups as channels.
 
-    One operation of Core ML, which sums in float32: float16 loses a sum over a sound's thousands of steps.
+    One operation of Core ML, which sums in float32: float16 loses a sum over thousands of steps.
     """
     gamma, beta = (constant(w.tensor(name, x.shape[1]), w, name) for name in ("weight", "bias"))
     return mb.instance_norm(x=x, gamma=gamma, beta=beta, epsilon=like(x, EPSILON), name=w.name)
@@ -145,7 +151,7 @@ def bottleneck(x: Var, w: Cursor, width: int) -> Var:
 
 
 def adapter(x: Var, w: Cursor, config: Any, width: int) -> Var:
-    """(B, T, D) -> (B, T', width): gated convolutions one behind the other, which leave fewer frames."""
+    """(B, T, D) -> (B, T', width): gated convolutions, one after the other, which leave fewer frames."""
     if width != x.shape[-1]:
         x = layer_norm(linear(x, w / "proj", width), w / "proj_layer_norm", EPSILON)
     x = transposed(x, w / "channels")
@@ -155,7 +161,7 @@ def adapter(x: Var, w: Cursor, config: Any, width: int) -> Var:
 
 
 def _gated(x: Var, w: Cursor, kernel: int, stride: int) -> Var:
-    """(B, C, T) -> (B, C, T'): a convolution to twice the channels, whose second half opens and closes the first."""
+    """(B, C, T) -> (B, C, T'): a convolution to twice the channels, of which the second half gates the first."""
     width = x.shape[1]
     weight = (w / "conv").tensor("weight", 2 * width, width, kernel)
     x = convolution(x, w / "conv", weight, True, stride=stride, padding=(1, 1))

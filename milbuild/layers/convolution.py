@@ -1,4 +1,4 @@
-"""Convolutions, with or without a batch norm behind them, and pooling. The layout is (B, C, H, W)."""
+"""Convolutions, with or without a batch norm after them, and pooling. The layout is (B, C, H, W)."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ def convolution_norm(
     groups: int = 1,
     **how: Any,
 ) -> Var:
-    """A convolution and the batch norm `norm` behind it as one convolution, called after the norm: its scale and shift
+    """A convolution and the batch norm `norm` after it as one convolution, called after the norm: its scale and shift
     become part of weight and bias."""
     raw = w.tensor("weight", width, x.shape[1] // groups, *pair(kernel))
     gamma, beta, mean, variance = (
@@ -79,7 +79,7 @@ def _conv(
     for side, kernel, around in zip(x.shape[2:], weight.shape[2:], (sum(pad[:2]), sum(pad[2:])), strict=True):
         if side + around < dilation * (kernel - 1) + 1:
             hint = "Build it with a larger image_size."
-            raise Error(f"{w.path}: the picture is too small; {side} pixels are left for a kernel of {kernel}", hint)
+            raise Error(f"{w.path}: the image is too small; {side} pixels are left for a kernel of {kernel}", hint)
     arguments: dict[str, Any] = {} if bias is None else {"bias": constant(bias, w, "bias")}
     if padding not in (0, (0, 0, 0, 0)):
         arguments |= {"pad_type": "custom", "pad": pad}
@@ -124,6 +124,20 @@ def pair(size: Any, field: str = "a size") -> tuple[int, int]:
     if len(both) != 2:
         raise Error(f"{field} is {size!r}; it is one number, or height and width", "Look into config.json.")
     return both[0], both[1]
+
+
+def tensorflow_padding(x: Var, kernel: int, stride: int, dilation: int) -> Padding:
+    """Of a convolution of `x` (B, C, H, W) as TensorFlow pads: what is uneven goes below and to the right. The dilation
+    multiplies what the kernel alone needs, as in transformers' MobileNets."""
+    high, wide = (max(kernel - (side % stride or stride), 0) for side in x.shape[2:])
+    top, left = high // 2 * dilation, wide // 2 * dilation
+    return top, high * dilation - top, left, wide * dilation - left
+
+
+def divisible(channels: int, step: int, least: int) -> int:
+    """The multiple of `step` nearest to a number of channels, and at least `least`, unless that takes away more than a tenth."""
+    nearest = max(least, int(channels + step / 2) // step * step)
+    return int(nearest + step if nearest < 0.9 * channels else nearest)
 
 
 def check_stages(config: Any, counting: str, *fields: str) -> None:

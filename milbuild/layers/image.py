@@ -1,14 +1,51 @@
-"""Patches as tokens, each with its position: learned tables, resampled for another grid as torch does it."""
+"""Patches as tokens, each with its position: learned tables, resampled for another grid as torch does it.
+
+Shapes: B batch, H and W an image's height and width, or its patches below and beside each other, C channels, D features.
+"""
+
+from typing import Any
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
+from milbuild.errors import Error
+from milbuild.layers.convolution import convolution, pair
 from milbuild.layers.linear import constant
 from milbuild.weights import Computed, Cursor, Tensor
 
 # torch's bicubic kernel (aten/src/ATen/native/UpSample.h).
 A = -0.75
+
+
+def sides(x: Var) -> tuple[int, int]:
+    """(B, C, H, W) -> (H, W)."""
+    return x.shape[2], x.shape[3]
+
+
+def patch_grid(config: Any, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """How many patches (`patch_size`) an image of (height, width) has below and beside each other; by default one of
+    `image_size`, of which positions are learned."""
+    high, wide = pair(config.patch_size, "patch_size")
+    height, width = pair(config.image_size, "image_size") if size is None else size
+    return height // high, width // wide
+
+
+def patches(pixel_values: Var, w: Cursor, config: Any, width: int) -> Var:
+    """(B, C, height, width) -> (B, H * W, D): squares that do not overlap, each as one token, by the module `projection`."""
+    size = pair(config.patch_size, "patch_size")
+    return tokens(convolution(pixel_values, w / "projection", width, size, stride=size), w)
+
+
+def masked(x: Var, mask: Var, token: Tensor, w: Cursor) -> Var:
+    """(B, N, D), int32 (B, N) -> (B, N, D): the learned token (1, 1, D) where the mask is 1."""
+    hidden = mb.cast(x=mb.expand_dims(x=mask, axes=[2], name=f"{w.name}_mask"), dtype="bool", name=f"{w.name}_hidden")
+    return mb.select(cond=hidden, a=constant(token, w, "mask_token"), b=x, name=f"{w.name}_masked")
+
+
+def pixel_shuffle(x: Var, factor: int, w: Cursor) -> Var:
+    """(B, C * factor^2, H, W) -> (B, C, H * factor, W * factor), as torch.nn.PixelShuffle."""
+    return mb.pixel_shuffle(x=x, upscale_factor=factor, name=w.name)
 
 
 def tokens(x: Var, w: Cursor) -> Var:
@@ -18,11 +55,26 @@ def tokens(x: Var, w: Cursor) -> Var:
     return mb.transpose(x=x, perm=[0, 2, 1], name=w.name)
 
 
-def picture(x: Var, grid: tuple[int, int], w: Cursor) -> Var:
-    """(B, H * W, C) -> (B, C, H, W), as the output of `w`."""
+def feature_map(x: Var, grid: tuple[int, int], w: Cursor) -> Var:
+    """(B, H * W, C) -> (B, C, H, W), as the output of `w`: what `tokens` did, undone."""
     batch, _, channels = x.shape
     x = mb.transpose(x=x, perm=[0, 2, 1], name=f"{w.name}_channels_first")
     return mb.reshape(x=x, shape=[batch, channels, *grid], name=w.name)
+
+
+def mean_token(x: Var, w: Cursor) -> Var:
+    """(B, T, D) -> (B, D): the mean over all tokens."""
+    return mb.reduce_mean(x=x, axes=[1], keep_dims=False, name=w.name)
+
+
+def joined_channels(parts: list[Var], w: Cursor) -> Var:
+    """(B, C, H, W), as many channels each as it has -> (B, the channels' sum, H, W)."""
+    return mb.concat(values=parts, axis=1, name=w.name)
+
+
+def spread(x: Var, size: tuple[int, int], w: Cursor) -> Var:
+    """(B, C, 1, 1) -> (B, C, H, W), the same everywhere."""
+    return mb.tile(x=x, reps=[1, 1, *size], name=w.name)
 
 
 def resized(x: Var, size: tuple[int, int], name: str) -> Var:
@@ -35,6 +87,22 @@ def resized(x: Var, size: tuple[int, int], name: str) -> Var:
     )
 
 
+def position_embeddings(w: Cursor, config: Any, size: tuple[int, int], width: int, after: int = 0) -> Tensor:
+    """(1, T, D): the learned positions of `w` for an image of (height, width), of one token, the patches, and so many
+    tokens after them."""
+    old, new = patch_grid(config), patch_grid(config, size)
+    table = w.tensor("position_embeddings", 1, 1 + old[0] * old[1] + after, width)
+    return resampled(table, old, new)
+
+
+def check_square(config: Any, size: tuple[int, int]) -> None:
+    """Raises `Error` where positions would be resampled that are no square: most models of transformers know no other."""
+    trained, (rows, columns) = pair(config.image_size, "image_size"), patch_grid(config)
+    if tuple(size) != trained and rows != columns:
+        hint = f"Build it with image_size {trained[0]}x{trained[1]}."
+        raise Error(f"positions of {rows} x {columns} patches are no square that could be resampled", hint)
+
+
 def add_position_embeddings(x: Var, table: Tensor, w: Cursor, first: Tensor, last: Tensor | None = None) -> Var:
     """(B, N, D) -> (B, T, D): patches between learned tokens, (1, any, D), each with its row of the table (1, T, D)."""
     batch, count, width = x.shape
@@ -43,7 +111,7 @@ def add_position_embeddings(x: Var, table: Tensor, w: Cursor, first: Tensor, las
     values = [mb.add(x=x, y=constant(rows, w, "positions"), name=f"{w.name}_placed")]
 
     def beside(token: Tensor, begin: int, name: str) -> Var:
-        """Constant: the same for every picture."""
+        """Constant: the same for every image."""
         shape, end = (batch, token.shape[1], width), begin + token.shape[1]
         each = Computed(
             "the sum", lambda x, y: np.broadcast_to(x + y, shape).copy(), shape, token, _rows(table, begin, end)
@@ -62,7 +130,7 @@ def _rows(table: Tensor, begin: int, end: int) -> Tensor:
 
 
 def resampled(table: Tensor, old: tuple[int, int], new: tuple[int, int], before: int = 1) -> Tensor:
-    """(n, T, D) for patches of the grid `old` behind `before` tokens, others behind them -> the same for the grid `new`.
+    """(n, T, D) for patches of the grid `old` after `before` tokens, others after them -> the same for the grid `new`.
 
     Core ML has no bicubic resampling; a table of weights needs none at run time.
     """

@@ -50,8 +50,8 @@ def window_mask(grid: tuple[int, int], side: int, shift: int, batch: int, w: Cur
     if shift == 0:
         return None
     high, wide = _filled(grid, side)
-    below, beside = ((np.arange(n) >= n - side).astype(int) + (np.arange(n) >= n - shift) for n in (high, wide))
-    region = below[:, None] * 3 + beside
+    below, beside = (np.arange(n) >= n - shift for n in (high, wide))  # what came around the edges
+    region = below[:, None] * 2 + beside
     region = region.reshape(high // side, side, wide // side, side).transpose(0, 2, 1, 3).reshape(-1, 1, 1, side * side)
     mask = np.where(region == region.transpose(0, 1, 3, 2), 0, APART)
     return mb.const(val=np.tile(mask, (batch, 1, 1, 1)).astype(w.dtype), name=f"{w.name}_mask")
