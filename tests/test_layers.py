@@ -32,7 +32,7 @@ from transformers.models.xlm import modeling_xlm
 from milbuild import runtime
 from milbuild.errors import Error
 from milbuild.layers.alibi import alibi_mask, slopes
-from milbuild.layers.attention import NOWHERE, causal_mask, position_mask
+from milbuild.layers.attention import NOWHERE, attention, causal_mask, position_mask
 from milbuild.layers.convolution import transposed_convolution
 from milbuild.layers.linear import embedding
 from milbuild.layers.normalization import group_norm, rms_norm
@@ -266,6 +266,21 @@ def test_alibi(dtype: str, places: str, known: str, tmp_path: Path) -> None:
     same(actual, expected, dtype)
     wrong = torch.softmax(tensor(np.where(column > row, -np.inf, scores + bias[:, ::-1])), -1).numpy()
     assert np.abs(wrong - expected).max() > 10 * PRECISE[dtype], "slopes of other heads are seen"
+
+
+@by_precision
+def test_alibi_in_attention(dtype: str, tmp_path: Path) -> None:
+    """As Bloom's eager attention: the fused operation of new systems takes the mask of each head, too."""
+    q, k, v = normal(2, 6, 3, 8), normal(2, 6, 5, 8, seed=1), normal(2, 6, 5, 8, seed=2)
+    w, at, keys = cursor(tmp_path, dtype), np.arange(2, 5), np.arange(5)
+
+    def build(q: Var, k: Var, v: Var) -> Var:
+        return attention(q, k, v, alibi_mask(at, keys, slopes(6), w), 8**-0.5, w)
+
+    bias = modeling_bloom.build_alibi_tensor(torch.ones(2, 5), 6, torch.float32)
+    scores = bias.baddbmm(tensor(q).flatten(0, 1), tensor(k).flatten(0, 1).mT, alpha=8**-0.5).unflatten(0, (2, 6))
+    scores = scores.masked_fill(tensor(keys[None] > at[:, None]), -torch.inf)
+    same(layer(tmp_path, build, dtype, q=q, k=k, v=v), scores.softmax(-1) @ tensor(v), dtype)
 
 
 @by_precision

@@ -46,22 +46,18 @@ class MobileNetV2(Family):
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last layer."""
-        channels = [self.multiplied(count) for count in CHANNELS]
-        x = self.stem(pixel_values, self.weights / "conv_stem", self.multiplied(32), channels[0])
+        first, *channels = (self.times(self.config.depth_multiplier, count) for count in (32, *CHANNELS))
+        x = self.stem(pixel_values, self.weights / "conv_stem", first, channels[0])
         smaller, dilation = 2, 1
         for i, (before, width, stride) in enumerate(zip(channels, channels[1:], STRIDES, strict=False)):
             # Small enough: from here on the kernels grow, each time from the next layer on.
             full = smaller == self.config.output_stride
-            how = (1, dilation) if full else (stride, 1)
-            x = self.block(x, self.weights / f"layer.{i}", before, width, *how)
+            x = self.block(x, self.weights / f"layer.{i}", before, width, *((1, dilation) if full else (stride, 1)))
             smaller, dilation = (smaller, dilation * stride) if full else (smaller * stride, dilation)
         return x
 
-    def multiplied(self, channels: int) -> int:
-        return self.divisible(round(channels * self.config.depth_multiplier))
-
-    def divisible(self, channels: int) -> int:
-        return divisible(channels, self.config.depth_divisible_by, self.config.min_depth)
+    def times(self, factor: float, channels: int) -> int:
+        return divisible(round(channels * factor), self.config.depth_divisible_by, self.config.min_depth)
 
     def stem(self, x: Var, w: Cursor, inner: int, width: int) -> Var:
         x = self.convolution(x, w / "first_conv", inner, 3, stride=2)
@@ -71,7 +67,7 @@ class MobileNetV2(Family):
         return self.convolution(x, w / "reduce_1x1", width, 1, "linear")
 
     def block(self, x: Var, w: Cursor, before: int, width: int, stride: int, dilation: int) -> Var:
-        inner = self.divisible(round(before * self.config.expand_ratio))
+        inner = self.times(self.config.expand_ratio, before)
         y = self.convolution(x, w / "expand_1x1", inner, 1)
         y = self.convolution(y, w / "conv_3x3", inner, 3, stride=stride, dilation=dilation, groups=inner)
         y = self.convolution(y, w / "reduce_1x1", width, 1, "linear")
@@ -88,8 +84,9 @@ class MobileNetV2(Family):
 
     def last(self, hidden: Var) -> Var:
         """(B, C, H, W) -> (B, C', H, W): the final convolution, which segmentation does without."""
-        fine = self.config.finegrained_output and self.config.depth_multiplier < 1
-        return self.convolution(hidden, self.weights / "conv_1x1", LAST if fine else self.multiplied(LAST), 1)
+        factor, fine = self.config.depth_multiplier, self.config.finegrained_output
+        width = LAST if fine and factor < 1 else self.times(factor, LAST)
+        return self.convolution(hidden, self.weights / "conv_1x1", width, 1)
 
     def pooler(self, last: Var) -> Var:
         """(B, C', H, W) -> (B, C')."""

@@ -34,26 +34,21 @@ def segmentation(family: "Segformer", stages: list[Stage], inputs: Inputs) -> Ou
     parts = []
     for i, (patches, grid) in enumerate(stages):
         x = linear(patches, w / f"linear_projections.{i}.proj", width)
-        parts.append(
-            image.resized(image.feature_map(x, grid, w / f"pictures.{i}"), stages[0][1], (w / f"resized.{i}").name)
-        )
+        x = image.feature_map(x, grid, w / f"pictures.{i}")
+        parts.append(image.resized(x, stages[0][1], (w / f"resized.{i}").name))
     x = image.joined_channels(parts[::-1], w / "stages")
     x = convolution_norm(x, w / "linear_fuse", w / "batch_norm", width, 1, EPSILON)
-    return {
-        "logits": convolution(activation(x, "relu", w / "activation"), w / "classifier", family.config.num_labels, 1)
-    }
+    x = activation(x, "relu", w / "activation")
+    return {"logits": convolution(x, w / "classifier", family.config.num_labels, 1)}
 
 
 class Segformer(Family):
     prefix = "segformer"
-    unused_config = (
-        *(
-            "hidden_dropout_prob",
-            "attention_probs_dropout_prob",
-            "classifier_dropout_prob",
-            "drop_path_rate",
-        ),  # training
-        *("semantic_loss_ignore_index", "layer_norm_eps"),  # training; transformers' own model does not read it
+    required_config: dict[str, tuple[Any, str]] = {}
+    unused_config: tuple[str, ...] = (
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"),  # training
+        *("drop_path_rate", "semantic_loss_ignore_index"),  # training
+        "layer_norm_eps",  # transformers' own model does not read it
     )
     ignored_weights = (r".*\.num_batches_tracked",)
 
