@@ -32,7 +32,7 @@ from transformers.models.xlm import modeling_xlm
 from milbuild import runtime
 from milbuild.errors import Error
 from milbuild.layers.alibi import alibi_mask, slopes
-from milbuild.layers.attention import NOWHERE, attention, causal_mask, position_mask
+from milbuild.layers.attention import NOWHERE, attention, causal_mask, interleaved_heads, position_mask
 from milbuild.layers.convolution import transposed_convolution
 from milbuild.layers.linear import embedding
 from milbuild.layers.normalization import group_norm, rms_norm
@@ -444,3 +444,34 @@ def test_sinusoids_are_looked_up(tmp_path: Path) -> None:
     table = marian_sinusoids(11, 6)
     actual = layer(tmp_path, lambda ids: embedding(ids, w, 11, 6, table=table), "float16", ids=ids)
     same(actual, table.values()[ids], "float16")
+
+
+def neox_heads(x: torch.Tensor) -> Any:
+    return x.view(2, 5, 6, 21).transpose(1, 2).chunk(3, dim=-1)
+
+
+def falcon_heads(x: torch.Tensor) -> Any:
+    by_group = x.view(2, 5, 2, 5, 7)  # three heads of queries, one of keys, one of values
+    parts = by_group[..., :-2, :], by_group[..., [-2], :], by_group[..., [-1], :]
+    return [part.flatten(2, 3).transpose(1, 2) for part in parts]
+
+
+def codegen_heads(x: torch.Tensor) -> Any:
+    parts = x.reshape(2, 5, 4, -1).split(2 * 7, dim=-1)  # eight heads in four groups: queries, values, keys
+    return [part.reshape(2, 5, 8, 7).transpose(1, 2) for part in parts]
+
+
+@by_precision
+@pytest.mark.parametrize("open_", [False, True])
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("groups", "sizes", "reference"),
+    [(6, [1, 1, 1], neox_heads), (2, [3, 1, 1], falcon_heads), (4, [2, 2, 2], codegen_heads)],
+)
+def test_interleaved_heads(
+    dtype: str, open_: bool, which: int, groups: int, sizes: list[int], reference: Any, tmp_path: Path
+) -> None:
+    """As modeling_gpt_neox.py, modeling_falcon.py (_split_heads) and modeling_codegen.py part their fused products."""
+    x, w = normal(2, 5, groups * sum(sizes) * 7), cursor(tmp_path, dtype)
+    actual = layer(tmp_path, lambda x: interleaved_heads(x, groups, sizes, w)[which], dtype, x=(x, 1) if open_ else x)
+    same(actual, reference(tensor(x))[which], dtype)

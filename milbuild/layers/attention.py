@@ -42,6 +42,30 @@ def split_heads(x: Var, heads: int, w: Cursor, parts: int | list[int] = 1) -> li
     return list(mb.split(x=x, **split, axis=1, name=f"{w.name}_split"))
 
 
+def interleaved_heads(x: Var, groups: int, sizes: list[int], w: Cursor) -> list[Var]:
+    """(B, T, groups * sum(sizes) * E) -> for each size (B, groups * size, T, E): of a product whose weight has the heads of
+    one group after those of another, each with so many of queries, keys and values.
+
+    Needed by GPT-NeoX, Bloom, DeBERTa ([1, 1, 1] for each head), Falcon ([H / K, 1, 1] for each head of keys) and CodeGen (four
+    groups of queries, values and keys), whose weights need not be put in another order.
+    """
+    batch, tokens, width = x.shape
+    each = width // (groups * sum(sizes))
+    x = mb.reshape(x=x, shape=[batch, _known(tokens), groups, width // groups], name=f"{w.name}_groups")
+    x = mb.transpose(x=x, perm=[0, 2, 1, 3], name=f"{w.name}_groups_first")
+    parts = mb.split(x=x, split_sizes=[size * each for size in sizes], axis=-1, name=f"{w.name}_split")
+    heads = []
+    for i, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+        if size > 1:
+            part = mb.reshape(x=part, shape=[batch * groups, _known(tokens), size, each], name=f"{w.name}_heads_{i}")
+            part = mb.transpose(x=part, perm=[0, 2, 1, 3], name=f"{w.name}_heads_first_{i}")
+            part = mb.reshape(
+                x=part, shape=[batch, groups * size, _known(tokens), each], name=f"{w.name}_heads_merged_{i}"
+            )
+        heads.append(part)
+    return heads
+
+
 def fused_heads(x: Var, parts: list[tuple[Cursor, int]], heads: int, w: Cursor, bias: bool = True) -> Var:
     """(B, S, D) -> (B, parts * H, S, E): the heads of several modules, of H each, as one product of what they all read."""
     x = fused_linear(x, parts, w, bias)
