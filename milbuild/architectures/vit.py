@@ -12,30 +12,18 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
 from milbuild.caches import Cache
-from milbuild.errors import Error
-from milbuild.heads import Head, Inputs, Outputs, pooled, pooled_states
+from milbuild.heads import pooled, pooled_states
+from milbuild.heads.images import reconstruction
 from milbuild.layers import image
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
-from milbuild.layers.convolution import convolution
-from milbuild.layers.linear import add, first_token, fused_linear, linear, split
+from milbuild.layers.linear import add, first_token, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
 
 
-def reconstruction(family: "ViT", hidden: Var, inputs: Inputs) -> Outputs:
-    """(B, T, D) -> reconstruction (B, C, height, width): the pixels of each patch."""
-    config, w = family.config, family.weights.root / "decoder"
-    height, width = image.patch_grid(config, image.sides(inputs["pixel_values"]))
-    if height != width:
-        raise Error(f"masked-im reconstructs squares, and the image has {height} x {width} patches")
-    x = image.feature_map(split(hidden, [1, height * width], w / "tokens")[1], (height, width), w / "grid")
-    x = convolution(x, w / "0", config.encoder_stride**2 * config.num_channels, 1)
-    return {"reconstruction": image.pixel_shuffle(x, config.encoder_stride, w / "1")}
-
-
-class ViT(Family):
+class ViT:
     prefix = "vit"
     also: tuple[str, ...] = ("head_dim",)  # which transformers' attention reads, though the class has none
     unused_config: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
@@ -95,5 +83,5 @@ class ViT(Family):
     heads = {
         "feature-extraction": pooled_states("pooler", pooler),
         "image-classification": pooled("classifier", first),
-        "masked-im": Head(("decoder",), ("reconstruction",), reconstruction),
+        "masked-im": reconstruction("decoder"),
     }

@@ -1,6 +1,6 @@
-"""wav2vec 2.0, and every checkpoint with its config schema (XLS-R, MMS): sound in, one vector every 20 ms out.
+"""wav2vec 2.0, and every checkpoint with its config schema (XLS-R, MMS): audio in, one vector every 20 ms out.
 
-Convolutions make frames of samples; behind them an encoder like BERT's, whose positions are a convolution over the frames.
+Convolutions make frames of samples; after them an encoder like BERT's, whose positions are a convolution over the frames.
 Reference: transformers/models/wav2vec2/modeling_wav2vec2.py.
 
 Shapes: B batch, S samples, T frames, C conv_dim[-1], D hidden_size, H num_attention_heads, E = D / H.
@@ -49,22 +49,15 @@ class Wav2Vec2(Family):
     @staticmethod
     def shortest(config: Config, task: str) -> int:
         """Samples that make the frames a task needs: one, or those that a speaker's convolutions span and one more."""
-        voice = audio.delays(config) if task == "audio-xvector" else []
-        span = sum((kernel - 1) * dilation for _, kernel, dilation in voice)
-        adapter = [(config.adapter_kernel_size - 2, config.adapter_stride)] * config.num_adapter_layers
-        count = frames.needed(2 + span if voice else 1, adapter if config.add_adapter else [])
-        return frames.needed(count, reversed(audio.sizes(config)))
+        count = 1 + audio.spanned(config) if task == "audio-xvector" else 1
+        return frames.needed(count, [*audio.adapter_sizes(config), *reversed(audio.sizes(config))])
 
     def hidden_states(self, input_values: Var) -> Speech:
         """(B, S) -> (B, T, D), with the convolutions' features and every layer's states."""
-        config, w, seen, lengths = self.config, self.weights, None, None
+        config, w = self.config, self.weights
         x = audio.features(input_values, w / "feature_extractor", config)
         x, features = self.projection(x, w / "feature_projection")
-        if self.cache.attention_mask is not None:
-            count = frames.samples(self.cache.attention_mask, w)
-            lengths = frames.lengths(count, audio.sizes(config), w / "lengths")
-            seen = frames.visible(lengths, x, w / "visible")
-            x = frames.silenced(x, seen, w / "silenced")
+        x, seen, lengths = frames.unpadded(x, self.cache.attention_mask, audio.sizes(config), w)
         w = w / "encoder"
         x, mask = add(x, self.positions(x, w / "pos_conv_embed"), w / "placed"), padding_mask(seen, w)
         states = [x if config.do_stable_layer_norm else self.norm(x, w / "layer_norm")]
@@ -110,7 +103,7 @@ class Wav2Vec2(Family):
         return linear(x, w / "output_dense", self.width)
 
     def adapted(self, speech: Speech, w: Cursor) -> Speech:
-        """Behind the encoder, convolutions that leave fewer frames, if the configuration has them."""
+        """After the encoder, convolutions that leave fewer frames, if the configuration has them."""
         config, width = self.config, self.config.output_hidden_size
         if not config.add_adapter:
             return speech

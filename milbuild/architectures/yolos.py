@@ -7,30 +7,12 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.vit import ViT
 from milbuild.errors import Error
-from milbuild.heads import Head, Inputs, Outputs, pooled_states
+from milbuild.heads import pooled_states
+from milbuild.heads.images import detection
 from milbuild.layers import image
-from milbuild.layers.activation import activation
 from milbuild.layers.convolution import pair
-from milbuild.layers.linear import add, constant, linear, split
+from milbuild.layers.linear import add, constant
 from milbuild.weights import Cursor, Tensor
-
-
-def detection(family: "Yolos", hidden: Var, inputs: Inputs) -> Outputs:
-    """(B, T, D) -> logits (B, objects, labels + 1), of which the last is no object, and pred_boxes (B, objects, 4)."""
-    config, root = family.config, family.weights.root
-    height, width = image.patch_grid(config, image.sides(inputs["pixel_values"]))
-    objects = split(hidden, [1 + height * width, config.num_detection_tokens], root / "objects")[1]
-    boxes = mlp(objects, root / "bbox_predictor", family.width, 4)
-    return {
-        "logits": mlp(objects, root / "class_labels_classifier", family.width, config.num_labels + 1),
-        "pred_boxes": activation(boxes, "sigmoid", root / "object_boxes"),
-    }
-
-
-def mlp(x: Var, w: Cursor, inner: int, width: int) -> Var:
-    for i in range(2):
-        x = activation(linear(x, w / f"layers.{i}", inner), "relu", w / f"layers.{i}.relu")
-    return linear(x, w / "layers.2", width)
 
 
 class Yolos(ViT):
@@ -82,5 +64,5 @@ class Yolos(ViT):
 
     heads = {
         "feature-extraction": pooled_states("pooler", pooler),
-        "object-detection": Head(("class_labels_classifier", "bbox_predictor"), ("logits", "pred_boxes"), detection),
+        "object-detection": detection("class_labels_classifier", "bbox_predictor"),
     }

@@ -111,6 +111,17 @@ def delays(config: Any) -> list[tuple[int, int, int]]:
     return list(zip(*fields, strict=True))
 
 
+def spanned(config: Any) -> int:
+    """How many frames those convolutions need to make one."""
+    return 1 + sum((kernel - 1) * dilation for _, kernel, dilation in delays(config))
+
+
+def adapter_sizes(config: Any) -> list[tuple[int, int]]:
+    """(kernel, stride) of the convolutions that leave fewer frames, less the kernel's padding; none without an adapter."""
+    count = config.num_adapter_layers if config.add_adapter else 0
+    return [(config.adapter_kernel_size - 2, config.adapter_stride)] * count
+
+
 def features(x: Var, w: Cursor, config: Any) -> Var:
     """Samples (B, S) -> (B, T, C) by a row of convolutions, whose `feat_extract_norm` is that of each channel over time in
     the first (group) or that of each step in all (layer)."""

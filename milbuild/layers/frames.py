@@ -1,4 +1,4 @@
-"""Frames of sound: how many there are, which of them are padding, and what is pooled over them.
+"""Frames of audio: how many there are, which of them are padding, and what is pooled over them.
 
 The layout is (B, T, D): batch, frames, features. `seen` is bool (B, T), true for what is no padding.
 """
@@ -14,12 +14,12 @@ from milbuild.weights import Cursor
 
 
 def samples(attention_mask: Var, w: Cursor) -> Var:
-    """int32 (B, S), 1 for sound and 0 for padding -> how many samples each row has, (B, 1)."""
+    """int32 (B, S), 1 for audio and 0 for padding -> how many samples each row has, (B, 1)."""
     return mb.reduce_sum(x=attention_mask, axes=[1], keep_dims=True, name=f"{w.name}_samples")
 
 
 def lengths(steps: Var, convolutions: Iterable[tuple[int, int]], w: Cursor) -> Var:
-    """int32 (B, 1) -> (B, 1): what (kernel, stride) one behind the other leave of so many steps, and at least 1.
+    """int32 (B, 1) -> (B, 1): what (kernel, stride) one after the other leave of so many steps, and at least 1.
 
     Each leaves floor((n - kernel) / stride) + 1; floors of floors are one division.
     """
@@ -39,8 +39,20 @@ def needed(count: int, convolutions: Iterable[tuple[int, int]]) -> int:
     return count
 
 
+def unpadded(
+    x: Var, attention_mask: Var | None, convolutions: Iterable[tuple[int, int]], w: Cursor
+) -> tuple[Var, Var | None, Var | None]:
+    """Frames (B, T, D) that `convolutions` made of samples, whose mask is int32 (B, S) -> zeros in those that are padding,
+    which are none, bool (B, T), and how many those are, (B, 1). Without a mask the frames as they are."""
+    if attention_mask is None:
+        return x, None, None
+    length = lengths(samples(attention_mask, w), convolutions, w / "lengths")
+    seen = visible(length, x, w / "visible")
+    return silenced(x, seen, w / "silenced"), seen, length
+
+
 def visible(length: Var, x: Var, w: Cursor) -> Var:
-    """Which frames of `x` (B, T, D) stand before `length` (B, 1): bool (B, T)."""
+    """Which frames of `x` (B, T, D) are before `length` (B, 1): bool (B, T)."""
     if isinstance(x.shape[1], int):
         places: Any = np.arange(x.shape[1], dtype=np.int32)[None]
     else:
@@ -61,7 +73,7 @@ def mean(x: Var, seen: Var | None, w: Cursor) -> Var:
 
 
 def mean_and_deviation(x: Var, seen: Var | None, w: Cursor) -> Var:
-    """(B, T, D) -> (B, 2 D), means over time behind which stand unbiased standard deviations; in float32."""
+    """(B, T, D) -> (B, 2 D), means over time, then unbiased standard deviations; in float32."""
     wide, mask = _wide(x, w), None if seen is None else _column(seen, types.fp32, w)
     centre = _mean(wide, mask, w)
     away = mb.sub(x=wide, y=centre, name=f"{w.name}_centred")
