@@ -16,8 +16,8 @@ from milbuild.heads import pooled, pooled_states
 from milbuild.heads.images import reconstruction
 from milbuild.layers import image
 from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, merge_heads, split_heads
-from milbuild.layers.linear import add, first_token, fused_linear, linear
+from milbuild.layers.encoder import feed_forward, self_attention
+from milbuild.layers.linear import add, first_token, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
@@ -28,6 +28,7 @@ class ViT:
     also: tuple[str, ...] = ("head_dim",)  # which transformers' attention reads, though the class has none
     unused_config: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
     ignored_weights: tuple[str, ...] = (r"embeddings\.mask_token", r"pooler\.dense\.(weight|bias)")
+    first_tokens: tuple[str, ...] = ("cls_token",)  # learned, before the patches
 
     def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
         super().__init__(config, weights, cache)
@@ -45,10 +46,10 @@ class ViT:
         return self.norm(x, w / "layernorm")
 
     def embeddings(self, x: Var, size: tuple[int, int], w: Cursor) -> Var:
-        """The patches (B, N, D) of an image of (height, width) -> (B, T, D), one more before them, with their positions."""
+        """The patches (B, N, D) of an image of (height, width) -> (B, T, D), after the learned tokens, with positions."""
         image.check_square(self.config, size)
-        table = image.position_embeddings(w, self.config, size, self.width)
-        return image.add_position_embeddings(x, table, w, w.tensor("cls_token", 1, 1, self.width))
+        first = image.learned_tokens(w, self.first_tokens, self.width)
+        return image.add_position_embeddings(x, w, self.config, size, first)
 
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, self.config.layer_norm_eps)
@@ -58,16 +59,13 @@ class ViT:
         return add(x, self.mlp(self.norm(x, w / "layernorm_after"), w / "mlp"), w)
 
     def attention(self, x: Var, w: Cursor) -> Var:
-        heads = self.config.num_attention_heads
-        each = getattr(self.config, "head_dim", self.width // heads)
-        parts = [(w / name, heads * each) for name in ("q_proj", "k_proj", "v_proj")]
-        q, k, v = split_heads(fused_linear(x, parts, w, self.config.qkv_bias), heads, w, parts=3)  # (B, H, T, E) each
-        y = attention(q, k, v, None, each**-0.5, w)
-        return linear(merge_heads(y, w), w / "o_proj", self.width)
+        config, heads = self.config, self.config.num_attention_heads
+        names, each = ("q_proj", "k_proj", "v_proj", "o_proj"), getattr(config, "head_dim", self.width // heads)
+        return self_attention(x, w, names, heads, self.width, each=each, bias=config.qkv_bias)
 
     def mlp(self, x: Var, w: Cursor) -> Var:
-        x = linear(x, w / "fc1", self.config.intermediate_size)
-        return linear(activation(x, self.config.hidden_act, w / "activation_fn"), w / "fc2", self.width)
+        names = "fc1", "activation_fn", "fc2"
+        return feed_forward(x, w, names, self.config.intermediate_size, self.config.hidden_act, self.width)
 
     def pooler(self, hidden: Var) -> Var:
         """(B, T, D) -> (B, pooler_output_size), of the first token."""

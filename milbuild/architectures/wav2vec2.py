@@ -12,9 +12,9 @@ from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.heads.audio import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
 from milbuild.layers import audio, frames
-from milbuild.layers.activation import activation
-from milbuild.layers.attention import attention, merge_heads, padding_mask, split_heads
-from milbuild.layers.linear import add, fused_linear, linear
+from milbuild.layers.attention import padding_mask
+from milbuild.layers.encoder import feed_forward, self_attention
+from milbuild.layers.linear import add, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
@@ -91,16 +91,12 @@ class Wav2Vec2(Family):
         return add(x, audio.bottleneck(x, w / "adapter_layer", width), w)
 
     def attention(self, x: Var, w: Cursor, mask: Var | None) -> Var:
-        heads, names = self.config.num_attention_heads, ("q_proj", "k_proj", "v_proj")
-        x = fused_linear(x, [(w / name, self.width) for name in names], w)
-        q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
-        y = attention(q, k, v, mask, (self.width // heads) ** -0.5, w)
-        return linear(merge_heads(y, w), w / "out_proj", self.width)
+        names = "q_proj", "k_proj", "v_proj", "out_proj"
+        return self_attention(x, w, names, self.config.num_attention_heads, self.width, mask=mask)
 
     def mlp(self, x: Var, w: Cursor) -> Var:
-        x = linear(x, w / "intermediate_dense", self.config.intermediate_size)
-        x = activation(x, self.config.hidden_act, w / "intermediate_act_fn")
-        return linear(x, w / "output_dense", self.width)
+        names = "intermediate_dense", "intermediate_act_fn", "output_dense"
+        return feed_forward(x, w, names, self.config.intermediate_size, self.config.hidden_act, self.width)
 
     def adapted(self, speech: Speech, w: Cursor) -> Speech:
         """After the encoder, convolutions that leave fewer frames, if the configuration has them."""

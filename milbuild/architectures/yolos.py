@@ -37,10 +37,9 @@ class Yolos(ViT):
         return self.norm(x, w / "layernorm")
 
     def embeddings(self, x: Var, size: tuple[int, int], w: Cursor) -> Var:
-        count = self.config.num_detection_tokens
-        table = image.position_embeddings(w, self.config, size, self.width, after=count)
-        first, last = w.tensor("cls_token", 1, 1, self.width), w.tensor("detection_tokens", 1, count, self.width)
-        return image.add_position_embeddings(x, table, w, first, last)
+        first = image.learned_tokens(w, self.first_tokens, self.width)
+        last = w.tensor("detection_tokens", 1, self.config.num_detection_tokens, self.width)
+        return image.add_position_embeddings(x, w, self.config, size, first, last)
 
     def between(self, i: int, size: tuple[int, int]) -> Tensor:
         """(1, T, D): what is added after layer `i`. Raises `Error` where patches are left over, which the rows of

@@ -12,7 +12,7 @@ from coremltools.converters.mil.mil import Var
 from milbuild.errors import Error
 from milbuild.layers.convolution import convolution, pair
 from milbuild.layers.linear import constant
-from milbuild.weights import Computed, Cursor, Tensor
+from milbuild.weights import Computed, Cursor, Joined, Tensor
 
 # torch's bicubic kernel (aten/src/ATen/native/UpSample.h).
 A = -0.75
@@ -87,12 +87,21 @@ def resized(x: Var, size: tuple[int, int], name: str) -> Var:
     )
 
 
-def position_embeddings(w: Cursor, config: Any, size: tuple[int, int], width: int, after: int = 0) -> Tensor:
-    """(1, T, D): the learned positions of `w` for an image of (height, width), of one token, the patches, and so many
-    tokens after them."""
-    old, new = patch_grid(config), patch_grid(config, size)
-    table = w.tensor("position_embeddings", 1, 1 + old[0] * old[1] + after, width)
-    return resampled(table, old, new)
+def learned_tokens(w: Cursor, names: tuple[str, ...], width: int) -> Tensor:
+    """(1, any, D): parameters (1, 1, D) of `w`, one after the other."""
+    each = [w.tensor(name, 1, 1, width) for name in names]
+    return each[0] if len(each) == 1 else Joined(*each).reshaped(1, len(each), width)
+
+
+def add_position_embeddings(
+    x: Var, w: Cursor, config: Any, size: tuple[int, int], first: Tensor, last: Tensor | None = None
+) -> Var:
+    """(B, N, D) -> (B, T, D): the patches of an image of (height, width) between learned tokens, (1, any, D), each with its
+    row of `position_embeddings`, which are those of an image of `image_size`."""
+    old, new, before = patch_grid(config), patch_grid(config, size), first.shape[1]
+    count = before + old[0] * old[1] + (0 if last is None else last.shape[1])
+    table = w.tensor("position_embeddings", 1, count, first.shape[2])
+    return _placed(x, resampled(table, old, new, before), w, first, last)
 
 
 def check_square(config: Any, size: tuple[int, int]) -> None:
@@ -103,7 +112,7 @@ def check_square(config: Any, size: tuple[int, int]) -> None:
         raise Error(f"positions of {rows} x {columns} patches are no square that could be resampled", hint)
 
 
-def add_position_embeddings(x: Var, table: Tensor, w: Cursor, first: Tensor, last: Tensor | None = None) -> Var:
+def _placed(x: Var, table: Tensor, w: Cursor, first: Tensor, last: Tensor | None = None) -> Var:
     """(B, N, D) -> (B, T, D): patches between learned tokens, (1, any, D), each with its row of the table (1, T, D)."""
     batch, count, width = x.shape
     begin = first.shape[1]
