@@ -5,6 +5,7 @@ Reference: transformers/models/resnet/modeling_resnet.py.
 Shapes: B batch, C channels of a stage, H and W its height and width.
 """
 
+from functools import partial
 from typing import Any
 
 from coremltools.converters.mil.mil import Var
@@ -65,15 +66,11 @@ class ResNet(Family):
         x = self.convolution(x, w / "layer.1", width // REDUCTION, 3, second, "relu")
         return self.convolution(x, w / "layer.2", width, 1, 1, "linear")
 
-    def pooler(self, hidden: Var) -> Var:
-        """(B, C, H, W) -> (B, C, 1, 1)."""
-        return average(hidden, self.weights / "pooler")
-
-    def vector(self, hidden: Var) -> Var:
-        """(B, C, H, W) -> (B, C)."""
-        return average(hidden, self.weights / "pooler", keep=False)
+    def pooler(self, hidden: Var, keep: bool = True) -> Var:
+        """(B, C, H, W) -> (B, C, 1, 1), or (B, C)."""
+        return average(hidden, self.weights / "pooler", keep)
 
     heads = {
         "feature-extraction": pooled_states(None, pooler),
-        "image-classification": pooled("classifier.1", vector),
+        "image-classification": pooled("classifier.1", partial(pooler, keep=False)),
     }

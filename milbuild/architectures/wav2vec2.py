@@ -78,14 +78,13 @@ class Wav2Vec2(Family):
         return audio.positions(x, w, self.config, audio.weight_norm)
 
     def block(self, x: Var, w: Cursor, mask: Var | None) -> Var:
-        stable, width = self.config.do_stable_layer_norm, getattr(self.config, "adapter_attn_dim", None)
-        y = self.norm(x, w / "layer_norm") if stable else x
-        x = add(x, self.attention(y, w / "attention", mask), w / "residual")
-        if not stable:
-            x = self.norm(x, w / "layer_norm")
+        """Post-norm, or with `do_stable_layer_norm` pre-norm, which may have an adapter to a language."""
+        if not self.config.do_stable_layer_norm:
+            x = self.norm(add(x, self.attention(x, w / "attention", mask), w / "residual"), w / "layer_norm")
             return self.norm(add(x, self.mlp(x, w / "feed_forward"), w / "fed"), w / "final_layer_norm")
+        x = add(x, self.attention(self.norm(x, w / "layer_norm"), w / "attention", mask), w / "residual")
         y = self.mlp(self.norm(x, w / "final_layer_norm"), w / "feed_forward")
-        if width is None:
+        if (width := getattr(self.config, "adapter_attn_dim", None)) is None:
             return add(x, y, w)
         x = add(x, y, w / "fed")
         return add(x, audio.bottleneck(x, w / "adapter_layer", width), w)
