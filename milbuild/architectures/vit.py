@@ -14,10 +14,8 @@ from milbuild.architectures.family import Family
 from milbuild.caches import Cache
 from milbuild.heads import pooled, pooled_states
 from milbuild.heads.images import reconstruction
-from milbuild.layers import image
-from milbuild.layers.activation import activation
-from milbuild.layers.encoder import feed_forward, self_attention
-from milbuild.layers.linear import add, first_token, linear
+from milbuild.layers import encoder, image
+from milbuild.layers.linear import add, first_token
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
@@ -61,21 +59,18 @@ class ViT:
     def attention(self, x: Var, w: Cursor) -> Var:
         config, heads = self.config, self.config.num_attention_heads
         names, each = ("q_proj", "k_proj", "v_proj", "o_proj"), getattr(config, "head_dim", self.width // heads)
-        return self_attention(x, w, names, heads, self.width, each=each, bias=config.qkv_bias)
+        return encoder.self_attention(x, w, names, heads, self.width, each=each, bias=config.qkv_bias)
 
     def mlp(self, x: Var, w: Cursor) -> Var:
         names = "fc1", "activation_fn", "fc2"
-        return feed_forward(x, w, names, self.config.intermediate_size, self.config.hidden_act, self.width)
+        return encoder.feed_forward(x, w, names, self.config.intermediate_size, self.config.hidden_act, self.width)
 
     def pooler(self, hidden: Var) -> Var:
         """(B, T, D) -> (B, pooler_output_size), of the first token."""
-        return self.of_first(hidden, self.config.pooler_output_size, self.config.pooler_act)
-
-    def of_first(self, hidden: Var, width: int, function: str) -> Var:
-        w = self.weights / "pooler"
-        return activation(linear(first_token(hidden, w), w / "dense", width), function, w / "activation")
+        return encoder.pooler(hidden, self.weights / "pooler", self.config.pooler_output_size, self.config.pooler_act)
 
     def first(self, hidden: Var) -> Var:
+        """(B, T, D) -> (B, D)."""
         return first_token(hidden, self.weights / "whole")
 
     heads = {

@@ -6,11 +6,9 @@ Reference: transformers/models/yolos/modeling_yolos.py, where ViT's modules stil
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.vit import ViT
-from milbuild.errors import Error
 from milbuild.heads import pooled_states
 from milbuild.heads.images import detection
-from milbuild.layers import image
-from milbuild.layers.convolution import pair
+from milbuild.layers import encoder, image
 from milbuild.layers.linear import add, constant
 from milbuild.weights import Cursor, Tensor
 
@@ -18,8 +16,7 @@ from milbuild.weights import Cursor, Tensor
 class Yolos(ViT):
     also = ()
     unused_config = (
-        *ViT.unused_config,
-        *("auxiliary_loss", "class_cost", "bbox_cost", "giou_cost"),  # training
+        *(*ViT.unused_config, "auxiliary_loss", "class_cost", "bbox_cost", "giou_cost"),  # training
         *("bbox_loss_coefficient", "giou_loss_coefficient", "eos_coefficient"),  # training
     )
     ignored_weights = (r"pooler\.dense\.(weight|bias)",)
@@ -42,24 +39,16 @@ class Yolos(ViT):
         return image.add_position_embeddings(x, w, self.config, size, first, last)
 
     def between(self, i: int, size: tuple[int, int]) -> Tensor:
-        """(1, T, D): what is added after layer `i`. Raises `Error` where patches are left over, which the rows of
-        transformers' table count, while its model expects whole ones."""
-        (height, width), patch = (pair(getattr(self.config, name), name) for name in ("image_size", "patch_size"))
+        """(1, T, D): what is added after layer `i`."""
+        image.check_whole(self.config)
         old, new = image.patch_grid(self.config), image.patch_grid(self.config, size)
-        if height * width // (patch[0] * patch[1]) != old[0] * old[1]:
-            raise Error(
-                f"an image of {height}x{width} (image_size) has no whole number of patches of {patch[0]}x{patch[1]} "
-                "(patch_size), with which transformers' model has no positions between its layers",
-                "Look into config.json.",
-            )
-        count = 1 + old[0] * old[1] + self.config.num_detection_tokens
-        shape = (1, count, self.width)
+        shape = (1, 1 + old[0] * old[1] + self.config.num_detection_tokens, self.width)
         w, layers = self.weights / "encoder.interpolation", self.config.num_hidden_layers - 1
         table = w.tensor("mid_position_embeddings", layers, *shape).rows(i, i + 1).reshaped(*shape)
         return image.resampled(table, old, new)
 
     def pooler(self, hidden: Var) -> Var:
-        return self.of_first(hidden, self.width, "tanh")
+        return encoder.pooler(hidden, self.weights / "pooler", self.width, "tanh")
 
     heads = {
         "feature-extraction": pooled_states("pooler", pooler),

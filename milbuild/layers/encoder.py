@@ -7,7 +7,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
-from milbuild.layers.linear import fused_linear, linear
+from milbuild.layers.linear import first_token, fused_linear, linear
 from milbuild.weights import Cursor
 
 
@@ -35,3 +35,8 @@ def feed_forward(x: Var, w: Cursor, names: tuple[str, str, str], inner: int, fun
     """(B, T, D) -> (B, T, `width`) through `inner` features: a product, an activation function and a product."""
     first, act, second = names
     return linear(activation(linear(x, w / first, inner), function, w / act), w / second, width)
+
+
+def pooler(x: Var, w: Cursor, width: int, function: str) -> Var:
+    """(B, T, D) -> (B, `width`): the first token through `dense` and an activation function."""
+    return activation(linear(first_token(x, w), w / "dense", width), function, w / "activation")

@@ -112,6 +112,18 @@ def check_square(config: Any, size: tuple[int, int]) -> None:
         raise Error(f"positions of {rows} x {columns} patches are no square that could be resampled", hint)
 
 
+def check_whole(config: Any) -> None:
+    """Raises `Error` where an image of `image_size` leaves pixels over beside its patches, and rows of YOLOS's positions
+    between its layers count them: transformers' model expects whole ones and fails."""
+    (height, width), (high, wide) = (pair(getattr(config, name), name) for name in ("image_size", "patch_size"))
+    if height * width // (high * wide) != (height // high) * (width // wide):
+        raise Error(
+            f"an image of {height}x{width} (image_size) has no whole number of patches of {high}x{wide} (patch_size), with "
+            "which transformers' model has no positions between its layers",
+            "Look into config.json.",
+        )
+
+
 def _placed(x: Var, table: Tensor, w: Cursor, first: Tensor, last: Tensor | None = None) -> Var:
     """(B, N, D) -> (B, T, D): patches between learned tokens, (1, any, D), each with its row of the table (1, T, D)."""
     batch, count, width = x.shape
