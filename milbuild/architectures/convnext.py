@@ -9,14 +9,12 @@ first stage stands between two norms: it keeps them last throughout, which saves
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.caches import Cache
-from milbuild.heads.head import pooled, pooled_states
+from milbuild.heads import pooled, pooled_states
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import average, channels_first, channels_last, check_stages, convolution, pair
 from milbuild.layers.linear import add, constant, linear, mul
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
-from milbuild.weights.fields import Config
 
 EPSILON = 1e-6  # of every norm but the last
 
@@ -25,13 +23,10 @@ class ConvNext(Family):
     prefix = "convnext"
     unused_config = ("drop_path_rate", "_out_features", "_out_indices")  # training; backbones
 
-    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
-        super().__init__(config, weights, cache)
-        check_stages(config, "num_stages", "hidden_sizes", "depths")
-
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last stage."""
         config, w = self.config, self.weights
+        check_stages(config, "num_stages", "hidden_sizes", "depths")
         patch, first = pair(config.patch_size, "patch_size"), config.hidden_sizes[0]
         x = convolution(pixel_values, w / "embeddings.patch_embeddings", first, patch, stride=patch)
         norm = w / "embeddings.layernorm"

@@ -1,6 +1,7 @@
 """What every model class has: tables, and what the rest of milbuild asks of it, with the usual answer."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
 from milbuild.caches import Cache
@@ -32,6 +33,11 @@ class Family:
 
     def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
+
+    @cached_property
+    def width(self) -> int:
+        """D, the features of a token."""
+        return int(self.config.hidden_size)
 
     @staticmethod
     def longest(config: Config) -> Any:

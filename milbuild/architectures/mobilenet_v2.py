@@ -40,9 +40,8 @@ def segmentation(family: "MobileNetV2", hidden: Var, inputs: Inputs) -> Outputs:
 
 class MobileNetV2(Family):
     prefix = "mobilenet_v2"
-    required_config: dict[str, tuple[Any, str]] = {}
-    unused_config: tuple[str, ...] = ("classifier_dropout_prob", "semantic_loss_ignore_index")  # training
-    ignored_weights: tuple[str, ...] = (r".*\.num_batches_tracked", r"conv_1x1\..*")  # the last: of the other tasks
+    unused_config = ("classifier_dropout_prob", "semantic_loss_ignore_index")  # training
+    ignored_weights = (r".*\.num_batches_tracked", r"conv_1x1\..*")  # the last: of the other tasks
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last layer."""

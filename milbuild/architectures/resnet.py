@@ -11,13 +11,11 @@ from typing import Any
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.caches import Cache
-from milbuild.heads.head import pooled, pooled_states
+from milbuild.heads import pooled, pooled_states
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import average, check_stages, convolution_norm, max_pool
 from milbuild.layers.linear import add
 from milbuild.weights import Cursor
-from milbuild.weights.fields import Config
 
 EPSILON = 1e-5  # torch's batch norm
 REDUCTION = 4  # of a bottleneck
@@ -27,13 +25,10 @@ class ResNet(Family):
     prefix = "resnet"
     ignored_weights = (r".*\.num_batches_tracked",)
 
-    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
-        super().__init__(config, weights, cache)
-        check_stages(config, "depths", "hidden_sizes")
-
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last stage."""
         config, w, before = self.config, self.weights, self.config.embedding_size
+        check_stages(config, "depths", "hidden_sizes")
         x = self.convolution(pixel_values, w / "embedder.embedder", before, 7, 2, config.hidden_act)
         x = max_pool(x, w / "embedder.pooler", 3, stride=2, padding=1)
         for i, (depth, width) in enumerate(zip(config.depths, config.hidden_sizes, strict=True)):

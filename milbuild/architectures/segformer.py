@@ -6,12 +6,9 @@ Reference: transformers/models/segformer/modeling_segformer.py.
 Shapes: B batch, N patches of a stage (H x W), D its hidden_size, S patches that are keys, E the width of a head.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.caches import Cache
 from milbuild.heads import Head, Inputs, Outputs, pooled
 from milbuild.layers import image
 from milbuild.layers.activation import activation
@@ -20,7 +17,6 @@ from milbuild.layers.convolution import check_stages, convolution, convolution_n
 from milbuild.layers.linear import add, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
-from milbuild.weights.fields import Config
 
 STAGES = ("depths", "sr_ratios", "hidden_sizes", "patch_sizes", "strides", "num_attention_heads", "mlp_ratios")
 EPSILON = 1e-5  # of every norm, whatever layer_norm_eps says
@@ -44,20 +40,16 @@ def segmentation(family: "Segformer", stages: list[Stage], inputs: Inputs) -> Ou
 
 class Segformer(Family):
     prefix = "segformer"
-    required_config: dict[str, tuple[Any, str]] = {}
-    unused_config: tuple[str, ...] = (
+    unused_config = (
         *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"),  # training
         *("drop_path_rate", "semantic_loss_ignore_index"),  # training
         "layer_norm_eps",  # transformers' own model does not read it
     )
     ignored_weights = (r".*\.num_batches_tracked",)
 
-    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
-        super().__init__(config, weights, cache)
-        check_stages(config, "num_encoder_blocks", *STAGES)
-
     def hidden_states(self, pixel_values: Var) -> list[Stage]:
         """(B, C, height, width) -> the stages, the first of them the finest."""
+        check_stages(self.config, "num_encoder_blocks", *STAGES)
         stages: list[Stage] = []
         for i in range(self.config.num_encoder_blocks):
             x = self.last(stages) if stages else pixel_values

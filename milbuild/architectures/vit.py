@@ -6,31 +6,23 @@ Reference: transformers/models/vit/modeling_vit.py.
 Shapes: B batch, N patches, T tokens (N + 1), D hidden_size, H num_attention_heads, E = D / H.
 """
 
-from typing import Any
-
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.caches import Cache
 from milbuild.heads import pooled, pooled_states
 from milbuild.heads.images import reconstruction
 from milbuild.layers import encoder, image
 from milbuild.layers.linear import add, first_token
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
-from milbuild.weights.fields import Config
 
 
-class ViT:
+class ViT(Family):
     prefix = "vit"
     also: tuple[str, ...] = ("head_dim",)  # which transformers' attention reads, though the class has none
     unused_config: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
     ignored_weights: tuple[str, ...] = (r"embeddings\.mask_token", r"pooler\.dense\.(weight|bias)")
     first_tokens: tuple[str, ...] = ("cls_token",)  # learned, before the patches
-
-    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
-        super().__init__(config, weights, cache)
-        self.width = config.hidden_size
 
     def hidden_states(self, pixel_values: Var, bool_masked_pos: Var | None) -> Var:
         """(B, C, height, width), int32 (B, N) -> (B, T, D), after the final norm."""

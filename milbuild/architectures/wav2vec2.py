@@ -9,8 +9,7 @@ Shapes: B batch, S samples, T frames, C conv_dim[-1], D hidden_size, H num_atten
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.caches import Cache
-from milbuild.heads.audio import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
+from milbuild.heads import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
 from milbuild.layers import audio, frames
 from milbuild.layers.attention import padding_mask
 from milbuild.layers.encoder import feed_forward, self_attention
@@ -41,10 +40,6 @@ class Wav2Vec2(Family):
         "audio-frame-classification": per_frame("classifier"),
         "audio-xvector": xvector(),
     }
-
-    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
-        super().__init__(config, weights, cache)
-        self.width = config.hidden_size
 
     @staticmethod
     def shortest(config: Config, task: str) -> int:

@@ -45,7 +45,7 @@ class Whisper(Bart):
         return 2 * config.max_source_positions, config.max_target_positions
 
     @staticmethod
-    def bidirectional(config: Any) -> bool:
+    def bidirectional(config: Config) -> bool:
         """Without padding: transformers reads silence there."""
         return False
 
@@ -57,9 +57,8 @@ class Whisper(Bart):
             x = convolution(x, w / name, weight, True, stride=stride, padding=(1, 1))
             x = activation(x, "gelu", w / f"{name}.activation")
         x = transposed(x, w / "turned")
-        return self.read(
-            add_position_embeddings(x, w / "embed_positions", config.max_source_positions, w / "placed"), w
-        )
+        x = add_position_embeddings(x, w / "embed_positions", config.max_source_positions, w / "placed")
+        return self.read(x, w)
 
     def embeddings(self, ids: Var, w: Cursor) -> Var:
         config = self.config
