@@ -10,9 +10,9 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
 from milbuild.heads import pooled, pooled_states
-from milbuild.layers.activation import activation
 from milbuild.layers.convolution import average, channels_first, channels_last, check_stages, convolution, pair
-from milbuild.layers.linear import add, constant, linear, mul
+from milbuild.layers.encoder import feed_forward
+from milbuild.layers.linear import add, constant, mul
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
@@ -51,8 +51,7 @@ class ConvNext(Family):
         y = channels_first(x, w / "picture") if last else x
         y = convolution(y, w / "dwconv", width, 7, padding=3, groups=width)
         y = layer_norm(channels_last(y, w / "pixels"), w / "layernorm", EPSILON)
-        y = activation(linear(y, w / "pwconv1", 4 * width), self.config.hidden_act, w / "act")
-        y = linear(y, w / "pwconv2", width)
+        y = feed_forward(y, w, ("pwconv1", "act", "pwconv2"), 4 * width, self.config.hidden_act, width)
         if self.config.layer_scale_init_value > 0:
             # Not part of pwconv2's weight: a small scale of small numbers is nothing in float16.
             y = mul(y, constant(w.tensor("layer_scale_parameter", width), w, "layer_scale"), w / "scaled")

@@ -43,23 +43,18 @@ class ResNet(Family):
         return activation(x, function, w / "activation")
 
     def block(self, x: Var, w: Cursor, before: int, width: int, stride: int) -> Var:
-        layers = self.bottleneck if self.config.layer_type == "bottleneck" else self.basic
-        y = layers(x, w, width, stride)
+        """Convolutions with ReLU between them, whatever `hidden_act` says, beside a shortcut."""
+        inner, steps = width // REDUCTION, (stride, 1) if self.config.downsample_in_bottleneck else (1, stride)
+        layers = [(width, 3, stride), (width, 3, 1)]
+        if self.config.layer_type == "bottleneck":
+            layers = [(inner, 1, steps[0]), (inner, 3, steps[1]), (width, 1, 1)]
+        y = x
+        for i, (channels, kernel, step) in enumerate(layers):
+            function = "relu" if i + 1 < len(layers) else "linear"
+            y = self.convolution(y, w / f"layer.{i}", channels, kernel, step, function)
         if before != width or stride != 1:
             x = self.convolution(x, w / "shortcut", width, 1, stride, "linear")
         return activation(add(y, x, w / "residual"), self.config.hidden_act, w / "activation")
-
-    # Inside a block the function is always ReLU.
-
-    def basic(self, x: Var, w: Cursor, width: int, stride: int) -> Var:
-        x = self.convolution(x, w / "layer.0", width, 3, stride, "relu")
-        return self.convolution(x, w / "layer.1", width, 3, 1, "linear")
-
-    def bottleneck(self, x: Var, w: Cursor, width: int, stride: int) -> Var:
-        first, second = (stride, 1) if self.config.downsample_in_bottleneck else (1, stride)
-        x = self.convolution(x, w / "layer.0", width // REDUCTION, 1, first, "relu")
-        x = self.convolution(x, w / "layer.1", width // REDUCTION, 3, second, "relu")
-        return self.convolution(x, w / "layer.2", width, 1, 1, "linear")
 
     def pooler(self, hidden: Var, keep: bool = True) -> Var:
         """(B, C, H, W) -> (B, C, 1, 1), or (B, C)."""

@@ -19,13 +19,14 @@ from milbuild.layers.linear import add, embedding
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
 
+TRAINING = """activation_dropout apply_spec_augment attention_dropout decoder_layerdrop dropout encoder_layerdrop init_std
+mask_feature_length mask_feature_min_masks mask_feature_prob mask_time_length mask_time_min_masks mask_time_prob""".split()
+
 
 class Whisper(Bart):
     required_config = {}
     unused_config = (
-        *("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop", "init_std"),
-        *("apply_spec_augment", "mask_time_prob", "mask_time_length", "mask_time_min_masks"),  # training
-        *("mask_feature_prob", "mask_feature_length", "mask_feature_min_masks"),
+        *TRAINING,
         "scale_embedding",  # transformers' decoder does not look at it either
         *("pad_token_id", "suppress_tokens", "begin_suppress_tokens", "median_filter_width"),  # for whoever generates
         "decoder_start_token_id",
