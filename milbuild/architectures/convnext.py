@@ -9,7 +9,7 @@ first stage stands between two norms: it keeps them last throughout, which saves
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.heads import pooled, pooled_states
+from milbuild.heads.head import pooled, pooled_states
 from milbuild.layers.convolution import average, channels_first, channels_last, check_stages, convolution, pair
 from milbuild.layers.encoder import feed_forward
 from milbuild.layers.linear import add, constant, mul

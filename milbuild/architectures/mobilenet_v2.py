@@ -11,7 +11,7 @@ from typing import Any
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.heads import Head, Inputs, Outputs, pooled
+from milbuild.heads.head import Head, Inputs, Outputs, pooled
 from milbuild.layers import image
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import average, convolution, convolution_norm, divisible, tensorflow_padding

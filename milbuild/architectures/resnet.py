@@ -11,7 +11,7 @@ from typing import Any
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.heads import pooled, pooled_states
+from milbuild.heads.head import pooled, pooled_states
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import average, check_stages, convolution_norm, max_pool
 from milbuild.layers.linear import add

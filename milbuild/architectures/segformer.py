@@ -9,7 +9,7 @@ Shapes: B batch, N patches of a stage (H x W), D its hidden_size, S patches that
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.heads import Head, Inputs, Outputs, pooled
+from milbuild.heads.head import Head, Inputs, Outputs, pooled
 from milbuild.layers import image
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads

@@ -9,7 +9,7 @@ Shapes: B batch, N patches, T tokens (N + 1), D hidden_size, H num_attention_hea
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.heads import pooled, pooled_states
+from milbuild.heads.head import pooled, pooled_states
 from milbuild.heads.images import reconstruction
 from milbuild.layers import encoder, image
 from milbuild.layers.linear import add, first_token

@@ -9,7 +9,7 @@ Shapes: B batch, S samples, T frames, C conv_dim[-1], D hidden_size, H num_atten
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.heads import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
+from milbuild.heads.audio import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
 from milbuild.layers import audio, frames
 from milbuild.layers.attention import padding_mask
 from milbuild.layers.encoder import feed_forward, self_attention

@@ -6,7 +6,7 @@ Reference: transformers/models/yolos/modeling_yolos.py, where ViT's modules stil
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.vit import ViT
-from milbuild.heads import pooled_states
+from milbuild.heads.head import pooled_states
 from milbuild.heads.images import detection
 from milbuild.layers import encoder, image
 from milbuild.layers.linear import add, constant

@@ -5,7 +5,7 @@ from typing import Any
 from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
-from milbuild.heads import Head, Inputs, Outputs
+from milbuild.heads.head import Head, Inputs, Outputs
 from milbuild.layers import image
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import convolution

@@ -10,6 +10,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.layers.attention import Positions, causal_mask
+from milbuild.layers.layout import layer
 from milbuild.weights import Cursor
 
 
@@ -21,6 +22,7 @@ def slopes(heads: int, largest: float = 8.0) -> np.ndarray:
     return all_ if power == heads else np.concatenate([all_[1::2], all_[::2]])[:heads]
 
 
+@layer
 def alibi_mask(query: Positions, key: Positions, slopes: np.ndarray, w: Cursor) -> Var:
     """Positions of queries and keys, int32 (T,) or (B, T) and (S,) or (B, S), and the slopes (H,) -> what is added to the
     scores of a causal model, (1, H, T, S), or (B, H, T, S): the bias, and the mask of what stands after a query."""

@@ -42,6 +42,7 @@ def split_heads(x: Var, heads: int, w: Cursor, parts: int | list[int] = 1) -> li
     return list(mb.split(x=x, **split, axis=1, name=f"{w.name}_split"))
 
 
+@layer
 def interleaved_heads(x: Var, groups: int, sizes: list[int], w: Cursor) -> list[Var]:
     """(B, T, groups * sum(sizes) * E) -> for each size (B, groups * size, T, E): of a product whose weight has the heads of
     one group after those of another, each with so many of queries, keys and values.

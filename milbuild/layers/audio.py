@@ -12,6 +12,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
 from milbuild.layers.activation import activation
+from milbuild.layers.layout import layer
 from milbuild.layers.linear import add, constant, like, linear, mul, split
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Computed, Cursor, Tensor
@@ -47,11 +48,13 @@ def convolution(
     )
 
 
+@layer
 def transposed(x: Var, w: Cursor) -> Var:
     """(B, C, T) -> (B, T, C), and back."""
     return mb.transpose(x=x, perm=[0, 2, 1], name=w.name)
 
 
+@layer
 def add_position_embeddings(x: Var, table: Cursor, rows: int, w: Cursor) -> Var:
     """(B, T, D) -> (B, T, D): each frame with its row of the table (rows, D), as the output of `w`."""
     embeddings = table.tensor("weight", rows, x.shape[2]).rows(0, x.shape[1])
@@ -68,6 +71,7 @@ def weight_norm(w: Cursor, *shape: int) -> Tensor:
     return Computed("weight norm", fold, shape, w.tensor("original0", 1, 1, shape[-1]), w.tensor("original1", *shape))
 
 
+@layer
 def batch_norm(x: Var, w: Cursor, epsilon: float = EPSILON) -> Var:
     """(B, T, D) -> (B, T, D), with the running mean and variance as one product and one sum.
 

@@ -10,6 +10,7 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
+from milbuild.layers.layout import layer
 from milbuild.weights import Cursor
 
 
@@ -51,6 +52,7 @@ def unpadded(
     return silenced(x, seen, w / "silenced"), seen, length
 
 
+@layer
 def visible(length: Var, x: Var, w: Cursor) -> Var:
     """Which frames of `x` (B, T, D) are before `length` (B, 1): bool (B, T)."""
     if isinstance(x.shape[1], int):
@@ -60,11 +62,13 @@ def visible(length: Var, x: Var, w: Cursor) -> Var:
     return mb.less(x=places, y=length, name=w.name)
 
 
+@layer
 def silenced(x: Var, seen: Var, w: Cursor) -> Var:
     """(B, T, D) with zeros in the frames that are not `seen` (B, T)."""
     return mb.mul(x=x, y=_column(seen, x.dtype, w), name=w.name)
 
 
+@layer
 def mean(x: Var, seen: Var | None, w: Cursor) -> Var:
     """(B, T, D) -> (B, D), over all frames or those `seen` (B, T). In float32: float16 ends at 65504."""
     wide = _wide(x, w)
@@ -72,6 +76,7 @@ def mean(x: Var, seen: Var | None, w: Cursor) -> Var:
     return _narrow(mb.squeeze(x=y, axes=[1], name=w.name), x, w)
 
 
+@layer
 def mean_and_deviation(x: Var, seen: Var | None, w: Cursor) -> Var:
     """(B, T, D) -> (B, 2 D), means over time, then unbiased standard deviations; in float32."""
     wide, mask = _wide(x, w), None if seen is None else _column(seen, types.fp32, w)

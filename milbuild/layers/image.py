@@ -11,6 +11,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
 from milbuild.layers.convolution import convolution, pair
+from milbuild.layers.layout import layer
 from milbuild.layers.linear import constant
 from milbuild.weights import Computed, Cursor, Joined, Tensor
 
@@ -37,6 +38,7 @@ def patches(pixel_values: Var, w: Cursor, config: Any, width: int) -> Var:
     return tokens(convolution(pixel_values, w / "projection", width, size, stride=size), w)
 
 
+@layer
 def masked(x: Var, mask: Var, token: Tensor, w: Cursor) -> Var:
     """(B, N, D), int32 (B, N) -> (B, N, D): the learned token (1, 1, D) where the mask is 1."""
     hidden = mb.cast(x=mb.expand_dims(x=mask, axes=[2], name=f"{w.name}_mask"), dtype="bool", name=f"{w.name}_hidden")
@@ -48,6 +50,7 @@ def pixel_shuffle(x: Var, factor: int, w: Cursor) -> Var:
     return mb.pixel_shuffle(x=x, upscale_factor=factor, name=w.name)
 
 
+@layer
 def tokens(x: Var, w: Cursor) -> Var:
     """(B, C, H, W) -> (B, H * W, C), row by row, as the output of `w`."""
     batch, channels, height, width = x.shape
@@ -55,6 +58,7 @@ def tokens(x: Var, w: Cursor) -> Var:
     return mb.transpose(x=x, perm=[0, 2, 1], name=w.name)
 
 
+@layer
 def feature_map(x: Var, grid: tuple[int, int], w: Cursor) -> Var:
     """(B, H * W, C) -> (B, C, H, W), as the output of `w`: what `tokens` did, undone."""
     batch, _, channels = x.shape
@@ -62,6 +66,7 @@ def feature_map(x: Var, grid: tuple[int, int], w: Cursor) -> Var:
     return mb.reshape(x=x, shape=[batch, channels, *grid], name=w.name)
 
 
+@layer
 def mean_token(x: Var, w: Cursor) -> Var:
     """(B, T, D) -> (B, D): the mean over all tokens."""
     return mb.reduce_mean(x=x, axes=[1], keep_dims=False, name=w.name)
@@ -93,6 +98,7 @@ def learned_tokens(w: Cursor, names: tuple[str, ...], width: int) -> Tensor:
     return each[0] if len(each) == 1 else Joined(*each).reshaped(1, len(each), width)
 
 
+@layer
 def add_position_embeddings(
     x: Var, w: Cursor, config: Any, size: tuple[int, int], first: Tensor, last: Tensor | None = None
 ) -> Var:

@@ -138,6 +138,7 @@ def rotate(x: Var, rotation: Rotation, w: Cursor) -> Var:
     )
 
 
+@layer
 def rotate_part(x: Var, rotation: Rotation, w: Cursor, neighbours: bool = False) -> Var:
     """(B, H, T, E) -> (B, H, T, E): the first features, as many as the rotation has, and the others as they are.
 
@@ -152,6 +153,7 @@ def rotate_part(x: Var, rotation: Rotation, w: Cursor, neighbours: bool = False)
     return x if rest is None else mb.concat(values=[x, rest], axis=-1, name=f"{w.name}_rotated_part")
 
 
+@layer
 def evens_first(x: Var, w: Cursor) -> Var:
     """(B, H, T, E) -> (B, H, T, E): features 0, 2, 4, ..., then 1, 3, 5, ...
 

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
+from milbuild.layers.layout import layer
 from milbuild.layers.linear import constant, like
 from milbuild.weights import Cursor
 
 
+@layer
 def softcapped_attention(q: Var, k: Var, v: Var, mask: Var | None, scale: float, cap: float, w: Cursor) -> Var:
     """softmax(cap tanh(q k^T scale / cap) + mask) v: (B, H, T, E), (B, K, S, E), (B, K, S, E) -> (B, H, T, E).
 
@@ -23,6 +25,7 @@ def softcapped_attention(q: Var, k: Var, v: Var, mask: Var | None, scale: float,
     return _attention(q, k, v, scale / cap, w, probabilities)
 
 
+@layer
 def sink_attention(q: Var, k: Var, v: Var, mask: Var | None, scale: float, w: Cursor) -> Var:
     """softmax(q k^T scale + mask) v, where each head's learned logit `sinks` (H,) of `w` takes its share of the softmax and
     gives nothing for it: (B, H, T, E), (B, K, S, E), (B, K, S, E) -> (B, H, T, E).

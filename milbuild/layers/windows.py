@@ -8,11 +8,13 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
+from milbuild.layers.layout import layer
 from milbuild.weights import Cursor
 
 APART = -100.0  # what transformers' Swin adds to the scores of patches that are no neighbours
 
 
+@layer
 def windows(x: Var, grid: tuple[int, int], side: int, shift: int, w: Cursor) -> Var:
     """(B, H * W, C) -> (B * N, R * R, C): zeros fill what the windows lack below and to the right, and everything moves
     `shift` patches up and to the left, around the edges."""
@@ -30,6 +32,7 @@ def windows(x: Var, grid: tuple[int, int], side: int, shift: int, w: Cursor) -> 
     return mb.reshape(x=x, shape=[-1, side * side, channels], name=w.name)
 
 
+@layer
 def from_windows(x: Var, grid: tuple[int, int], side: int, shift: int, w: Cursor) -> Var:
     """(B * N, R * R, C) -> (B, H * W, C): what `windows` did, undone."""
     (count, _, channels), (height, width) = x.shape, grid
@@ -44,6 +47,7 @@ def from_windows(x: Var, grid: tuple[int, int], side: int, shift: int, w: Cursor
     return mb.reshape(x=x, shape=[-1, height * width, channels], name=w.name)
 
 
+@layer
 def window_mask(grid: tuple[int, int], side: int, shift: int, batch: int, w: Cursor) -> Var | None:
     """What is added to the scores of shifted windows, (B * N, 1, R * R, R * R): `APART` where two patches of a window were no
     neighbours before the shift. None without one."""
