@@ -74,12 +74,13 @@ class Wav2Vec2(Family):
 
     def block(self, x: Var, w: Cursor, mask: Var | None) -> Var:
         """Post-norm, or with `do_stable_layer_norm` pre-norm, which may have an adapter to a language."""
+        width = getattr(self.config, "adapter_attn_dim", None)
         if not self.config.do_stable_layer_norm:
             x = self.norm(add(x, self.attention(x, w / "attention", mask), w / "residual"), w / "layer_norm")
             return self.norm(add(x, self.mlp(x, w / "feed_forward"), w / "fed"), w / "final_layer_norm")
         x = add(x, self.attention(self.norm(x, w / "layer_norm"), w / "attention", mask), w / "residual")
         y = self.mlp(self.norm(x, w / "final_layer_norm"), w / "feed_forward")
-        if (width := getattr(self.config, "adapter_attn_dim", None)) is None:
+        if width is None:
             return add(x, y, w)
         x = add(x, y, w / "fed")
         return add(x, audio.bottleneck(x, w / "adapter_layer", width), w)

@@ -122,8 +122,8 @@ def spanned(config: Any) -> int:
 
 def adapter_sizes(config: Any) -> list[tuple[int, int]]:
     """(kernel, stride) of the convolutions that leave fewer frames, less the kernel's padding; none without an adapter."""
-    count = config.num_adapter_layers if config.add_adapter else 0
-    return [(config.adapter_kernel_size - 2, config.adapter_stride)] * count
+    each = [(config.adapter_kernel_size - 2, config.adapter_stride)] * config.num_adapter_layers
+    return each if config.add_adapter else []
 
 
 def features(x: Var, w: Cursor, config: Any) -> Var:
