@@ -1,6 +1,7 @@
 """Layers and computed weights by themselves, where a whole model would not come to the point."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,9 +34,10 @@ from milbuild import runtime
 from milbuild.errors import Error
 from milbuild.layers.alibi import alibi_mask, slopes
 from milbuild.layers.attention import NOWHERE, attention, causal_mask, interleaved_heads, position_mask
+from milbuild.layers.blocks import parallel
 from milbuild.layers.convolution import transposed_convolution
-from milbuild.layers.linear import embedding
-from milbuild.layers.normalization import group_norm, rms_norm
+from milbuild.layers.linear import embedding, linear
+from milbuild.layers.normalization import group_norm, layer_norm, rms_norm
 from milbuild.layers.rope import evens_first, rotate, rotate_part, rotation
 from milbuild.layers.scores import sink_attention, softcapped_attention
 from milbuild.layers.sinusoids import fairseq_sinusoids, interleaved_sinusoids, marian_sinusoids
@@ -475,3 +477,27 @@ def test_interleaved_heads(
     x, w = normal(2, 5, groups * sum(sizes) * 7), cursor(tmp_path, dtype)
     actual = layer(tmp_path, lambda x: interleaved_heads(x, groups, sizes, w)[which], dtype, x=(x, 1) if open_ else x)
     same(actual, reference(tensor(x))[which], dtype)
+
+
+@by_precision
+@pytest.mark.parametrize("names", [("first",), ("first", "second")])
+def test_parallel_residual(dtype: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    """One norm for both parts, as in GPT-J and Phi, or one for each, as in GPT-NeoX."""
+    x = normal(2, 3, 7)
+    tensors = {f"{name}.{kind}": normal(7, seed=i) for i, name in enumerate(names) for kind in ("weight", "bias")}
+    tensors |= {f"{name}.weight": normal(7, 7, seed=i) for i, name in enumerate(("attn", "mlp"), 5)}
+    w = cursor(tmp_path, dtype, **tensors)
+
+    def build(x: Var) -> Var:
+        norms = [partial(layer_norm, w=w / name, epsilon=1e-5) for name in names]
+        parts = [partial(linear, w=w / name, width=7, bias=False) for name in ("attn", "mlp")]
+        return parallel(x, norms, *parts, w)
+
+    def normed(name: str) -> torch.Tensor:
+        weight, bias = (tensor(tensors[f"{name}.{kind}"]) for kind in ("weight", "bias"))
+        return torch.nn.functional.layer_norm(tensor(x), (7,), weight, bias)
+
+    attention, mlp = (
+        normed(name) @ tensor(tensors[f"{part}.weight"]).mT for name, part in ((names[0], "attn"), (names[-1], "mlp"))
+    )
+    same(layer(tmp_path, build, dtype, x=x), tensor(x) + attention + mlp, dtype)

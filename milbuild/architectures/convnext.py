@@ -10,8 +10,8 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
 from milbuild.heads.head import pooled, pooled_states
+from milbuild.layers.blocks import feed_forward
 from milbuild.layers.convolution import average, channels_first, channels_last, check_stages, convolution, pair
-from milbuild.layers.encoder import feed_forward
 from milbuild.layers.linear import add, constant, mul
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
@@ -19,9 +19,20 @@ from milbuild.weights import Cursor
 EPSILON = 1e-6  # of every norm but the last
 
 
+def pooler(family: Family, hidden: Var) -> Var:
+    """(B, C, H, W) -> (B, C): the mean, normed."""
+    w = family.weights / "layernorm"
+    return layer_norm(average(hidden, w / "mean", keep=False), w, family.config.layer_norm_eps)
+
+
 class ConvNext(Family):
     prefix = "convnext"
     unused_config = ("drop_path_rate", "_out_features", "_out_indices")  # training; backbones
+
+    heads = {
+        "feature-extraction": pooled_states("layernorm", pooler),
+        "image-classification": pooled("classifier", pooler),
+    }
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last stage."""
@@ -51,18 +62,8 @@ class ConvNext(Family):
         y = channels_first(x, w / "picture") if last else x
         y = convolution(y, w / "dwconv", width, 7, padding=3, groups=width)
         y = layer_norm(channels_last(y, w / "pixels"), w / "layernorm", EPSILON)
-        y = feed_forward(y, w, ("pwconv1", "act", "pwconv2"), 4 * width, self.config.hidden_act, width)
+        y = feed_forward(y, w, 4 * width, width, self.config.hidden_act, ("pwconv1", "act", "pwconv2"))
         if self.config.layer_scale_init_value > 0:
             # Not part of pwconv2's weight: a small scale of small numbers is nothing in float16.
             y = mul(y, constant(w.tensor("layer_scale_parameter", width), w, "layer_scale"), w / "scaled")
         return add(x, y if last else channels_first(y, w / "picture"), w)
-
-    def pooler(self, hidden: Var) -> Var:
-        """(B, C, H, W) -> (B, C): the mean, normed."""
-        w = self.weights / "layernorm"
-        return layer_norm(average(hidden, w / "mean", keep=False), w, self.config.layer_norm_eps)
-
-    heads = {
-        "feature-extraction": pooled_states("layernorm", pooler),
-        "image-classification": pooled("classifier", pooler),
-    }

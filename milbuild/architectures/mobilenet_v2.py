@@ -38,10 +38,26 @@ def segmentation(family: "MobileNetV2", hidden: Var, inputs: Inputs) -> Outputs:
     return {"logits": convolution(x, w / "classifier.convolution", family.config.num_labels, 1)}
 
 
+def pooler(family: Family, last: Var) -> Var:
+    """(B, C', H, W) -> (B, C')."""
+    return average(last, family.weights / "pooler", keep=False)
+
+
+def states(family: "MobileNetV2", hidden: Var, inputs: Inputs) -> Outputs:
+    last = family.last(hidden)
+    return {"last_hidden_state": last, "pooler_output": pooler(family, last)}
+
+
 class MobileNetV2(Family):
     prefix = "mobilenet_v2"
     unused_config = ("classifier_dropout_prob", "semantic_loss_ignore_index")  # training
     ignored_weights = (r".*\.num_batches_tracked", r"conv_1x1\..*")  # the last: of the other tasks
+
+    heads = {
+        "feature-extraction": Head((), ("last_hidden_state", "pooler_output"), states),
+        "image-classification": pooled("classifier", lambda family, hidden: pooler(family, family.last(hidden))),
+        "semantic-segmentation": Head(("segmentation_head",), ("logits",), segmentation),
+    }
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last layer."""
@@ -86,17 +102,3 @@ class MobileNetV2(Family):
         factor, fine = self.config.depth_multiplier, self.config.finegrained_output
         width = LAST if fine and factor < 1 else self.times(factor, LAST)
         return self.convolution(hidden, self.weights / "conv_1x1", width, 1)
-
-    def pooler(self, last: Var) -> Var:
-        """(B, C', H, W) -> (B, C')."""
-        return average(last, self.weights / "pooler", keep=False)
-
-    def states(self, hidden: Var, inputs: Inputs) -> Outputs:
-        last = self.last(hidden)
-        return {"last_hidden_state": last, "pooler_output": self.pooler(last)}
-
-    heads = {
-        "feature-extraction": Head((), ("last_hidden_state", "pooler_output"), states),
-        "image-classification": pooled("classifier", lambda family, hidden: family.pooler(family.last(hidden))),
-        "semantic-segmentation": Head(("segmentation_head",), ("logits",), segmentation),
-    }

@@ -21,9 +21,19 @@ EPSILON = 1e-5  # torch's batch norm
 REDUCTION = 4  # of a bottleneck
 
 
+def pooler(family: Family, hidden: Var, keep: bool = True) -> Var:
+    """(B, C, H, W) -> (B, C, 1, 1), or (B, C)."""
+    return average(hidden, family.weights / "pooler", keep)
+
+
 class ResNet(Family):
     prefix = "resnet"
     ignored_weights = (r".*\.num_batches_tracked",)
+
+    heads = {
+        "feature-extraction": pooled_states(None, pooler),
+        "image-classification": pooled("classifier.1", partial(pooler, keep=False)),
+    }
 
     def hidden_states(self, pixel_values: Var) -> Var:
         """(B, C, height, width) -> (B, C, H, W) of the last stage."""
@@ -55,12 +65,3 @@ class ResNet(Family):
         if before != width or stride != 1:
             x = self.convolution(x, w / "shortcut", width, 1, stride, "linear")
         return activation(add(y, x, w / "residual"), self.config.hidden_act, w / "activation")
-
-    def pooler(self, hidden: Var, keep: bool = True) -> Var:
-        """(B, C, H, W) -> (B, C, 1, 1), or (B, C)."""
-        return average(hidden, self.weights / "pooler", keep)
-
-    heads = {
-        "feature-extraction": pooled_states(None, pooler),
-        "image-classification": pooled("classifier.1", partial(pooler, keep=False)),
-    }

@@ -38,6 +38,20 @@ def segmentation(family: "Segformer", stages: list[Stage], inputs: Inputs) -> Ou
     return {"logits": convolution(x, w / "classifier", family.config.num_labels, 1)}
 
 
+def last(family: Family, stages: list[Stage]) -> Var:
+    """(B, D, H, W) of the last stage so far."""
+    return image.feature_map(*stages[-1], family.weights / f"stages.{len(stages) - 1}")
+
+
+def states(family: Family, stages: list[Stage], inputs: Inputs) -> Outputs:
+    return {"last_hidden_state": last(family, stages) if family.config.reshape_last_stage else stages[-1][0]}
+
+
+def mean(family: Family, stages: list[Stage]) -> Var:
+    """(B, D), of the last stage."""
+    return image.mean_token(stages[-1][0], family.weights / "mean")
+
+
 class Segformer(Family):
     prefix = "segformer"
     unused_config = (
@@ -47,12 +61,18 @@ class Segformer(Family):
     )
     ignored_weights = (r".*\.num_batches_tracked",)
 
+    heads = {
+        "feature-extraction": Head((), ("last_hidden_state",), states),
+        "image-classification": pooled("classifier", mean),
+        "semantic-segmentation": Head(("decode_head",), ("logits",), segmentation),
+    }
+
     def hidden_states(self, pixel_values: Var) -> list[Stage]:
         """(B, C, height, width) -> the stages, the first of them the finest."""
         check_stages(self.config, "num_encoder_blocks", *STAGES)
         stages: list[Stage] = []
         for i in range(self.config.num_encoder_blocks):
-            x = self.last(stages) if stages else pixel_values
+            x = last(self, stages) if stages else pixel_values
             stages.append(self.stage(x, self.weights / f"stages.{i}", i))
         return stages
 
@@ -93,20 +113,3 @@ class Segformer(Family):
         x = image.feature_map(linear(x, w / "fc1", inner), grid, w / "picture")
         x = image.tokens(convolution(x, w / "dwconv.dwconv", inner, 3, padding=1, groups=inner), w / "dwconv")
         return linear(activation(x, self.config.hidden_act, w / "activation_fn"), w / "fc2", width)
-
-    def states(self, stages: list[Stage], inputs: Inputs) -> Outputs:
-        return {"last_hidden_state": self.last(stages) if self.config.reshape_last_stage else stages[-1][0]}
-
-    def last(self, stages: list[Stage]) -> Var:
-        """(B, D, H, W) of the last stage so far."""
-        return image.feature_map(*stages[-1], self.weights / f"stages.{len(stages) - 1}")
-
-    def mean(self, stages: list[Stage]) -> Var:
-        """(B, D), of the last stage."""
-        return image.mean_token(stages[-1][0], self.weights / "mean")
-
-    heads = {
-        "feature-extraction": Head((), ("last_hidden_state",), states),
-        "image-classification": pooled("classifier", mean),
-        "semantic-segmentation": Head(("decode_head",), ("logits",), segmentation),
-    }

@@ -9,10 +9,11 @@ Shapes: B batch, N patches, T tokens (N + 1), D hidden_size, H num_attention_hea
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.heads.head import pooled, pooled_states
-from milbuild.heads.images import reconstruction
-from milbuild.layers import encoder, image
-from milbuild.layers.linear import add, first_token
+from milbuild.heads.head import first_pooled, pooled, pooled_states
+from milbuild.heads.images import reconstruction, whole_image
+from milbuild.layers import image
+from milbuild.layers.blocks import feed_forward, self_attention
+from milbuild.layers.linear import add
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
 
@@ -23,6 +24,14 @@ class ViT(Family):
     unused_config: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
     ignored_weights: tuple[str, ...] = (r"embeddings\.mask_token", r"pooler\.dense\.(weight|bias)")
     first_tokens: tuple[str, ...] = ("cls_token",)  # learned, before the patches
+
+    heads = {
+        "feature-extraction": pooled_states(
+            "pooler", first_pooled("pooler", width="pooler_output_size", field="pooler_act")
+        ),
+        "image-classification": pooled("classifier", whole_image),
+        "masked-im": reconstruction("decoder"),
+    }
 
     def hidden_states(self, pixel_values: Var, bool_masked_pos: Var | None) -> Var:
         """(B, C, height, width), int32 (B, N) -> (B, T, D), after the final norm."""
@@ -50,23 +59,8 @@ class ViT(Family):
 
     def attention(self, x: Var, w: Cursor) -> Var:
         config, heads = self.config, self.config.num_attention_heads
-        names, each = ("q_proj", "k_proj", "v_proj", "o_proj"), getattr(config, "head_dim", self.width // heads)
-        return encoder.self_attention(x, w, names, heads, self.width, each=each, bias=config.qkv_bias)
+        inner, bias = heads * getattr(config, "head_dim", self.width // heads), [config.qkv_bias] * 3
+        return self_attention(x, w, self.width, heads, None, inner=inner, bias=bias, out=w / "o_proj")
 
     def mlp(self, x: Var, w: Cursor) -> Var:
-        names = "fc1", "activation_fn", "fc2"
-        return encoder.feed_forward(x, w, names, self.config.intermediate_size, self.config.hidden_act, self.width)
-
-    def pooler(self, hidden: Var) -> Var:
-        """(B, T, D) -> (B, pooler_output_size), of the first token."""
-        return encoder.pooler(hidden, self.weights / "pooler", self.config.pooler_output_size, self.config.pooler_act)
-
-    def first(self, hidden: Var) -> Var:
-        """(B, T, D) -> (B, D)."""
-        return first_token(hidden, self.weights / "whole")
-
-    heads = {
-        "feature-extraction": pooled_states("pooler", pooler),
-        "image-classification": pooled("classifier", first),
-        "masked-im": reconstruction("decoder"),
-    }
+        return feed_forward(x, w, self.config.intermediate_size, self.width, self.config.hidden_act)

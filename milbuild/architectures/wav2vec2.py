@@ -12,7 +12,7 @@ from milbuild.architectures.family import Family
 from milbuild.heads.audio import Speech, ctc, per_frame, pooled_frames, speech_states, xvector
 from milbuild.layers import audio, frames
 from milbuild.layers.attention import padding_mask
-from milbuild.layers.encoder import feed_forward, self_attention
+from milbuild.layers.blocks import feed_forward, self_attention
 from milbuild.layers.linear import add, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
@@ -86,12 +86,11 @@ class Wav2Vec2(Family):
         return add(x, audio.bottleneck(x, w / "adapter_layer", width), w)
 
     def attention(self, x: Var, w: Cursor, mask: Var | None) -> Var:
-        names = "q_proj", "k_proj", "v_proj", "out_proj"
-        return self_attention(x, w, names, self.config.num_attention_heads, self.width, mask=mask)
+        return self_attention(x, w, self.width, self.config.num_attention_heads, mask)
 
     def mlp(self, x: Var, w: Cursor) -> Var:
         names = "intermediate_dense", "intermediate_act_fn", "output_dense"
-        return feed_forward(x, w, names, self.config.intermediate_size, self.config.hidden_act, self.width)
+        return feed_forward(x, w, self.config.intermediate_size, self.width, self.config.hidden_act, names)
 
     def adapted(self, speech: Speech, w: Cursor) -> Speech:
         """After the encoder, convolutions that leave fewer frames, if the configuration has them."""

@@ -6,9 +6,9 @@ Reference: transformers/models/yolos/modeling_yolos.py, where ViT's modules stil
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.vit import ViT
-from milbuild.heads.head import pooled_states
+from milbuild.heads.head import first_pooled, pooled_states
 from milbuild.heads.images import detection
-from milbuild.layers import encoder, image
+from milbuild.layers import image
 from milbuild.layers.linear import add, constant
 from milbuild.weights import Cursor, Tensor
 
@@ -20,6 +20,11 @@ class Yolos(ViT):
         *("bbox_loss_coefficient", "giou_loss_coefficient", "eos_coefficient"),  # training
     )
     ignored_weights = (r"pooler\.dense\.(weight|bias)",)
+
+    heads = {
+        "feature-extraction": pooled_states("pooler", first_pooled("pooler")),
+        "object-detection": detection("class_labels_classifier", "bbox_predictor"),
+    }
 
     def hidden_states(self, pixel_values: Var) -> Var:  # type: ignore[override]
         """(B, C, height, width) -> (B, T, D), after the final norm."""
@@ -46,11 +51,3 @@ class Yolos(ViT):
         w, layers = self.weights / "encoder.interpolation", self.config.num_hidden_layers - 1
         table = w.tensor("mid_position_embeddings", layers, *shape).rows(i, i + 1).reshaped(*shape)
         return image.resampled(table, old, new)
-
-    def pooler(self, hidden: Var) -> Var:
-        return encoder.pooler(hidden, self.weights / "pooler", self.width, "tanh")
-
-    heads = {
-        "feature-extraction": pooled_states("pooler", pooler),
-        "object-detection": detection("class_labels_classifier", "bbox_predictor"),
-    }

@@ -79,13 +79,21 @@ def pooled(module: str, pool: Pool, width: int | None = None, own: str | None = 
 
 
 def first_pooled(
-    module: str, dense: str = "dense", function: str = "tanh", act: str = "activation", root: bool = False
+    module: str,
+    dense: str = "dense",
+    function: str = "tanh",
+    act: str = "activation",
+    root: bool = False,
+    width: str = "hidden_size",
+    field: str | None = None,
 ) -> Pool:
     """(B, T, D) -> (B, D): a product of the first token's state, and its activation. `dense` and `act` are modules of
-    `module`, which is one beside the base model if it is at the `root`."""
+    `module`, which is one beside the base model if it is at the `root`; `width` is a field of the configuration, and so is
+    `field`, where one names the function."""
 
     def pool(family: Family, hidden: Var) -> Var:
-        w, width = (family.weights.root if root else family.weights) / module, family.config.hidden_size
-        return activation(linear(first_token(hidden, w), w / dense, width), function, w / act)
+        w, config = (family.weights.root if root else family.weights) / module, family.config
+        x = linear(first_token(hidden, w), w / dense, getattr(config, width))
+        return activation(x, function if field is None else getattr(config, field), w / act)
 
     return pool

@@ -5,12 +5,17 @@ from typing import Any
 from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
-from milbuild.heads.head import Head, Inputs, Outputs
+from milbuild.heads.head import Family, Head, Inputs, Outputs
 from milbuild.layers import image
 from milbuild.layers.activation import activation
 from milbuild.layers.convolution import convolution
-from milbuild.layers.linear import linear, split
+from milbuild.layers.linear import first_token, linear, split
 from milbuild.weights import Cursor
+
+
+def whole_image(family: Family, hidden: Var) -> Var:
+    """(B, T, D) -> (B, D), the first token, which is for the whole image."""
+    return first_token(hidden, family.weights / "whole")
 
 
 def reconstruction(module: str) -> Head:

@@ -31,6 +31,16 @@ def post_norm(x: Var, norm: Part, part: Part, total: Cursor) -> Var:
     return norm(add(x, part(x), total))
 
 
+def parallel(x: Var, norms: Sequence[Part], attention: Part, mlp: Part, w: Cursor) -> Var:
+    """(B, T, D) -> (B, T, D): x + attention(norm(x)) + mlp(norm(x)), the output of `w`, with one norm for both or one for each.
+
+    Needed by GPT-J, CodeGen, Phi, Cohere and StableLM (use_parallel_residual) with one, by GPT-NeoX and Falcon with two.
+    """
+    states = [norm(x) for norm in norms]
+    x = add(x, attention(states[0]), w / "residual")
+    return add(x, mlp(states[-1]), w)
+
+
 def self_attention(
     x: Var,
     w: Cursor,
