@@ -28,7 +28,6 @@ def pooler(family: Family, hidden: Var) -> Var:
 class ConvNext(Family):
     prefix = "convnext"
     unused_config = ("drop_path_rate", "_out_features", "_out_indices")  # training; backbones
-
     heads = {
         "feature-extraction": pooled_states("layernorm", pooler),
         "image-classification": pooled("classifier", pooler),

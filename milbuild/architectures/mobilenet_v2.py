@@ -52,7 +52,6 @@ class MobileNetV2(Family):
     prefix = "mobilenet_v2"
     unused_config = ("classifier_dropout_prob", "semantic_loss_ignore_index")  # training
     ignored_weights = (r".*\.num_batches_tracked", r"conv_1x1\..*")  # the last: of the other tasks
-
     heads = {
         "feature-extraction": Head((), ("last_hidden_state", "pooler_output"), states),
         "image-classification": pooled("classifier", lambda family, hidden: pooler(family, family.last(hidden))),

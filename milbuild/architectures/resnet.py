@@ -29,7 +29,6 @@ def pooler(family: Family, hidden: Var, keep: bool = True) -> Var:
 class ResNet(Family):
     prefix = "resnet"
     ignored_weights = (r".*\.num_batches_tracked",)
-
     heads = {
         "feature-extraction": pooled_states(None, pooler),
         "image-classification": pooled("classifier.1", partial(pooler, keep=False)),

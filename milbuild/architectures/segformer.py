@@ -29,8 +29,7 @@ def segmentation(family: "Segformer", stages: list[Stage], inputs: Inputs) -> Ou
     width, w = family.config.decoder_hidden_size, family.weights.root / "decode_head"
     parts = []
     for i, (patches, grid) in enumerate(stages):
-        x = linear(patches, w / f"linear_projections.{i}.proj", width)
-        x = image.feature_map(x, grid, w / f"pictures.{i}")
+        x = image.feature_map(linear(patches, w / f"linear_projections.{i}.proj", width), grid, w / f"pictures.{i}")
         parts.append(image.resized(x, stages[0][1], (w / f"resized.{i}").name))
     x = image.joined_channels(parts[::-1], w / "stages")
     x = convolution_norm(x, w / "linear_fuse", w / "batch_norm", width, 1, EPSILON)
@@ -47,11 +46,6 @@ def states(family: Family, stages: list[Stage], inputs: Inputs) -> Outputs:
     return {"last_hidden_state": last(family, stages) if family.config.reshape_last_stage else stages[-1][0]}
 
 
-def mean(family: Family, stages: list[Stage]) -> Var:
-    """(B, D), of the last stage."""
-    return image.mean_token(stages[-1][0], family.weights / "mean")
-
-
 class Segformer(Family):
     prefix = "segformer"
     unused_config = (
@@ -60,10 +54,12 @@ class Segformer(Family):
         "layer_norm_eps",  # transformers' own model does not read it
     )
     ignored_weights = (r".*\.num_batches_tracked",)
-
     heads = {
         "feature-extraction": Head((), ("last_hidden_state",), states),
-        "image-classification": pooled("classifier", mean),
+        # (B, D), of the last stage
+        "image-classification": pooled(
+            "classifier", lambda of, stages: image.mean_token(stages[-1][0], of.weights / "mean")
+        ),
         "semantic-segmentation": Head(("decode_head",), ("logits",), segmentation),
     }
 
@@ -72,8 +68,7 @@ class Segformer(Family):
         check_stages(self.config, "num_encoder_blocks", *STAGES)
         stages: list[Stage] = []
         for i in range(self.config.num_encoder_blocks):
-            x = last(self, stages) if stages else pixel_values
-            stages.append(self.stage(x, self.weights / f"stages.{i}", i))
+            stages.append(self.stage(last(self, stages) if stages else pixel_values, self.weights / f"stages.{i}", i))
         return stages
 
     def stage(self, x: Var, w: Cursor, i: int) -> Stage:

@@ -24,7 +24,6 @@ class ViT(Family):
     unused_config: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
     ignored_weights: tuple[str, ...] = (r"embeddings\.mask_token", r"pooler\.dense\.(weight|bias)")
     first_tokens: tuple[str, ...] = ("cls_token",)  # learned, before the patches
-
     heads = {
         "feature-extraction": pooled_states(
             "pooler", first_pooled("pooler", width="pooler_output_size", field="pooler_act")

@@ -20,7 +20,6 @@ class Yolos(ViT):
         *("bbox_loss_coefficient", "giou_loss_coefficient", "eos_coefficient"),  # training
     )
     ignored_weights = (r"pooler\.dense\.(weight|bias)",)
-
     heads = {
         "feature-extraction": pooled_states("pooler", first_pooled("pooler")),
         "object-detection": detection("class_labels_classifier", "bbox_predictor"),
