@@ -237,7 +237,7 @@ HALVES: dict[str, tuple[str, Patch]] = {
     "t5: distances of the other side": ("t5", _replace(relative.Distances, "bucket", _buckets_of_the_other_side)),
     "t5: the encoder's buckets as the decoder's": (
         "t5",
-        _replace(t5.T5, "bias", lambda original: lambda self, w, both_ways: original(self, w, False)),
+        _replace(t5.T5, "distances", lambda original: lambda self, w, both_ways: original(self, w, False)),
     ),
     "t5: scores are scaled": (
         "t5",

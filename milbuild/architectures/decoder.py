@@ -3,7 +3,7 @@
 Shapes: B batch, T tokens in this call, S key slots, D hidden_size, H query heads, K key/value heads, E width of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from coremltools.converters.mil.mil import Var
@@ -36,6 +36,9 @@ class Decoder(Family):
         "o_proj",
     )
 
+    norm: Callable[[Var, Cursor], Var]
+    mlp: Callable[[Var, Cursor], Var]
+
     def hidden_states(self, input_ids: Var) -> Var:
         """int32 (B, T) -> (B, T, D), after the final norm."""
         w, windows = self.weights / self.base, self.windows(self.config)
@@ -59,9 +62,6 @@ class Decoder(Family):
 
     def end(self, x: Var, w: Cursor) -> Var:
         return self.norm(x, w / self.last_norm)
-
-    def norm(self, x: Var, w: Cursor) -> Var:
-        raise NotImplementedError
 
     def block(self, x: Var, w: Cursor, layer: Layer) -> Var:
         x = add(x, self.attention(self.norm(x, w / self.first_norm), w / self.attn, layer), w / "residual")
@@ -91,6 +91,3 @@ class Decoder(Family):
     def upcast(self) -> bool:
         """Whether scores and softmax are in float32, whatever the graph's precision is."""
         return False
-
-    def mlp(self, x: Var, w: Cursor) -> Var:
-        raise NotImplementedError

@@ -6,8 +6,6 @@ spectrogram through two convolutions. Reference: transformers/models/whisper/mod
 Shapes: B batch, M mel bands, N frames of the spectrogram, S = N / 2 what the encoder makes of them, D d_model.
 """
 
-from collections.abc import Callable
-
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.bart import Bart
@@ -15,6 +13,7 @@ from milbuild.heads.audio import of_encoder_states, pooled_frames
 from milbuild.heads.text import encoder_decoder_states, tied
 from milbuild.layers.activation import activation
 from milbuild.layers.audio import add_position_embeddings, convolution, transposed
+from milbuild.layers.blocks import pre_norm
 from milbuild.layers.linear import add, embedding
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
@@ -33,7 +32,10 @@ class Whisper(Bart):
     )
     ignored_weights = ()
     encoder_tasks = ("audio-classification",)
-    key_bias = False
+    order, bias = staticmethod(pre_norm), (True, False, True)
+    attn = ("self_attn_layer_norm", "self_attn", "residual.self_attn")
+    cross_attn = ("encoder_attn_layer_norm", "encoder_attn", "residual.encoder_attn")
+    mlp_in_encoder = mlp_in_decoder = ("final_layer_norm", "", "")
     heads = {
         "speech-seq2seq": tied("proj_out", to="decoder.embed_tokens"),
         "feature-extraction": encoder_decoder_states(),
@@ -59,18 +61,13 @@ class Whisper(Bart):
             x = activation(x, "gelu", w / f"{name}.activation")
         x = transposed(x, w / "turned")
         x = add_position_embeddings(x, w / "embed_positions", config.max_source_positions, w / "placed")
-        return self.read(x, w)
+        return self.read(x, w, None)
 
     def embeddings(self, ids: Var, w: Cursor) -> Var:
         config = self.config
         x = embedding(ids, w / "embed_tokens", config.vocab_size, self.width)
         places = embedding(self.cache.query_positions, w / "embed_positions", config.max_target_positions, self.width)
         return add(x, places, w / "placed")
-
-    def residual(self, x: Var, w: Cursor, part: str, compute: Callable[[Var, Cursor], Var]) -> Var:
-        """x + part(norm(x))."""
-        y = compute(self.norm(x, w / f"{part}_layer_norm"), w if part == "final" else w / part)
-        return add(x, y, w if part == "final" else w / f"residual.{part}")
 
     def end(self, x: Var, w: Cursor) -> Var:
         return self.norm(x, w / "layer_norm")

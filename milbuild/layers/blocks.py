@@ -62,7 +62,7 @@ def self_attention(
     q, k, v = split_heads(x, heads, w, parts=3)  # (B, H, T, E) each
     k, v = update(k, v) if update else (k, v)  # (B, H, S, E)
     y = attention(q, k, v, mask, (inner // heads) ** -0.5 if scale is None else scale, w)
-    return linear(merge_heads(y, w), out or w / "out_proj", width, bias is not False)
+    return linear(merge_heads(y, w), out or w / "out_proj", width, bias if isinstance(bias, bool) else any(bias))
 
 
 def cross_attention(
