@@ -3,7 +3,7 @@
 Encoder and decoder of post-norm layers, learned positions whose table begins at row 2, a norm after the embeddings.
 Reference: transformers/models/bart/modeling_bart.py.
 
-Shapes: B batch, S tokens that the encoder reads, T tokens of the decoder in this call, D d_model, H heads, E = D / H.
+Shapes: those of encoder_decoder.py.
 """
 
 from coremltools.converters.mil.mil import Var

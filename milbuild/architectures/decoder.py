@@ -28,13 +28,8 @@ class Layer(NamedTuple):
 class Decoder(Family):
     # Paths of modules: under the base model, under `base`, and under a layer.
     base, tokens, layer, last_norm = "", "embed_tokens", "layers.{}", "norm"
-    first_norm, attn, second_norm, ffn, out = (
-        "input_layernorm",
-        "self_attn",
-        "post_attention_layernorm",
-        "mlp",
-        "o_proj",
-    )
+    first_norm, attn = "input_layernorm", "self_attn"
+    second_norm, ffn, out = "post_attention_layernorm", "mlp", "o_proj"
 
     norm: Callable[[Var, Cursor], Var]
     mlp: Callable[[Var, Cursor], Var]

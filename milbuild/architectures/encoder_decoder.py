@@ -10,15 +10,14 @@ from functools import partial
 from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
-from milbuild.caches import Cache, Cross
+from milbuild.caches import Cross
 from milbuild.layers.attention import padding_mask
 from milbuild.layers.blocks import QKV, Update, cross_attention, cross_heads, post_norm, self_attention
 from milbuild.layers.linear import shared_embedding
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
 
-# Paths in a layer: of a part's norm, of its module, and of its sum with what came in.
-Paths = tuple[str, str, str]
+Paths = tuple[str, str, str]  # in a layer: of a part's norm, of its module, and of its sum with what came in
 
 
 class EncoderDecoder(Family):
@@ -33,14 +32,10 @@ class EncoderDecoder(Family):
     scale: float | None = None  # of scores, E**-0.5 by default
     decoder_layers, decoder_heads = "decoder_layers", "decoder_attention_heads"  # fields
     inner_fields = ("encoder_ffn_dim", "decoder_ffn_dim")
-
     norm: Callable[[Var, Cursor], Var]
     mlp: Callable[..., Var]
-
-    def __init__(self, config: Config, weights: Cursor, cache: Cache) -> None:
-        super().__init__(config, weights, cache)
-        self.states: list[Var] = []
-        self.looks: list[tuple[Var, Var]] = []
+    states: list[Var]  # of the encoder: what each layer gets, and what comes out
+    looks: list[tuple[Var, Var]]  # each layer's queries and keys of cross-attention, for whoever asks where it looked
 
     @staticmethod
     def bidirectional(config: Config) -> bool:
@@ -59,7 +54,7 @@ class EncoderDecoder(Family):
         return int(config.d_model // cls.kv_heads(config))
 
     def read(self, x: Var, w: Cursor, mask: Var | None) -> Var:
-        """The encoder after its embeddings; `states` are what each layer gets, and what comes out."""
+        """The encoder after its embeddings."""
         config, self.states = self.config, []
         for i in range(config.num_hidden_layers):
             self.states.append(x)
@@ -70,17 +65,16 @@ class EncoderDecoder(Family):
         return self.states[-1]
 
     def cross(self, hidden: Var, layer: int | None = None) -> tuple[Var, Var]:
-        """The encoder's states (B, S, D) -> keys and values of all layers of the decoder, or of one, (B, layers * H, S, E)
-        each."""
+        """Encoder's states (B, S, D) -> keys and values of all layers of the decoder, or of one, (B, layers * H, S, E) each."""
         w, count, heads = self.weights / "decoder", self.num_layers(self.config), self.kv_heads(self.config)
         modules = [w / self.layer.format(i) / self.cross_attn[1] for i in range(count)]
         w, modules = (w, modules) if layer is None else (modules[layer], modules[layer : layer + 1])
-        return cross_heads(hidden, modules, self.inner, heads, w, self.qkv[1:], self.bias[1:])
+        return cross_heads(hidden, modules, self.inner(), heads, w, self.qkv[1:], self.bias[1:])
 
     def write(self, x: Var, w: Cursor, mask: Var | None, cross: Cross) -> Var:
         """The decoder after its embeddings."""
         seen, heads = padding_mask(cross.attention_mask, w / "cross"), self.kv_heads(self.config)
-        inner = getattr(self.config, self.inner_fields[1])
+        inner, self.looks = getattr(self.config, self.inner_fields[1]), []
         for i, keys in enumerate(zip(cross.keys, cross.values, strict=True)):
             layer, update = w / self.layer.format(i), partial(self.cache.update, i)
             x = self.part(x, layer, self.attn, partial(self.attention, heads=heads, mask=mask, update=update))
@@ -89,6 +83,7 @@ class EncoderDecoder(Family):
         return self.end(x, w)
 
     def tokens(self, ids: Var, w: Cursor, scale: float = 1.0) -> Var:
+        """int32 (B, T) -> (B, T, D)."""
         config = self.config
         table = self.weights.first(*self.tables), config.vocab_size, self.width, config.tie_word_embeddings
         return shared_embedding(ids, w / "embed_tokens", *table, scale)
@@ -101,32 +96,15 @@ class EncoderDecoder(Family):
         """After the last layer: nothing."""
         return x
 
-    @property
     def inner(self) -> int:
-        """H * E."""
-        return self.width
+        return self.width  # H * E
 
     def attention(self, x: Var, w: Cursor, heads: int, mask: Var | None, update: Update | None = None) -> Var:
-        out, bias = w / self.out, list(self.bias)
-        return self_attention(
-            x,
-            w,
-            self.width,
-            heads,
-            mask,
-            update,
-            names=self.qkv,
-            out=out,
-            inner=self.inner,
-            bias=bias,
-            scale=self.scale,
-        )
+        options = self.qkv, w / self.out, self.inner(), list(self.bias), self.scale
+        return self_attention(x, w, self.width, heads, mask, update, *options)
 
     def cross_attention(self, x: Var, w: Cursor, keys: tuple[Var, Var], seen: Var | None) -> Var:
-        """`looks` are each layer's queries and keys, for whoever asks where it looked."""
-        heads, names = self.kv_heads(self.config), (self.qkv[0], self.out)
-        y, q = cross_attention(
-            x, w, self.width, heads, keys, seen, names=names, inner=self.inner, bias=self.bias[0], scale=self.scale
-        )
+        options = (self.qkv[0], self.out), self.inner(), self.bias[0], self.scale
+        y, q = cross_attention(x, w, self.width, self.kv_heads(self.config), keys, seen, *options)
         self.looks.append((q, keys[0]))
         return y

@@ -4,7 +4,7 @@ Encoder and decoder without positions of their own: a bias by the distance of tw
 all of them. RMS norms before each part of a block, no scale of the scores, gated or not.
 Reference: transformers/models/t5/modeling_t5.py.
 
-Shapes: B batch, S tokens that the encoder reads, T tokens of the decoder in this call, D d_model, H num_heads, E d_kv.
+Shapes: those of encoder_decoder.py; D d_model, H num_heads, E d_kv.
 """
 
 from coremltools.converters.mil.mil import Var
@@ -65,7 +65,6 @@ class T5(EncoderDecoder):
     def head_width(cls, config: Config) -> int:
         return int(config.d_kv)
 
-    @property
     def inner(self) -> int:
         return int(self.config.num_heads * self.config.d_kv)
 

@@ -16,12 +16,13 @@ from milbuild.errors import Error
 from milbuild.layers.attention import Positions
 from milbuild.layers.layout import layer
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 Rotation = tuple[Any, Any]  # cosines and signed sines (T, E), or (B, 1, T, E)
 
 
 def rotation(
-    parameters: dict[str, Any], config: Any, positions: Positions, longest: int, w: Cursor, width: int | None = None
+    parameters: dict[str, Any], config: Config, positions: Positions, longest: int, w: Cursor, width: int | None = None
 ) -> Rotation:
     """What `rotate` takes: cosines and sines at `positions`, (T,) or (B, T), each below `longest`; of `width` features of a
     head only, what `rotate_part` takes.
@@ -38,14 +39,14 @@ def rotation(
     return tables if isinstance(positions, np.ndarray) else _looked_up(tables, positions, w)
 
 
-def ropes(config: Any) -> list[dict[str, Any]]:
+def ropes(config: Config) -> list[dict[str, Any]]:
     """The rope_parameters of a configuration: one dictionary, or one for each kind of layer."""
     parameters = config.rope_parameters
     kinds = [p for p in parameters.values() if isinstance(p, dict)]
     return kinds or [parameters]
 
 
-def settled(parameters: dict[str, Any], config: Any) -> int | None:
+def settled(parameters: dict[str, Any], config: Config) -> int | None:
     """The longest sequence, in tokens, up to which the angles do not depend on its length; None where they never do."""
     kind = parameters.get("rope_type", "default")
     trained = config.max_position_embeddings if kind == "dynamic" else None
@@ -71,7 +72,7 @@ def _looked_up(tables: tuple[np.ndarray, np.ndarray], rows: Var, w: Cursor) -> R
 
 
 def _switched(
-    p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
+    p: dict[str, Any], config: Config, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
 ) -> Rotation:
     """longrope: the tables for short sequences stand before those for long ones."""
     parts = []
@@ -89,7 +90,7 @@ def _switched(
 
 
 def _stretched(
-    p: dict[str, Any], config: Any, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
+    p: dict[str, Any], config: Config, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
 ) -> Rotation:
     """dynamic: a row of frequencies for each length from the trained one on, in turns and not in radians, of which whole
     ones can be left out.
@@ -168,7 +169,7 @@ def evens_first(x: Var, w: Cursor) -> Var:
 
 
 def inverse_frequencies(
-    parameters: dict[str, Any], config: Any, longest: int, width: int | None = None
+    parameters: dict[str, Any], config: Config, longest: int, width: int | None = None
 ) -> tuple[np.ndarray, float]:
     """(one frequency for each pair of features, what cosines and sines are multiplied by) of a rope_parameters dictionary.
 
@@ -207,22 +208,22 @@ def _powers(base: float, width: int) -> np.ndarray:
     return 1.0 / base ** (np.arange(0, width, 2) / width)
 
 
-def _default(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _default(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     return _powers(p["rope_theta"], width), 1.0
 
 
-def _linear(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _linear(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     return _powers(p["rope_theta"], width) / p["factor"], 1.0
 
 
-def _dynamic(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _dynamic(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     """NTK scaling: the base grows with the part of the sequence that lies beyond the context of the training."""
     factor, trained = p["factor"], config.max_position_embeddings
     stretch = factor * max(longest, trained) / trained - (factor - 1)
     return _powers(p["rope_theta"] * stretch ** (width / (width - 2)), width), 1.0
 
 
-def _yarn(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _yarn(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     """High frequencies as they are, low ones stretched, a ramp between them (arXiv 2309.00071)."""
     base, trained = p["rope_theta"], p["original_max_position_embeddings"]
     stretch = config.max_position_embeddings / trained if p["factor"] is None else p["factor"]
@@ -250,7 +251,7 @@ def _yarn(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.
     return powers * (stretched / stretch + 1 - stretched), factor
 
 
-def _longrope(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _longrope(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     """A divisor of its own for each frequency, one set for short sequences and one for long ones (arXiv 2402.13753)."""
     trained = p["original_max_position_embeddings"]
     stretch = p.get("factor")
@@ -262,7 +263,7 @@ def _longrope(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple
     return _powers(p["rope_theta"], width) / divisors, factor
 
 
-def _llama3(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _llama3(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     """Long waves stretched, short ones as they are, a smooth passage between them."""
     powers, stretch = _powers(p["rope_theta"], width), p["factor"]
     low, high, trained = p["low_freq_factor"], p["high_freq_factor"], p["original_max_position_embeddings"]
@@ -271,7 +272,7 @@ def _llama3(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[n
     return powers * (short + (1 - short) / stretch), 1.0
 
 
-def _proportional(p: dict[str, Any], config: Any, width: int, longest: int) -> tuple[np.ndarray, float]:
+def _proportional(p: dict[str, Any], config: Config, width: int, longest: int) -> tuple[np.ndarray, float]:
     """All features have a frequency, those beyond the rotary part the frequency 0."""
     turned = int(p.get("partial_rotary_factor", 1.0) * width // 2)
     frequencies = np.zeros(width // 2)
