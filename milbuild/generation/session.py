@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from milbuild.caches import KINDS, Host
+from milbuild.caches.cache import slots_mask
+from milbuild.caches.cross import CROSS
 from milbuild.errors import Error
 from milbuild.model import Model
 from milbuild.package.reader import check_program
-from milbuild.program.options import CROSS, INTERFACES, Plan, longest
+from milbuild.program.options import INTERFACES, Length, Plan, longest
 from milbuild.tasks import GENERATION
 
 
@@ -31,10 +34,13 @@ class Session:
         self.names = INTERFACES[self.plan.interface]
         self.models = {name: model.function(name) for name in self.plan.functions()}
         self.encoder_plan = self._add_encoder(encoder)
+        self.shapes = {name: self._shapes(model) for name, model in self.models.items()}
         self.calls = dict.fromkeys(self.models, 0)
         self.lengths = self.plan.functions()
-        self.context = self._context()
         self.reset()
+        length = self.plan.call if self.host.whole else self.plan.context_length
+        assert length is not None
+        self.context = longest(length)
 
     def _add_encoder(self, encoder: Model | None) -> Plan:
         """The plan that the function `encode` was built by."""
@@ -74,8 +80,10 @@ class Session:
         """Forgets the sequence."""
         self.length = 0
         self.tokens: list[int] = []
-        self.state = self.models[self.plan.decoder].make_state() if self.plan.cache == "state" else None
-        self.past: dict[str, np.ndarray] = {}
+        self.host: Host = KINDS[self.plan.kind].Host(
+            self.names, slots_mask(self.names, self.plan.apart), self.plan.context_length
+        )
+        self.state = self.models[self.plan.decoder].make_state() if self.host.in_state else None
         self.cross: dict[str, np.ndarray] = {}
 
     def read(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -91,7 +99,7 @@ class Session:
             if count > longest(length):
                 hint = "Shorten it, or build with a longer sequence_length."
                 raise Error(f"the text has {count} tokens, and the encoder takes {longest(length)}", hint)
-            room = _room(length, count) - count
+            room = shortest_call(length, count) - count
             if room and not self.plan.attention_mask:
                 raise Error(f"the package takes {count + room} tokens and marks no padding, and the text has {count}")
             mask = data.get("attention_mask", np.ones_like(ids))
@@ -113,31 +121,25 @@ class Session:
         if self.length + len(ids) > self.context:
             hint = "Shorten the prompt or build with a longer context."
             raise Error(f"{self.length + len(ids)} tokens do not fit into the context of {self.context}", hint)
-        rows: list[np.ndarray] = []
-        if self.plan.cache == "none":
-            self.tokens += ids
-            rows = [self._whole(len(ids))]
-            self.length += len(ids)
-        else:
-            rest = list(ids)
-            while rest:
-                name, size, count = self._next(len(rest))
-                rows.append(self._cached(name, size, rest[:count]))
-                self.length += count
-                rest = rest[count:]
+        rows, rest = [], list(ids)
+        while rest:
+            name, size, count = self._next(len(rest))
+            rows.append(self._feed(name, size, rest[:count]))
+            rest = rest[count:]
         return np.concatenate(rows)
-
-    def _context(self) -> int:
-        if self.plan.cache == "none":
-            return longest(self.plan.call)
-        assert self.plan.context_length is not None
-        return longest(self.plan.context_length)
 
     def _next(self, rest: int) -> tuple[str, int, int]:
         """(function, the tokens it is called with, how many of them are real) for the next call."""
         decoder = self.plan.decoder
         main, prefill = self.lengths[decoder], self.plan.prefill_length
         last_only = self.plan.logits == "last"
+        if self.host.whole:
+            tokens = self.length + rest
+            size = shortest_call(main, tokens)
+            if last_only and tokens < size:
+                hint = "Build with logits all, a ranged sequence_length or a cache."
+                raise Error(f"the package scores the last of {size} tokens only, and the sequence has {tokens}", hint)
+            return decoder, size, rest
         room = self.context - self.length
         if prefill is not None and rest > 1 and prefill <= room:
             # A padded call has no scores of its own last token when only the last slot's are computed: leave that one to main.
@@ -161,18 +163,17 @@ class Session:
         size = min((size for size in sizes if size >= rest), default=max(sizes))
         return decoder, size, min(size, rest)
 
-    def _cached(self, name: str, size: int, ids: list[int]) -> np.ndarray:
-        padded = np.array([ids + [0] * (size - len(ids))], np.int32)
-        data: dict[str, Any] = {self._ids: padded}
-        if self.plan.cache == "io":
-            outputs = self._input_output(name, data, size, len(ids))
-        elif self.names.ranged:
-            data[self.names.position] = np.zeros((1, 1, 1, self.length + size + 1), np.float16)
-            outputs = self._call(name, data)
-        else:
-            data[self.names.position] = np.array([self.length], np.int32)
-            outputs = self._call(name, data)
-        return self._rows(outputs[self.output][0], size, len(ids))
+    def _feed(self, name: str, size: int, ids: list[int]) -> np.ndarray:
+        """The scores of these ids, of one call with `size` tokens."""
+        earlier = list(self.tokens) if self.host.whole else []
+        padded = np.zeros((self.plan.batch_size, size), np.int32)
+        padded[0, : len(earlier) + len(ids)] = [*earlier, *ids]
+        shapes, length, count = self.shapes[name], self.length, len(ids)
+        outputs = self._call(name, {self._ids: padded} | self.host.inputs(shapes, length, size, count))
+        self.host.keep(shapes, outputs, length, size, count)
+        self.tokens += ids
+        self.length += count
+        return self._rows(outputs[self.output][0], size, len(earlier), count)
 
     @property
     def _ids(self) -> str:
@@ -188,56 +189,18 @@ class Session:
             data = data | self.cross
         return plan.from_package(self.models[name].predict(plan.to_package(data), state))
 
-    def _rows(self, logits: np.ndarray, size: int, count: int) -> np.ndarray:
-        if self.plan.logits == "all" or size == 1:
-            return logits[:count]
-        rows = np.full((count, logits.shape[-1]), np.nan, np.float32)
-        if count == size:
-            rows[-1] = logits[-1]
+    def _shapes(self, model: Model) -> dict[str, list[int]]:
+        """Of the inputs of a function."""
+        return {self.plan.input_of(each.name): list(each.type.multiArrayType.shape) for each in model.interface.input}
+
+    def _rows(self, scores: np.ndarray, size: int, first: int, count: int) -> np.ndarray:
+        """Those of `count` tokens from the place `first` on."""
+        if self.plan.logits == "all":
+            return scores[first : first + count]
+        rows = np.full((count, scores.shape[-1]), np.nan, np.float32)
+        if first + count == size:
+            rows[-1] = scores[-1]
         return rows
-
-    def _input_output(self, name: str, data: dict[str, Any], size: int, count: int) -> dict[str, np.ndarray]:
-        growing = not isinstance(self.plan.context_length, int)
-        slots = max(1, self.length) if growing else self.context - size
-        mask_name = "decoder_attention_mask" if self.plan.apart else self.names.attention_mask
-        for feature in self.models[name].interface.input:
-            past = self.plan.input_of(feature.name)
-            if past in (self._ids, mask_name, *self.cross):
-                continue
-            _, heads, _, width = feature.type.multiArrayType.shape
-            data[past] = np.zeros((1, heads, slots, width), np.float32)
-            if self.length:
-                data[past][:, :, : self.length] = self.past[past]
-        mask = np.zeros((1, slots + size), np.int32)
-        mask[:, : self.length] = mask[:, slots : slots + count] = 1
-        data[mask_name] = mask
-        outputs = self._call(name, data)
-        for feature_name in list(data):
-            present = outputs.get(feature_name.replace("past_", "present_"))
-            if present is None:
-                continue
-            new = present[:, :, slots:] if growing else present
-            before = [self.past[feature_name]] if self.length else []
-            self.past[feature_name] = np.concatenate([*before, new[:, :, :count]], axis=2)
-        return outputs
-
-    def _whole(self, new: int) -> np.ndarray:
-        length, batch = self.lengths[self.plan.decoder], self.plan.batch_size
-        count = len(self.tokens)
-        size = _room(length, count)
-        if self.plan.logits == "last" and count < size:
-            hint = "Build with logits all, a ranged sequence_length or a cache."
-            raise Error(f"the package scores the last of {size} tokens only, and the sequence has {count}", hint)
-        ids = np.zeros((batch, size), np.int32)
-        ids[0, :count] = self.tokens
-        data = {self._ids: ids}
-        if self.plan.attention_mask and not self.plan.apart:
-            data[self.names.attention_mask] = np.ones((batch, size), np.int32)
-            data[self.names.attention_mask][0, count:] = 0
-        scores: np.ndarray = self._call(self.plan.decoder, data)[self.output][0]
-        if self.plan.logits == "last":
-            return np.concatenate([np.full((new - 1, scores.shape[-1]), np.nan, np.float32), scores])
-        return scores[count - new : count]
 
 
 def _plan(model: Model) -> Plan:
@@ -250,11 +213,11 @@ def _plan(model: Model) -> Plan:
     return plan
 
 
-def _room(length: Any, count: int) -> int:
+def shortest_call(length: Length, count: int) -> int:
     """The shortest call that has room for so many tokens."""
     if isinstance(length, list):
-        return int(min(n for n in length if n >= count))
-    return length if isinstance(length, int) else int(max(count, length[0]))
+        return min(n for n in length if n >= count)
+    return length if isinstance(length, int) else max(count, length[0])
 
 
 def opened(package: str | os.PathLike[str] | Model) -> Model:
