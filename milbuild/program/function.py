@@ -31,7 +31,7 @@ Produced = dict[str, tuple[Var, Feature]]
 
 
 class Graph:
-    """One function of the package: its inputs and states, the cache over them, the family, the head, its outputs."""
+    """One function of the package: its inputs and states, the cache over them, the model, the head, its outputs."""
 
     declares: type[Inputs] = Inputs
 
@@ -184,9 +184,9 @@ class Graph:
 
     def _shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
         dimensions = [d if isinstance(d, int) else None for d in var.shape]
-        spelled = ", ".join(
-            ("frames" if self.inputs.kind == "sound" else "tokens") if d is None else str(d) for d in dimensions
-        )
+        # Of audio alone the open length is one of frames.
+        length = "frames" if self.inputs.takes == ("input_values",) else "tokens"
+        spelled = ", ".join(length if d is None else str(d) for d in dimensions)
         return (None if None in dimensions else tuple(d for d in dimensions if d is not None)), f"({spelled})"
 
     def _present(self, model: Any) -> Produced:

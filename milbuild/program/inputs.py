@@ -1,6 +1,7 @@
 """What goes into a function of a package: its inputs and states, their names, shapes and descriptions, and the cache over them.
 
-The names of an interface's consumer stand in options.INTERFACES.
+A consumer's names are in options.INTERFACES. An input is declared and read by its own name, whatever else the model takes:
+no function here asks what kind of model it is.
 """
 
 import functools
@@ -12,8 +13,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
 from milbuild import architectures
-from milbuild.caches import KINDS as CACHES
-from milbuild.caches import Cache, Cross, Geometry, Kind, Layout, cross
+from milbuild.caches import KINDS, Cache, Cross, Geometry, Kind, Layout, cross
 from milbuild.caches.cache import Axis, Declared, Dimension, ends, size_of, slots_mask
 from milbuild.caches.cross import CROSS
 from milbuild.caches.none import NoCache
@@ -24,7 +24,6 @@ from milbuild.program.options import (
     AUDIO,
     IMAGE,
     INTERFACES,
-    KINDS,
     PROMPT,
     Plan,
     hop_length,
@@ -39,7 +38,7 @@ DTYPES = {"float16": "fp16", "float32": "fp32", "int32": "int32"}
 class Inputs:
     """Those of the function `name`, declared as `placeholders` and described as `features` and `states`.
 
-    `takes` are the inputs of the family's method by transformers' names. `source` are the tokens that an encoder reads,
+    `takes` are the arguments of the model's method by transformers' names. `source` are the tokens that an encoder reads,
     `tokens` those of `hidden_states`; `halves` says which of them the function of an encoder-decoder runs.
     """
 
@@ -48,7 +47,6 @@ class Inputs:
         self.names = INTERFACES[plan.interface]
         # iOS 15 takes and gives no float16.
         self.io_dtype = "float32" if plan.target == "iOS15" else plan.precision
-        self.kind = KINDS[architectures.takes(family)[0]]
         self.halves = architectures.halves(family, plan.task, plan.function or name)
         self.takes = architectures.takes(family) if self.halves != ("decoder",) else ("decoder_input_ids",)
         self.tokens = Axis.of(plan.functions()[name])
@@ -64,7 +62,7 @@ class Inputs:
                     self.tokens = Axis.of(plan.context_length)
                     self.takes = (*self.takes, "decoder_input_ids")
         if "input_features" in architectures.takes(family):
-            # What the encoder makes of the sound is what the decoder looks at.
+            # The decoder attends to what the encoder makes of the audio.
             assert isinstance(plan.sequence_length, int)
             self.source = Axis.of(plan.sequence_length // hop_length(checkpoint.processor) // 2)
         self.placeholders: dict[str, Any] = {}
@@ -93,10 +91,11 @@ class Inputs:
         return new
 
     def given(self, inputs: dict[str, Var]) -> dict[str, Any]:
-        """What the family takes, by transformers' names, of the values of the inputs; None for what the build leaves out."""
+        """The arguments of the model's method, by transformers' names, from the values of the inputs; None for those that the
+        build leaves out."""
         given = {name: inputs.get(self._named(name)) for name in self.takes}
         if "pixel_values" in given:
-            given["pixel_values"] = self._picture(inputs)
+            given["pixel_values"] = self._pixel_values(inputs)
         if "input_values" in given:
             given["input_values"] = self._arithmetic(inputs["input_values"])
         if "input_features" in given:
@@ -104,7 +103,7 @@ class Inputs:
         return given
 
     def as_batch(self, var: Var) -> Var:
-        """The texts of a question as those of a batch: (B, C, T) -> (B * C, T)."""
+        """The choices of each question as rows of a batch: (B, C, T) -> (B * C, T)."""
         batch, count, tokens = var.shape
         tokens = tokens if isinstance(tokens, int) else -1
         return mb.reshape(x=var, shape=[batch * count, tokens], name=f"{var.name}_texts")
@@ -133,7 +132,7 @@ class Inputs:
         default = default if along is None or isinstance(along[1].length, int) else None
         self.features.append(Feature(name, dtype, tuple(described), text, listed, default, image))
 
-    # One function for each name that a family can take: what the input is called, holds and looks like.
+    # One function for each argument that a model's method can have: the input's name, contents, shape and description.
 
     def _declare_input_ids(self) -> None:
         text = f"Token ids, {spell_length(self.source.length)} a call, below {self.config.vocab_size}."
@@ -166,11 +165,11 @@ class Inputs:
         self._declare_tokens(self._named(name), text, axis, default=default)
 
     def _declare_attention_mask(self) -> None:
-        """Where it is for whole texts or sounds; with a cache of the text itself it is for the slots (`_declare_past`)."""
+        """For whole texts or audio; with a cache of the text itself the mask is for its slots (caches/io.py)."""
         if not self.plan.attention_mask:
             return
         text = "1 for a token, 0 for padding, which no token attends to."
-        if self.kind == "sound":
+        if "input_values" in self.takes:
             text = "1 for a sample, 0 for padding behind the sound, which no frame attends to."
         if self.halves == ("decoder",):
             text = "The attention_mask of `encode`: 1 for a token of the text that was read, 0 for padding."
@@ -193,7 +192,7 @@ class Inputs:
 
     def _declare_bool_masked_pos(self) -> None:
         config, plan = self.config, self.plan
-        # transformers takes no mask where the reconstruction has another size than the picture.
+        # transformers takes no mask where the reconstruction has another size than the image.
         if plan.task != "masked-im" or config.patch_size != config.encoder_stride:
             return
         assert plan.image_size is not None
@@ -220,14 +219,14 @@ class Inputs:
             self._declare("input_features", self.io_dtype, shape, shape, text)
 
     def _spectrogram(self, inputs: dict[str, Var]) -> Var:
-        """input_features, which are made in the graph where sound comes in."""
+        """input_features, which are computed in the graph where the input is audio."""
         if AUDIO not in inputs:
             return self._arithmetic(inputs["input_features"])
         w = Cursor(self.checkpoint, np.dtype(self.plan.precision), "") / "input_features"
         return log_mel(inputs[AUDIO], self.checkpoint.processor, w)
 
-    def _picture(self, inputs: dict[str, Var]) -> Var:
-        """pixel_values, of which the processor's part is done in the graph where an image comes in."""
+    def _pixel_values(self, inputs: dict[str, Var]) -> Var:
+        """pixel_values, computed in the graph as the processor does where the input is an image."""
         if IMAGE not in inputs:
             return self._arithmetic(inputs["pixel_values"])
         scale, shift = image_scaling(self.checkpoint.processor, self.config)
@@ -244,7 +243,7 @@ class Inputs:
             return var
         return mb.cast(x=var, dtype="fp16", name=f"{var.name}_float16")
 
-    # What came before: keys and values of earlier tokens, and those of the encoder
+    # Keys and values of earlier tokens, and those of the encoder
 
     def _declare_caches(self) -> None:
         declared = self._declared_cross()
@@ -275,7 +274,7 @@ class Inputs:
 
     @property
     def kind_of_cache(self) -> Kind:
-        return CACHES[self.plan.kind]
+        return KINDS[self.plan.kind]
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -316,10 +315,11 @@ class Inputs:
         return cross.load({name: self._arithmetic(inputs[name]) for name in CROSS}, self.geometry.layers, mask)
 
     def _count(self, axis: Axis, given: dict[str, Any], name: str) -> Any:
-        """The number of tokens of a call, or the value of it. A model class counts the frames of audio itself."""
-        if self.kind == "sound" and name == "input_ids":
+        """How many tokens the input `name` has in a call, or the value of it; none where it is no input: models count the
+        frames of audio and the patches of an image themselves."""
+        if name not in given:
             return 0
-        if self.kind == "pictures" or isinstance(axis.length, int):
+        if isinstance(axis.length, int):
             return axis.size
         title = "answer_length" if name == "decoder_input_ids" else "sequence_length"
         return size_of(given[name], 1, title)
@@ -330,7 +330,7 @@ def image_scaling(processor: Mapping[str, Any], config: Any) -> tuple[np.ndarray
     one sum. Raises `Error` where it does not say."""
     if not processor:
         hint = "Add the checkpoint's preprocessor_config.json, or build with plain tensors (postprocess=False, --raw)."
-        raise Error("the checkpoint has no image processor that says how pictures are scaled", hint)
+        raise Error("the checkpoint has no image processor that says how images are scaled", hint)
     # Checkpoint.processor has the class's own values for what the file leaves out; the fallbacks are for classes that
     # are not known there, whose files say how they normalize.
     scale = np.full(
@@ -345,7 +345,7 @@ def image_scaling(processor: Mapping[str, Any], config: Any) -> tuple[np.ndarray
         except (KeyError, ValueError, TypeError) as error:
             hint = "It needs image_mean and image_std, a number for each channel."
             raise Error(
-                f"the checkpoint's image processor does not say how it normalizes pictures ({error})", hint
+                f"the checkpoint's image processor does not say how it normalizes images ({error})", hint
             ) from None
         scale, shift = scale / std, -mean / std
     return scale, shift
