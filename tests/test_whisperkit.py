@@ -325,9 +325,9 @@ def test_what_generates_refuses_them() -> None:
     """WhisperKit does that; neither half fits another interface's."""
     plain = milbuild.build(checkpoint("whisper", TASK), function="decode", sequence_length=WINDOW, postprocess=False)
     for function in INTERFACES["whisperkit"].packages:
-        with pytest.raises(milbuild.Error, match="is for whisperkit, which plays it itself"):
+        with pytest.raises(milbuild.Error, match="is for whisperkit, which runs it itself"):
             Session(build(function))
-        with pytest.raises(milbuild.Error, match="is for whisperkit, which plays it itself"):
+        with pytest.raises(milbuild.Error, match="is for whisperkit, which runs it itself"):
             Session(plain, build(function))
 
 

@@ -51,7 +51,7 @@ class Ring:
         return state.write_layer(row, name, mb.select(cond=second, a=fresh, b=kept, name=f"{name}_merged"), wide)
 
     def _places(self) -> tuple[Var, Var]:
-        """For one token its slot and the one behind it; for more, which token of the call each slot would take, (slots,),
+        """For one token its slot and the one after it; for more, which token of the call each slot would take, (slots,),
         and whether it takes one, (slots, 1)."""
         if self._place is None:
             slots = np.int32(self.slots)

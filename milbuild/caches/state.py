@@ -39,7 +39,7 @@ def declare_states(layout: Layout, pairs: Mapping[int | None, tuple[int, int]]) 
 
 
 def pairs(layout: Layout) -> dict[int | None, tuple[int, int]]:
-    """Window -> (layers, slots) of each pair of states; None stands for layers that keep everything."""
+    """Window -> (layers, slots) of each pair of states; None is for layers that keep everything."""
     context = layout.context
     assert isinstance(context, int)
     found: dict[int | None, tuple[int, int]] = {}

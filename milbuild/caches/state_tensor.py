@@ -86,7 +86,7 @@ def read_whole(state: Var, precision: str) -> Var:
 
 
 def empty(state: Var) -> None:
-    """Zeros in a state, whatever stands there: a comparison that is never true, so that not even NaN remains."""
+    """Zeros in a state, whatever is there: a comparison that is never true, so that not even NaN remains."""
     before = mb.read_state(input=state, name=f"{state.name}_before")
     never = mb.less(x=before, y=before, name=f"{state.name}_never")
     zeros = mb.cast(x=never, dtype="fp16", name=f"{state.name}_zeros")

@@ -17,17 +17,18 @@ from milbuild.tasks import GENERATION
 
 
 class Session:
-    """One sequence played through a package, whatever its cache is: feed it tokens, it gives scores (or hidden states).
+    """One sequence run through a package, whatever its cache is: feed it tokens, it returns scores (or hidden states).
 
-    With an encoder `read` comes first; one that is a package of its own is given as `encoder`. `context` is how many tokens
-    fit, `length` how many are in. `calls` counts those of each function.
+    With an encoder `read` comes first; an encoder in a package of its own is given as `encoder`. `context` is the number of
+    tokens that fit, `length` of those fed so far; `calls` counts the calls of each function. What is kept between calls is the
+    business of the cache's kind (caches.KINDS).
     """
 
     def __init__(self, model: Model, encoder: Model | None = None) -> None:
         self.plan = _plan(model)
         outputs = {"feature-extraction": "last_hidden_state"} | dict.fromkeys(GENERATION, "logits")
         if self.plan.task not in outputs:
-            raise Error(f"the package is for {self.plan.task}; it takes a whole text in one call")
+            raise Error(f"the package is for {self.plan.task}; it takes the whole input in one call")
         self.output = outputs[self.plan.task]
         if self.plan.outputs.get(self.output, ()) is None:
             raise Error(f"the package was built without the output {self.output}")
@@ -43,13 +44,13 @@ class Session:
         self.context = longest(length)
 
     def _add_encoder(self, encoder: Model | None) -> Plan:
-        """The plan that the function `encode` was built by."""
+        """The plan of the function `encode`, of a package of its own if one is given."""
         alone = self.plan.apart and self.plan.function is not None
         if encoder is None:
             if self.plan.function == "encode":
                 raise Error(
                     "the package has the function encode only",
-                    "Give the package of decode, and this one as its encoder.",
+                    "Give the package of decode, with this one as its encoder (--encoder).",
                 )
             if alone:
                 raise Error(
@@ -58,7 +59,8 @@ class Session:
             return self.plan
         if not alone or self.plan.function != "decode":
             raise Error(
-                "the package takes no other one as its encoder", "An encoder belongs to a package of decode alone."
+                "the package takes no separate encoder",
+                "An encoder belongs to a package with the function decode only.",
             )
         plan = _plan(encoder)
         if (plan.function, plan.task) != ("encode", self.plan.task):
@@ -87,8 +89,8 @@ class Session:
         self.cross: dict[str, np.ndarray] = {}
 
     def read(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Lets the encoder read what is behind its inputs, by transformers' names without padding; what came before is
-        forgotten. Token ids and their mask are padded to the package's length. Returns its outputs."""
+        """Runs the encoder and returns its outputs; the sequence so far is forgotten. `inputs` have transformers' names and no
+        padding: token ids (B, T) and their mask are padded to the package's length."""
         self.reset()
         data = {name: np.repeat(value, self.plan.batch_size // len(value), axis=0) for name, value in inputs.items()}
         ids = data.get("input_ids")
@@ -99,20 +101,22 @@ class Session:
             if count > longest(length):
                 hint = "Shorten it, or build with a longer sequence_length."
                 raise Error(f"the text has {count} tokens, and the encoder takes {longest(length)}", hint)
-            room = shortest_call(length, count) - count
-            if room and not self.plan.attention_mask:
-                raise Error(f"the package takes {count + room} tokens and marks no padding, and the text has {count}")
+            size = shortest_call(length, count)
+            if count < size and not self.plan.attention_mask:
+                raise Error(
+                    f"the package takes {size} tokens, without attention_mask for padding, and the text has {count}"
+                )
             mask = data.get("attention_mask", np.ones_like(ids))
-            data["input_ids"] = np.pad(ids, ((0, 0), (0, room)))
+            data["input_ids"] = padded(ids, size)
             if self.plan.attention_mask:
-                data["attention_mask"] = np.pad(mask, ((0, 0), (0, room))).astype(np.int32)
+                data["attention_mask"] = padded(mask, size).astype(np.int32)
                 self.cross["encoder_attention_mask"] = data["attention_mask"]
         outputs = self._call("encode", data)
         self.cross |= {name: outputs[name] for name in CROSS if name in outputs}
         return outputs
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
-        """The scores (n, vocabulary) behind each of n ids; rows that the package does not compute are NaN, never the last.
+        """The scores (n, vocabulary) after each of n ids; rows that the package does not compute are NaN, never the last one.
 
         Raises `Error` when the sequence would leave the context.
         """
@@ -129,7 +133,7 @@ class Session:
         return np.concatenate(rows)
 
     def _next(self, rest: int) -> tuple[str, int, int]:
-        """(function, the tokens it is called with, how many of them are real) for the next call."""
+        """(function, tokens of the call, how many of them are not padding) for the next call."""
         decoder = self.plan.decoder
         main, prefill = self.lengths[decoder], self.plan.prefill_length
         last_only = self.plan.logits == "last"
@@ -166,10 +170,10 @@ class Session:
     def _feed(self, name: str, size: int, ids: list[int]) -> np.ndarray:
         """The scores of these ids, of one call with `size` tokens."""
         earlier = list(self.tokens) if self.host.whole else []
-        padded = np.zeros((self.plan.batch_size, size), np.int32)
-        padded[0, : len(earlier) + len(ids)] = [*earlier, *ids]
+        tokens = np.zeros((self.plan.batch_size, size), np.int32)
+        tokens[0] = padded(np.array([*earlier, *ids], np.int32), size)
         shapes, length, count = self.shapes[name], self.length, len(ids)
-        outputs = self._call(name, {self._ids: padded} | self.host.inputs(shapes, length, size, count))
+        outputs = self._call(name, {self._ids: tokens} | self.host.inputs(shapes, length, size, count))
         self.host.keep(shapes, outputs, length, size, count)
         self.tokens += ids
         self.length += count
@@ -185,7 +189,7 @@ class Session:
         state = None if plan.function == "encode" else self.state
         if name != "encode":
             if self.plan.apart and not self.cross and not self.calls["encode"]:
-                raise Error("the encoder has read nothing yet", "Call read first.")
+                raise Error("the encoder has not run yet", "Call read first.")
             data = data | self.cross
         return plan.from_package(self.models[name].predict(plan.to_package(data), state))
 
@@ -204,12 +208,12 @@ class Session:
 
 
 def _plan(model: Model) -> Plan:
-    """What a package was built by. Raises `Error` for one whose consumer alone plays it."""
+    """What a package was built by. Raises `Error` for one that only its consumer can run."""
     check_program(os.path.basename(model.package_path), model.get_spec())
     plan = Plan.of(os.path.basename(model.package_path), model.user_defined_metadata)
     if INTERFACES[plan.interface].packages:
         hint = "Build with the interface milbuild to try a checkpoint; validate compares these packages."
-        raise Error(f"the package is for {plan.interface}, which plays it itself", hint)
+        raise Error(f"the package is for {plan.interface}, which runs it itself", hint)
     return plan
 
 
@@ -218,6 +222,11 @@ def shortest_call(length: Length, count: int) -> int:
     if isinstance(length, list):
         return min(n for n in length if n >= count)
     return length if isinstance(length, int) else max(count, length[0])
+
+
+def padded(x: np.ndarray, size: int) -> np.ndarray:
+    """(..., n) -> (..., size), with zeros at the end."""
+    return np.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, size - x.shape[-1])])
 
 
 def opened(package: str | os.PathLike[str] | Model) -> Model:

@@ -108,7 +108,7 @@ class Graph:
         return sentences.normalized(x, w / "unit") if plan.normalize else x
 
     def _decoded(self, inputs: dict[str, Var], given: dict[str, Any]) -> tuple[Any, Var]:
-        """The decoder and its hidden states, behind the encoder in the same function or in one of its own."""
+        """The decoder and its hidden states, after the encoder in the same function or in one of its own."""
         declared = self.inputs
         if declared.halves == ("decoder",):
             seen = self._cross(inputs, given)
@@ -129,7 +129,7 @@ class Graph:
         return model, model.hidden_states(given["decoder_input_ids"], seen)
 
     def _cross(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cross:
-        """What the encoder read, of a decoder in a function of its own."""
+        """Keys and values of the encoder's states, of a decoder in a function of its own."""
         return self.inputs.cross(inputs)
 
     # Outputs

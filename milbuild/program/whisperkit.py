@@ -1,8 +1,8 @@
 """What WhisperKit's three packages take and give: MelSpectrogram, AudioEncoder, TextDecoder.
 
-A sequence stands in the last of four axes, (1, features, 1, places), and the decoder takes one token a call; its names stand in
-options.INTERFACES. Reference: argmaxinc/WhisperKit, Sources/WhisperKit/Core/TextDecoder.swift (what it feeds and keeps, and
-the sizes that it reads off the descriptions), and argmaxinc/whisperkittools, whisperkit/text_decoder.py (what is computed).
+A sequence is in the last of four axes, (1, features, 1, places), and the decoder takes one token a call (caches/slots.py). The
+names are in options.INTERFACES. Reference: argmaxinc/WhisperKit, Sources/WhisperKit/Core/TextDecoder.swift (what it feeds and
+keeps, and the sizes that it reads off the descriptions), and argmaxinc/whisperkittools, whisperkit/text_decoder.py (what is computed).
 
 Shapes: M mel bands, N frames of the spectrogram, S = N / 2 states of the encoder, D d_model, L layers of the decoder, C slots of
 its cache, H heads, E = D / H.
@@ -70,8 +70,8 @@ class WhisperKitInputs(Inputs):
             w = Cursor(self.checkpoint, np.dtype(self.plan.precision), "") / "input_features"
             x = inputs[AUDIO]
             x = x if x.dtype == types.fp32 else mb.cast(x=x, dtype="fp32", name=f"{AUDIO}_float32")
-            sound = mb.expand_dims(x=x, axes=[0], name=f"{AUDIO}_rows")
-            return {"input_features": log_mel(sound, self.checkpoint.processor, w)}
+            audio = mb.expand_dims(x=x, axes=[0], name=f"{AUDIO}_rows")
+            return {"input_features": log_mel(audio, self.checkpoint.processor, w)}
         return {"input_features": mb.squeeze(x=inputs[self.names.input_features], axes=[2], name="input_features")}
 
     def encoder_states(self, inputs: dict[str, Var]) -> Var:
@@ -103,8 +103,8 @@ def spread(x: Var, name: str, transposed: bool) -> Var:
 
 
 def alignment_heads(checkpoint: Checkpoint, config: Any) -> list[tuple[int, int]]:
-    """(layer, head) of those whose attention to the sound tells when a word is said, by generation_config.json; none where it
-    names none. Raises `Error` for heads that the decoder does not have."""
+    """(layer, head) of the heads whose attention to the audio says when a word is spoken, by generation_config.json; none where
+    it names none. Raises `Error` for heads that the decoder does not have."""
     named = checkpoint.generation.get("alignment_heads") or []
     layers, heads, *_ = Geometry.of(config)
     for pair in named if isinstance(named, list) else [named]:
@@ -118,7 +118,7 @@ def alignment_heads(checkpoint: Checkpoint, config: Any) -> list[tuple[int, int]
 
 
 def looks(chosen: list[tuple[int, int]], pairs: list[tuple[Var, Var]]) -> Var:
-    """Shares (1, S) of the sound that these heads look at, on average, from each layer's queries (1, H, 1, E) and keys
+    """Attention weights (1, S) of these heads over the audio, on average, from each layer's queries (1, H, 1, E) and keys
     (1, H, S, E) of cross-attention.
 
     Computed beside the attention itself, whose operation in iOS 18 keeps its shares to itself.
