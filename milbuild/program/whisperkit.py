@@ -2,7 +2,8 @@
 
 A sequence is in the last of four axes, (1, features, 1, places), and the decoder takes one token a call (caches/slots.py). The
 names are in options.INTERFACES. Reference: argmaxinc/WhisperKit, Sources/WhisperKit/Core/TextDecoder.swift (what it feeds and
-keeps, and the sizes that it reads off the descriptions), and argmaxinc/whisperkittools, whisperkit/text_decoder.py (what is computed).
+keeps, and the sizes that it reads off the descriptions), and argmaxinc/whisperkittools, whisperkit/text_decoder.py (what is
+computed).
 
 Shapes: M mel bands, N frames of the spectrogram, S = N / 2 states of the encoder, D d_model, L layers of the decoder, C slots of
 its cache, H heads, E = D / H.
