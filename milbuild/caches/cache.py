@@ -33,7 +33,7 @@ class Cache(Protocol):
     longest: int
 
     def key_positions(self, window: int | None = None) -> Positions:
-        """(S,) or (B, S): where the keys stand that a layer with this window (None: without one) gets of `update`."""
+        """(S,) or (B, S): the positions of the keys that `update` gives a layer with this window (None: without one)."""
         ...
 
     def update(self, layer: int, k: Var, v: Var) -> tuple[Var, Var]:
