@@ -5,10 +5,9 @@ no function here asks what kind of model it is.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
@@ -18,8 +17,8 @@ from milbuild.caches.cache import Axis, Declared, Dimension, ends, size_of, slot
 from milbuild.caches.cross import CROSS
 from milbuild.caches.none import NoCache
 from milbuild.errors import Error
-from milbuild.layers.spectrogram import log_mel
 from milbuild.lowering.writer import Feature
+from milbuild.program import processing
 from milbuild.program.options import (
     AUDIO,
     IMAGE,
@@ -30,7 +29,7 @@ from milbuild.program.options import (
     sampling_rate,
     spell_length,
 )
-from milbuild.weights import Checkpoint, Cursor
+from milbuild.weights import Checkpoint
 
 DTYPES = {"float16": "fp16", "float32": "fp32", "int32": "int32"}
 
@@ -94,12 +93,14 @@ class Inputs:
         """The arguments of the model's method, by transformers' names, from the values of the inputs; None for those that the
         build leaves out."""
         given = {name: inputs.get(self._named(name)) for name in self.takes}
-        if "pixel_values" in given:
-            given["pixel_values"] = self._pixel_values(inputs)
-        if "input_values" in given:
-            given["input_values"] = self._arithmetic(inputs["input_values"])
-        if "input_features" in given:
-            given["input_features"] = self._spectrogram(inputs)
+        for name in ("pixel_values", "input_values", "input_features"):
+            if name in given and name in inputs:
+                given[name] = self._arithmetic(inputs[name])
+        processor, precision = self.checkpoint.processor, self.plan.precision
+        if IMAGE in inputs:
+            given["pixel_values"] = processing.pixel_values(inputs[IMAGE], processor, self.config, precision)
+        if AUDIO in inputs:
+            given["input_features"] = processing.input_features(inputs[AUDIO], self.checkpoint, precision)
         return given
 
     def as_batch(self, var: Var) -> Var:
@@ -218,25 +219,6 @@ class Inputs:
             text = "The log-mel spectrogram of a sound, as the checkpoint's feature extractor makes it."
             self._declare("input_features", self.io_dtype, shape, shape, text)
 
-    def _spectrogram(self, inputs: dict[str, Var]) -> Var:
-        """input_features, which are computed in the graph where the input is audio."""
-        if AUDIO not in inputs:
-            return self._arithmetic(inputs["input_features"])
-        w = Cursor(self.checkpoint, np.dtype(self.plan.precision), "") / "input_features"
-        return log_mel(inputs[AUDIO], self.checkpoint.processor, w)
-
-    def _pixel_values(self, inputs: dict[str, Var]) -> Var:
-        """pixel_values, computed in the graph as the processor does where the input is an image."""
-        if IMAGE not in inputs:
-            return self._arithmetic(inputs["pixel_values"])
-        scale, shift = image_scaling(self.checkpoint.processor, self.config)
-        # In float32, which an image is: in float16 a rounded scale would be wrong by the same share everywhere.
-        scale, shift = (values.astype(np.float32).reshape(1, -1, 1, 1) for values in (scale, shift))
-        x = mb.mul(x=inputs[IMAGE], y=scale, name=f"{IMAGE}_scaled")
-        if self.plan.precision == "float32":
-            return mb.add(x=x, y=shift, name="pixel_values")
-        return mb.cast(x=mb.add(x=x, y=shift, name=f"{IMAGE}_shifted"), dtype="fp16", name="pixel_values")
-
     def _arithmetic(self, var: Var) -> Var:
         """An input in the type that the graph computes in."""
         if self.io_dtype == self.plan.precision:
@@ -323,29 +305,3 @@ class Inputs:
             return axis.size
         title = "answer_length" if name == "decoder_input_ids" else "sequence_length"
         return size_of(given[name], 1, title)
-
-
-def image_scaling(processor: Mapping[str, Any], config: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(scale, shift) of each channel: what a checkpoint's image processor does to pixels from 0 to 255, as one product and
-    one sum. Raises `Error` where it does not say."""
-    if not processor:
-        hint = "Add the checkpoint's preprocessor_config.json, or build with plain tensors (postprocess=False, --raw)."
-        raise Error("the checkpoint has no image processor that says how images are scaled", hint)
-    # Checkpoint.processor has the class's own values for what the file leaves out; the fallbacks are for classes that
-    # are not known there, whose files say how they normalize.
-    scale = np.full(
-        config.num_channels, processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
-    )
-    shift = np.zeros(config.num_channels)
-    if processor.get("do_normalize"):
-        try:
-            mean, std = (
-                np.broadcast_to(np.float64(processor[f"image_{what}"]), scale.shape) for what in ("mean", "std")
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            hint = "It needs image_mean and image_std, a number for each channel."
-            raise Error(
-                f"the checkpoint's image processor does not say how it normalizes images ({error})", hint
-            ) from None
-        scale, shift = scale / std, -mean / std
-    return scale, shift

@@ -13,7 +13,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
@@ -21,11 +20,11 @@ from milbuild.caches import Cross, Geometry
 from milbuild.caches.cache import Declared
 from milbuild.errors import Error
 from milbuild.layers.linear import like
-from milbuild.layers.spectrogram import log_mel
+from milbuild.program import processing
 from milbuild.program.function import Graph, Produced
 from milbuild.program.inputs import Inputs
 from milbuild.program.options import AUDIO, hop_length, sampling_rate
-from milbuild.weights import Checkpoint, Cursor
+from milbuild.weights import Checkpoint
 
 LOOKS = "alignment_heads_weights"
 
@@ -68,11 +67,10 @@ class WhisperKitInputs(Inputs):
             ids = inputs[self.names.decoder_input_ids]
             return {"decoder_input_ids": mb.expand_dims(x=ids, axes=[0], name="decoder_input_ids")}
         if self.plan.function == "mel":
-            w = Cursor(self.checkpoint, np.dtype(self.plan.precision), "") / "input_features"
             x = inputs[AUDIO]
             x = x if x.dtype == types.fp32 else mb.cast(x=x, dtype="fp32", name=f"{AUDIO}_float32")
             audio = mb.expand_dims(x=x, axes=[0], name=f"{AUDIO}_rows")
-            return {"input_features": log_mel(audio, self.checkpoint.processor, w)}
+            return {"input_features": processing.input_features(audio, self.checkpoint, self.plan.precision)}
         return {"input_features": mb.squeeze(x=inputs[self.names.input_features], axes=[2], name="input_features")}
 
     def encoder_states(self, inputs: dict[str, Var]) -> Var:
