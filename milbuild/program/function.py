@@ -47,7 +47,7 @@ class Graph:
         with Function(placeholders, opset_version=ct.target[self.plan.target]) as function:
             inputs = {name: function.inputs[new.get(name, name)] for name in declared.placeholders}
             given = declared.given(inputs)
-            if declared.halves == ("encoder",) and self.plan.apart:
+            if declared.parts == ("encoder",) and self.plan.apart:
                 self.produced = self._read(inputs, given)
             else:
                 self.produced = self._answered(inputs, given)
@@ -75,10 +75,10 @@ class Graph:
             named = {name: declared.as_batch(var) for name, var in inputs.items()}
             given = declared.given(named)
         head = self.family.heads[plan.task]
-        if declared.halves == ("encoder",):
+        if declared.parts == ("encoder",):
             model = self.family(self.config, self.weights, declared.encoder_cache(named, given))
             hidden = model.encode(**given)
-        elif declared.halves:
+        elif declared.parts:
             model, hidden = self._decoded(named, given)
         else:
             model = self.family(self.config, self.weights, declared.cache(named, given))
@@ -110,7 +110,7 @@ class Graph:
     def _decoded(self, inputs: dict[str, Var], given: dict[str, Any]) -> tuple[Any, Var]:
         """The decoder and its hidden states, after the encoder in the same function or in one of its own."""
         declared = self.inputs
-        if declared.halves == ("decoder",):
+        if declared.parts == ("decoder",):
             seen = self._cross(inputs, given)
         else:
             reader = self.family(self.config, self.weights, declared.encoder_cache(inputs, given))

@@ -38,7 +38,7 @@ class Inputs:
     """Those of the function `name`, declared as `placeholders` and described as `features` and `states`.
 
     `takes` are the arguments of the model's method by transformers' names. `source` are the tokens that an encoder reads,
-    `tokens` those of `hidden_states`; `halves` says which of them the function of an encoder-decoder runs.
+    `tokens` those of `hidden_states`; `parts` says which of encoder and decoder the function runs.
     """
 
     def __init__(self, plan: Plan, config: Any, family: type[Any], checkpoint: Checkpoint, name: str) -> None:
@@ -46,14 +46,14 @@ class Inputs:
         self.names = INTERFACES[plan.interface]
         # iOS 15 takes and gives no float16.
         self.io_dtype = "float32" if plan.target == "iOS15" else plan.precision
-        self.halves = architectures.halves(family, plan.task, plan.function or name)
-        self.takes = architectures.takes(family) if self.halves != ("decoder",) else ("decoder_input_ids",)
+        self.parts = architectures.parts(family, plan.task, plan.function or name)
+        self.takes = architectures.takes(family) if self.parts != ("decoder",) else ("decoder_input_ids",)
         self.tokens = Axis.of(plan.functions()[name])
         self.source = self.tokens
-        if self.halves:
+        if self.parts:
             assert plan.sequence_length is not None
-            self.source = self.tokens if self.halves == ("encoder",) else Axis.of(plan.sequence_length)
-            if self.halves == ("encoder", "decoder"):
+            self.source = self.tokens if self.parts == ("encoder",) else Axis.of(plan.sequence_length)
+            if self.parts == ("encoder", "decoder"):
                 # Without a length of its own the decoder reads the text that the encoder reads.
                 if plan.context_length is None:
                     self.tokens = self.source
@@ -172,7 +172,7 @@ class Inputs:
         text = "1 for a token, 0 for padding, which no token attends to."
         if "input_values" in self.takes:
             text = "1 for a sample, 0 for padding behind the sound, which no frame attends to."
-        if self.halves == ("decoder",):
+        if self.parts == ("decoder",):
             text = "The attention_mask of `encode`: 1 for a token of the text that was read, 0 for padding."
             self._declare_beside("encoder_attention_mask", text, self.source, default=1)
         else:
@@ -229,7 +229,7 @@ class Inputs:
 
     def _declare_caches(self) -> None:
         declared = self._declared_cross()
-        if self.halves != ("encoder",) or self.plan.cross_in_state:
+        if self.parts != ("encoder",) or self.plan.cross_in_state:
             self.kept = self.kind_of_cache.declare(self.layout)
             declared = [*self.kept, *declared] if self.plan.cross_in_state else [*declared, *self.kept]
         for each in declared:
@@ -245,7 +245,7 @@ class Inputs:
         plan = self.plan
         if plan.cross_in_state:
             return cross.declare(self.geometry, self.source, self.io_dtype, in_state=True)
-        if self.halves == ("decoder",):
+        if self.parts == ("decoder",):
             return cross.declare(self.geometry, self.source, self.io_dtype, plan.batch_size)
         return []
 
@@ -265,17 +265,17 @@ class Inputs:
         return Layout(
             Geometry() if plan.cache == "none" else self.geometry,
             self.names,
-            slots_mask(self.names, bool(self.halves)),
+            slots_mask(self.names, bool(self.parts)),
             self.io_dtype,
             self.tokens,
             [ends(length)[1] for length in plan.functions().values()],
             plan.context_length,
-            self.halves != ("encoder",),
+            self.parts != ("encoder",),
         )
 
     def cache(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cache:
         """Over the tokens that `hidden_states` gets."""
-        tokens = self._count(self.tokens, given, "decoder_input_ids" if self.halves else "input_ids")
+        tokens = self._count(self.tokens, given, "decoder_input_ids" if self.parts else "input_ids")
         kept = {
             each.name: self._arithmetic(inputs[each.name])
             for each in self.kept

@@ -51,7 +51,7 @@ class WhisperKitInputs(Inputs):
         self._declare(self.names.decoder_input_ids, "int32", (1,), (1,), text)
 
     def _declared_cross(self) -> list[Declared]:
-        if self.halves != ("decoder",):
+        if self.parts != ("decoder",):
             return []
         shape = (1, self.config.d_model, 1, self.source.size)
         name, text = self.names.encoder_last_hidden_state, "What AudioEncoder made of the sound."
@@ -63,7 +63,7 @@ class WhisperKitInputs(Inputs):
         self._declare(name, self.io_dtype, (1, features, 1, places), (1, features, 1, places), text)
 
     def given(self, inputs: dict[str, Var]) -> dict[str, Any]:
-        if self.halves == ("decoder",):
+        if self.parts == ("decoder",):
             ids = inputs[self.names.decoder_input_ids]
             return {"decoder_input_ids": mb.expand_dims(x=ids, axes=[0], name="decoder_input_ids")}
         if self.plan.function == "mel":
