@@ -421,7 +421,7 @@ FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     ),
     "keys are kept as values": lambda patch: patch.setattr(slots, "outputs", _swapped(slots.outputs)),
     "another head": lambda patch: patch.setattr(
-        whisperkit, "alignment_heads", lambda checkpoint, config: [(0, 1), (1, 0), (1, 1)]
+        whisperkit, "alignment_heads", lambda checkpoint, geometry: [(0, 1), (1, 0), (1, 1)]
     ),
     "keys of the sound are its values": lambda patch: patch.setattr(
         Whisper, "cross", lambda self, hidden, layer=None, made=Whisper.cross: made(self, hidden, layer)[::-1]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import io, none, ranged, slots, state
-from milbuild.caches.cache import Cache, Declared, Geometry, Host, Layout, Returned, mask, shape, windows
+from milbuild.caches.cache import Cache, Declared, Geometry, Host, Layout, Returned, mask
 from milbuild.caches.cross import Cross
 
 __all__ = [
@@ -29,8 +29,6 @@ __all__ = [
     "Layout",
     "Returned",
     "mask",
-    "shape",
-    "windows",
 ]
 
 

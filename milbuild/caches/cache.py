@@ -11,7 +11,6 @@ import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, get_new_symbol
 
-from milbuild.errors import Error
 from milbuild.layers.attention import NOWHERE, Positions, causal_mask, position_mask
 from milbuild.weights import Cursor
 from milbuild.weights.fields import looks_backwards
@@ -77,9 +76,18 @@ class Geometry(NamedTuple):
     windows: Sequence[int | None] = ()
 
     @classmethod
-    def of(cls, config: Any) -> "Geometry":
-        layers, heads, width = shape(config)
-        return cls(layers, heads, width, windows(config)[:layers])
+    def of(cls, family: "Keeps", config: Any) -> "Geometry":
+        layers = family.num_layers(config)
+        return cls(layers, family.kv_heads(config), family.head_width(config), family.windows(config)[:layers])
+
+
+class Keeps(Protocol):
+    """What a model class says of the keys and values that it keeps (architectures.family)."""
+
+    def num_layers(self, config: Any) -> int: ...
+    def kv_heads(self, config: Any) -> int: ...
+    def head_width(self, config: Any) -> int: ...
+    def windows(self, config: Any) -> list[int | None]: ...
 
 
 class Names(Protocol):
@@ -168,40 +176,6 @@ class Host:
 
     def keep(self, shapes: Shapes, outputs: Arrays, length: int, size: int, count: int) -> None:
         """Stores what later calls need of the outputs of that call."""
-
-
-def shape(config: Any) -> tuple[int, int, int]:
-    """(layers, key/value heads, width of a head) of a configuration, by transformers' own names for them; the decoder's
-    of one that has an encoder as well."""
-    layers = next(
-        getattr(config, name)
-        for name in ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
-        if hasattr(config, name)
-    )
-    if hasattr(config, "decoder_attention_heads"):
-        heads = shared = config.decoder_attention_heads
-    else:
-        heads = config.num_attention_heads
-        shared = getattr(config, "num_key_value_heads", None) or heads
-    return layers, shared, getattr(config, "head_dim", None) or config.hidden_size // heads
-
-
-def windows(config: Any) -> list[int | None]:
-    """How many tokens each layer sees, itself included; None for all: by `layer_types`, else by `sliding_window` alone.
-    Raises `Error` for a layer that sees nothing, or of a kind that no graph is written for."""
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        kinds = ["full_attention" if window is None else "sliding_attention"] * shape(config)[0]
-    if strange := sorted({kind for kind in kinds if kind not in ("full_attention", "sliding_attention")}):
-        known = "full_attention and sliding_attention"
-        raise Error(f"layer_types of config.json has {', '.join(strange)}; the graph is written for {known}")
-    if "sliding_attention" in kinds:
-        if window is None:
-            raise Error("layer_types of config.json has sliding_attention, and sliding_window says no number of tokens")
-        if window < (1 if looks_backwards(config) else 0):
-            raise Error(f"sliding_window is {window} in config.json: a token would not even see itself")
-    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 def mask(config: Any, cache: Cache, w: Cursor, window: int | None = None, groups: int = 1) -> Var | None:

@@ -12,6 +12,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
 from milbuild import architectures
+from milbuild.architectures.family import Family
 from milbuild.caches import KINDS, Cache, Cross, Geometry, Kind, Layout, cross
 from milbuild.caches.cache import Axis, Declared, Dimension, ends, size_of, slots_mask
 from milbuild.caches.cross import CROSS
@@ -30,6 +31,7 @@ from milbuild.program.options import (
     spell_length,
 )
 from milbuild.weights import Checkpoint
+from milbuild.weights.fields import Config
 
 DTYPES = {"float16": "fp16", "float32": "fp32", "int32": "int32"}
 
@@ -41,8 +43,8 @@ class Inputs:
     `tokens` those of `hidden_states`; `parts` says which of encoder and decoder the function runs.
     """
 
-    def __init__(self, plan: Plan, config: Any, family: type[Any], checkpoint: Checkpoint, name: str) -> None:
-        self.plan, self.config, self.checkpoint = plan, config, checkpoint
+    def __init__(self, plan: Plan, config: Config, family: type[Family], checkpoint: Checkpoint, name: str) -> None:
+        self.plan, self.config, self.family, self.checkpoint = plan, config, family, checkpoint
         self.names = INTERFACES[plan.interface]
         # iOS 15 takes and gives no float16.
         self.io_dtype = "float32" if plan.target == "iOS15" else plan.precision
@@ -252,7 +254,7 @@ class Inputs:
     @functools.cached_property
     def geometry(self) -> Geometry:
         """Of the decoder's keys and values."""
-        return Geometry.of(self.config)
+        return Geometry.of(self.family, self.config)
 
     @property
     def kind_of_cache(self) -> Kind:

@@ -101,11 +101,11 @@ def spread(x: Var, name: str, transposed: bool) -> Var:
     return mb.expand_dims(x=x, axes=[2], name=f"{name}_spread")
 
 
-def alignment_heads(checkpoint: Checkpoint, config: Any) -> list[tuple[int, int]]:
+def alignment_heads(checkpoint: Checkpoint, geometry: Geometry) -> list[tuple[int, int]]:
     """(layer, head) of the heads whose attention to the audio says when a word is spoken, by generation_config.json; none where
     it names none. Raises `Error` for heads that the decoder does not have."""
     named = checkpoint.generation.get("alignment_heads") or []
-    layers, heads, *_ = Geometry.of(config)
+    layers, heads, *_ = geometry
     for pair in named if isinstance(named, list) else [named]:
         whole = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
         if not whole or not (0 <= pair[0] < layers and 0 <= pair[1] < heads):
@@ -172,6 +172,6 @@ class WhisperKitGraph(Graph):
 
     def _present(self, model: Any) -> Produced:
         present = super()._present(model)
-        if chosen := alignment_heads(self.checkpoint, self.config):
+        if chosen := alignment_heads(self.checkpoint, self.inputs.geometry):
             present |= self._named({LOOKS: looks(chosen, model.looks)})
         return present

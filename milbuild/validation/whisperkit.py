@@ -48,9 +48,11 @@ class _Call:
         return {name: np.concatenate([row[name] for row in rows], axis=-2) for name in rows[0]}
 
 
-def cases(plan: Plan, truth: Any, material: Material, chosen: list[tuple[int, int]]) -> Iterator[Case]:
+def cases(
+    plan: Plan, truth: Any, material: Material, geometry: Geometry, chosen: list[tuple[int, int]]
+) -> Iterator[Case]:
     """Of the package that was built by `plan`, whose heads that tell a word's time are `chosen`."""
-    names, config = INTERFACES[plan.interface], truth.config
+    names = INTERFACES[plan.interface]
     assert isinstance(plan.context_length, int)
     count = min(plan.context_length, answers.LONGEST)
     heard = plan if plan.function == "mel" else replace(plan, postprocess=False)
@@ -70,7 +72,7 @@ def cases(plan: Plan, truth: Any, material: Material, chosen: list[tuple[int, in
         if chosen:
             shares = reference.cross_attentions(truth, inputs)
             expected[LOOKS] = np.mean([shares[layer][0, head] for layer, head in chosen], axis=0)
-        layers, heads, width, _ = Geometry.of(config)
+        layers, heads, width, _ = geometry
         ids, sizes = tuple(inputs["decoder_input_ids"][0].tolist()), (layers * heads * width, plan.context_length)
         call = _Call(plan, {names.encoder_last_hidden_state: states}, ids, sizes)
         yield _case(f"{name}, answer of {count} one by one", inputs, call, expected)
