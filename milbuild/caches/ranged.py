@@ -1,7 +1,7 @@
 """Keys and values in Core ML states, prefilled and decoded through one function of ranged length, whose position is a mask.
 
-The mask has a place for each slot up to the call's last token, and the first slot stays empty, so that a ranged axis never
-has the length 1 (huggingface/swift-transformers).
+The mask has a slot for each token so far, those of the call too, and one more: the first, which stays empty. It is the
+contract of huggingface/swift-transformers, Sources/Models/LanguageModel.swift.
 """
 
 from collections.abc import Mapping
