@@ -14,6 +14,7 @@ from coremltools.converters.mil.mil import Function
 
 import milbuild
 from milbuild import Output
+from milbuild.architectures.family import Family
 from milbuild.generation.session import Session
 from milbuild.program import outputs as outputs_
 from milbuild.program.inputs import Inputs
@@ -219,7 +220,7 @@ def test_a_model_of_two_kinds_of_input(monkeypatch: pytest.MonkeyPatch) -> None:
     """A text and an image: each is declared by its name, and a call has the tokens of the text, wherever it is in the
     signature."""
 
-    class Both:
+    class Both(Family):
         def hidden_states(self, pixel_values: Any, input_ids: Any) -> None: ...
 
     checkpoint_ = Checkpoint.open(checkpoint("gpt2"))
