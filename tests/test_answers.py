@@ -180,7 +180,7 @@ def test_packages_that_do_not_belong_together() -> None:
     for model, encoder, message in [
         (encode, None, "the function encode only"),
         (decode, None, "the function decode only"),
-        (whole, encode, "takes no other one"),
+        (whole, encode, "takes no separate encoder"),
         (decode, whole, "not built with function encode"),
         (decode, encode, "differ in sequence_length"),
     ]:

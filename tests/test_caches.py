@@ -1,13 +1,19 @@
 """Keys and values between calls: chunks at several offsets against one full forward pass, for every cache and interface."""
 
+import dataclasses
+import types
 from typing import Any
 
 import numpy as np
 import pytest
+from coremltools.converters.mil import Builder as mb
 
 import milbuild
-from milbuild import architectures, runtime
+from milbuild import architectures, caches, runtime
+from milbuild.caches import Declared, Layout, Returned, cache
+from milbuild.caches.io import InputOutputCache
 from milbuild.generation.session import Session
+from milbuild.program.options import INTERFACES
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
 from tests.tiny import GPT2
@@ -339,3 +345,49 @@ def test_every_landmark_at_every_step(model_type: str, name: str) -> None:
                     assert error <= LIMITS[session.plan.cache], (module, at)
                     compared += 1
     assert compared >= 3 * 30
+
+
+def _joined() -> types.SimpleNamespace:
+    """A kind of cache that nobody has: keys and values of all layers in one input, as they are in one output."""
+    names = ("everything_before", "everything_new")
+
+    def declare(layout: Layout) -> list[Declared]:
+        (layers, heads, width, _), slots = layout.geometry, layout.context - layout.tokens.ends[1]
+        shape = (1, 2 * layers * heads, slots, width)
+        mask = Declared(layout.mask, "int32", (1, layout.context), "1 for what is there.")
+        return [mask, Declared(names[0], layout.dtype, shape, "Keys and values of earlier tokens.")]
+
+    def make_cache(layout: Layout, inputs: Any, tokens: Any) -> InputOutputCache:
+        parts = mb.split(x=inputs[names[0]], num_splits=2 * layout.geometry.layers, axis=1)
+        pairs = list(zip(parts[::2], parts[1::2], strict=True))
+        return InputOutputCache(pairs, inputs[layout.mask], tokens, layout.longest, False)
+
+    def outputs(layout: Layout, kept: InputOutputCache) -> list[Returned]:
+        new = mb.concat(values=[each for pair in kept.present for each in pair], axis=1)
+        return [Returned(names[1], new, "Keys and values of the tokens.")]
+
+    class Host(cache.Host):
+        def inputs(self, shapes: Any, length: int, size: int, count: int) -> dict[str, np.ndarray]:
+            batch, features, slots, width = shapes[names[0]]
+            if not length:
+                self.before = np.zeros((batch, features, self.context, width), np.float32)
+            mask = np.zeros((1, self.context), np.int32)
+            mask[:, :length] = mask[:, slots : slots + count] = 1
+            return {names[0]: self.before[:, :, :slots], self.mask: mask}
+
+        def keep(self, shapes: Any, outputs: Any, length: int, size: int, count: int) -> None:
+            self.before[:, :, length : length + count] = outputs[names[1]][:, :, :count]
+
+    return types.SimpleNamespace(declare=declare, make_cache=make_cache, outputs=outputs, Host=Host)
+
+
+def test_a_new_kind_is_a_file_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(caches.KINDS, "joined", _joined())
+    monkeypatch.setitem(INTERFACES, "hf", dataclasses.replace(INTERFACES["hf"], caches={"io": "joined"}))
+    ids = tokens(16, seed=12)
+    expected = hf.forward(reference(checkpoint()), {"input_ids": ids[None]})["logits"][0]
+    session = Session(milbuild.build(checkpoint(), cache="io", precision="float32", prefill_length=4))
+    for parts in PARTS:
+        session.reset()
+        assert difference(_feed(session, ids, parts), expected) <= 1e-5
+    assert session.calls["prefill"]

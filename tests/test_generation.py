@@ -113,3 +113,11 @@ def test_a_package_for_another_task_writes_nothing() -> None:
     model = milbuild.build(checkpoint("gpt2", "token-classification"), task="token-classification", sequence_length=8)
     with pytest.raises(milbuild.Error, match="token-classification"):
         TextStream(model, Letters(), "A")
+
+
+def test_an_output_that_the_next_call_needs() -> None:
+    """A package without it serves for one call."""
+    session = Session(milbuild.build(checkpoint(), cache="io", outputs={"present_key_values_1_key": None}))
+    session.feed([3])
+    with pytest.raises(milbuild.Error, match="without the output present_key_values_1_key, which the next call needs"):
+        session.feed([4])

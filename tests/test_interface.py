@@ -1,19 +1,26 @@
 """What users may change about a package's inputs and outputs, and what its outputs are made to say."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import coremltools as ct
 import numpy as np
 import pytest
+from coremltools.converters.mil.mil import Function
 
 import milbuild
 from milbuild import Output
+from milbuild.architectures.family import Family
 from milbuild.generation.session import Session
 from milbuild.program import outputs as outputs_
+from milbuild.program.inputs import Inputs
+from milbuild.program.options import Plan
 from milbuild.validation import reference as hf
+from milbuild.weights import Checkpoint
 from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
 
 
@@ -207,3 +214,29 @@ def test_scores_without_softmax() -> None:
     scores = model.predict({"input_ids": tokens(1, 11)})["scores"]
     expected = hf.forward(reference(folder, "token-classification"), {"input_ids": tokens(1, 11)})["logits"]
     assert difference(scores, expected) <= 1e-5
+
+
+def test_a_model_of_two_kinds_of_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text and an image: each is declared by its name, and a call has the tokens of the text, wherever it is in the
+    signature."""
+
+    class Both(Family):
+        def hidden_states(self, pixel_values: Any, input_ids: Any) -> None: ...
+
+    checkpoint_ = Checkpoint.open(checkpoint("gpt2"))
+    monkeypatch.setattr(checkpoint_, "processor", {"do_rescale": True, "rescale_factor": 1 / 255})
+    metadata = milbuild.build(checkpoint("gpt2"), sequence_length=(1, 7), attention_mask=True).user_defined_metadata
+    plan = dataclasses.replace(Plan.of("package", metadata), image_size=(6, 4))
+    declared = Inputs(plan, SimpleNamespace(num_channels=3, vocab_size=61), Both, checkpoint_, "main")
+    described = {feature.name: feature.shape for feature in declared.features}
+    assert described == {"image": (1, 3, 6, 4), "input_ids": (1, (1, 7)), "attention_mask": (1, (1, 7))}
+    with Function(declared.placeholders, opset_version=ct.target.iOS18) as function:
+        inputs = dict(function.inputs)
+        given = declared.given(inputs)
+        assert {name: value.name for name, value in given.items()} == {
+            "pixel_values": "pixel_values",
+            "input_ids": "input_ids",
+        }
+        kept = declared.cache(inputs, given)
+    assert kept.attention_mask is inputs["attention_mask"]
+    assert kept.query_positions.shape == inputs["input_ids"].shape[1:]

@@ -188,8 +188,8 @@ def test_caches(model_type: str, name: str, build: str, monkeypatch: pytest.Monk
     """Each call turns its tokens by the sequence's length so far, its own tokens included."""
     folder = checkpoint(model_type, **flags(model_type, name))
     session, calls = Session(milbuild.build(folder, precision="float32", **BUILDS[build])), []
-    before = session._cached
-    monkeypatch.setattr(session, "_cached", lambda *call: (calls.append(len(call[2])), before(*call))[1])
+    before = session._feed
+    monkeypatch.setattr(session, "_feed", lambda *call: (calls.append(len(call[2])), before(*call))[1])
     for parts in PARTS:
         session.reset()
         calls.clear()

@@ -707,7 +707,7 @@ def test_output_that_appears_meanwhile(moment: str, command: CommandLine, whole:
     shutil.copytree(whole / "c", tmp_path / "c")
     first = f"""
 import os, shutil
-from milbuild.package import temporary
+from milbuild.lowering import temporary
 real = {moment}
 def late(made, *rest):
     if str(made).endswith(".partial") and not os.path.lexists("out.mlpackage"):
@@ -1146,7 +1146,7 @@ class Words:
 GENERATED = {
     "prompt longer than the context": ({"prompt": "1 " * 9}, "the prompt has 9 tokens, the context 8"),
     "empty prompt": ({"prompt": ""}, "the prompt has no token"),
-    "max_new_tokens beyond the context": ({"max_new_tokens": 7}, "max_new_tokens is 7; behind 3 tokens"),
+    "max_new_tokens beyond the context": ({"max_new_tokens": 7}, "max_new_tokens is 7; after 3 tokens"),
     "max_new_tokens 0": ({"max_new_tokens": 0}, "max_new_tokens is 0"),
     "max_new_tokens negative": ({"max_new_tokens": -1}, "max_new_tokens is -1"),
     "temperature 0": ({"temperature": 0.0}, "temperature is 0.0"),
@@ -1243,7 +1243,7 @@ def test_generate_away_from_the_checkpoint(spoken: Path, command: CommandLine, t
     for content in (None, other):
         if content is not None:
             (tmp_path / "c" / "tokenizer.json").write_text(content)
-        words = ("was built from c", "c has not its tokenizer but another one or none")
+        words = ("was built from c", "c has another tokenizer or none")
         refused(command, tmp_path, *arguments, words=words, hint="--tokenizer FOLDER")
     shutil.copy(spoken / "c" / "tokenizer.json", tmp_path / "c")
     assert command(*arguments, cwd=tmp_path).code == 0
@@ -1288,7 +1288,7 @@ def test_generate_with_the_checkpoint_s_own_tokenizer_of_few_tokens(
 
 def test_a_package_built_without_a_tokenizer_says_so(whole: Path, command: CommandLine) -> None:
     arguments = ("generate", "p.mlpackage", "--prompt", "w1")
-    words = ("was built from c, beside which there was no tokenizer",)
+    words = ("was built from c, which had no tokenizer",)
     refused(command, whole, *arguments, words=words, hint="--tokenizer FOLDER")
 
 

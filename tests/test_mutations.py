@@ -155,28 +155,31 @@ def _first_token(original: Any) -> Any:
 
 
 FORWARD = {
-    "mask shows the next token": _replace(caches, "causal_mask", _mask_shows_the_next),
-    "mask hides the token itself": _replace(caches, "causal_mask", _mask_hides_itself),
-    "no mask": _replace(caches, "causal_mask", _no_mask),
-    "a window": _replace(caches, "causal_mask", _window),
+    "mask shows the next token": _replace(caches.cache, "causal_mask", _mask_shows_the_next),
+    "mask hides the token itself": _replace(caches.cache, "causal_mask", _mask_hides_itself),
+    "no mask": _replace(caches.cache, "causal_mask", _no_mask),
+    "a window": _replace(caches.cache, "causal_mask", _window),
     "epsilon": _layer(normalization.layer_norm, _other_epsilon),
     "square matrices not transposed": _replace(Tensor, "T", _no_transposition),
     "no biases": _replace(linear, "_linear", _no_bias),
     "exact GELU for tanh": lambda patch: patch.setattr(activation, "ACTIVATIONS", _exact_gelu(activation.ACTIVATIONS)),
     "head tied to another table": _layer(linear.linear_from, _head_of_positions),
-    "positions count from 1": _replace(caches, "count", _positions_from_one),
+    "positions count from 1": _replace(caches.none, "count", _positions_from_one),
     "no residual": _replace(decoder, "add", _no_residual),
 }
 CACHED = {
-    "state: writes one slot late": ("state", _replace(caches._State, "write", _writes_one_slot_late)),
+    "state: writes one slot late": ("state", _replace(caches.state_tensor.StateTensor, "write", _writes_one_slot_late)),
     "state: every layer writes the first's slots": (
         "state",
-        _replace(caches._State, "write", _writes_first_layer_only),
+        _replace(caches.state_tensor.StateTensor, "write", _writes_first_layer_only),
     ),
-    "state: values are keys": ("state", _replace(caches.StateCache, "update", _keys_are_values)),
-    "io: values are keys": ("io", _replace(caches.InputOutputCache, "update", _keys_are_values)),
-    "io: keys and values swapped on the way out": ("io", _replace(caches.InputOutputCache, "update", _present_is_past)),
-    "io: empty slots are seen": ("io", _replace(caches, "hide", _empty_slots_are_seen)),
+    "state: values are keys": ("state", _replace(caches.state.StateCache, "update", _keys_are_values)),
+    "io: values are keys": ("io", _replace(caches.io.InputOutputCache, "update", _keys_are_values)),
+    "io: keys and values swapped on the way out": (
+        "io",
+        _replace(caches.io.InputOutputCache, "update", _present_is_past),
+    ),
+    "io: empty slots are seen": ("io", _replace(caches.io, "hide", _empty_slots_are_seen)),
 }
 
 
@@ -247,7 +250,7 @@ HALVES: dict[str, tuple[str, Patch]] = {
     "t5: cross-attention of other layers": ("t5", _replace(caches.Cross, "of", _layers_in_reverse)),
     "bart: padding of the encoder is seen": ("bart", _layer(attention.padding_mask, _encoder_padding_is_seen)),
     "bart: cross-attention of other layers": ("bart", _replace(caches.Cross, "of", _layers_in_reverse)),
-    "bart: positions from the table's first row": ("bart", _replace(caches, "count", _positions_from_one)),
+    "bart: positions from the table's first row": ("bart", _replace(caches.none, "count", _positions_from_one)),
     "bart: epsilon": ("bart", _layer(normalization.layer_norm, _other_epsilon)),
     "bart: no bias of the scores": (
         "bart",
@@ -291,7 +294,10 @@ def test_a_fault_between_encoder_and_decoder_is_seen(
 
 @pytest.mark.parametrize(
     "break_it",
-    [_replace(caches, "ring", _ring_is_short), _replace(caches.Ring, "positions", _ring_never_turns)],
+    [
+        _replace(caches.state, "slots_needed", _ring_is_short),
+        _replace(caches.ring.Ring, "positions", _ring_never_turns),
+    ],
     ids=["one slot too few", "slots keep their first positions"],
 )
 def test_a_fault_in_a_ring_is_seen(break_it: Patch, monkeypatch: pytest.MonkeyPatch) -> None:

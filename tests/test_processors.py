@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from milbuild.errors import Error
-from milbuild.program.inputs import image_scaling
 from milbuild.program.options import _image_size
+from milbuild.program.processing import image_scaling
 from milbuild.weights import Checkpoint, processors
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -354,14 +354,14 @@ def test_the_same_window_is_not_heard_for_ever() -> None:
         ({}, {"translate": True}, "task_to_id in generation_config.json knows none"),
         (MANY, {"language": "klingon"}, "knows de, en, ru"),
         (MANY, {"language": "french"}, "knows de, en, ru"),
-        (MANY, {"max_new_tokens": 27}, "behind 3 tokens the context of 29 leaves 1 to 26"),
+        (MANY, {"max_new_tokens": 27}, "after 3 tokens the context of 29 leaves 1 to 26"),
         (MANY, {"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"no_timestamps_token_id": None}, {"timestamps": True}, "timestamps is set"),
         (MANY | {"forced_decoder_ids": [[1, None], [3, 46]]}, {}, "leaves out place 2"),
         (MANY, {"audio": np.zeros(5, np.int16)}, "type int16"),
         (MANY, {"audio": np.zeros((5, 2))}, "shape (5, 2)"),
         (MANY, {"audio": np.zeros(0)}, "shape (0,)"),
-        (MANY, {"audio": np.full(5, np.nan)}, "no numbers"),
+        (MANY, {"audio": np.full(5, np.nan)}, "not finite numbers"),
         (MANY, {"audio": "nowhere.wav"}, "there is no sound file nowhere.wav"),
     ],
 )
@@ -388,7 +388,7 @@ def test_packages_and_checkpoints_that_do_not_fit(tmp_path: Path) -> None:
     ):
         Transcript(raw, str(other), noise(1))
     (other / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | {"sampling_rate": 16002}))
-    with pytest.raises(milbuild.Error, match="refuses the sound"):
+    with pytest.raises(milbuild.Error, match="refuses the audio"):
         Transcript(raw, str(other), noise(1))
     (other / "preprocessor_config.json").unlink()
     with pytest.raises(milbuild.Error, match="other has no feature extractor"):

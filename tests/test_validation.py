@@ -92,7 +92,12 @@ FAULTS: dict[str, tuple[str, str, str, Patch]] = {
         "transformer.h.0.attn",
         _replace(Tensor, "T", _no_transposition),
     ),
-    "mask off by one": ("gpt2", "none", "transformer.h.0.attn", _replace(caches, "causal_mask", _mask_shows_the_next)),
+    "mask off by one": (
+        "gpt2",
+        "none",
+        "transformer.h.0.attn",
+        _replace(caches.cache, "causal_mask", _mask_shows_the_next),
+    ),
     "epsilon 1e-6 for 1e-5": (
         "gpt2",
         "none",
@@ -122,16 +127,16 @@ FAULTS: dict[str, tuple[str, str, str, Patch]] = {
         "gpt2",
         "state",
         "transformer.h.1.attn",
-        _replace(caches._State, "write", _second_layer_lost),
+        _replace(caches.state_tensor.StateTensor, "write", _second_layer_lost),
     ),
     "a tied head untied": ("gpt2", "none", "lm_head", _layer(linear.linear_from, _head_of_positions)),
     "halves of rope interleaved": ("llama", "none", "model.layers.0.self_attn", _layer(rope.rotate, _neighbours)),
-    "positions off by one": ("gpt2", "none", "transformer.drop", _replace(caches, "count", _positions_from_one)),
+    "positions off by one": ("gpt2", "none", "transformer.drop", _replace(caches.none, "count", _positions_from_one)),
     "values of a cache are its keys": (
         "gpt2",
         "io",
         "transformer.h.0.attn",
-        _replace(caches.InputOutputCache, "update", _keys_are_values),
+        _replace(caches.io.InputOutputCache, "update", _keys_are_values),
     ),
 }
 

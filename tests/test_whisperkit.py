@@ -18,8 +18,10 @@ from coremltools.proto import FeatureTypes_pb2 as ft
 from typer.testing import CliRunner
 
 import milbuild
-from milbuild import caches, runtime
+from milbuild import runtime
 from milbuild.architectures.whisper import Whisper
+from milbuild.caches import slots
+from milbuild.caches.slots import SlotCache
 from milbuild.cli.app import app
 from milbuild.generation.session import Session
 from milbuild.program import whisperkit
@@ -323,9 +325,9 @@ def test_what_generates_refuses_them() -> None:
     """WhisperKit does that; neither half fits another interface's."""
     plain = milbuild.build(checkpoint("whisper", TASK), function="decode", sequence_length=WINDOW, postprocess=False)
     for function in INTERFACES["whisperkit"].packages:
-        with pytest.raises(milbuild.Error, match="is for whisperkit, which plays it itself"):
+        with pytest.raises(milbuild.Error, match="is for whisperkit, which runs it itself"):
             Session(build(function))
-        with pytest.raises(milbuild.Error, match="is for whisperkit, which plays it itself"):
+        with pytest.raises(milbuild.Error, match="is for whisperkit, which runs it itself"):
             Session(plain, build(function))
 
 
@@ -403,17 +405,23 @@ def _slot_keeps(original: Any) -> Any:
     return update
 
 
+def _swapped(original: Any) -> Any:
+    def outputs(layout: Any, kept: Any) -> Any:
+        key, value = original(layout, kept)
+        return [key._replace(value=value.value), value._replace(value=key.value)]
+
+    return outputs
+
+
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "the new key is not seen": lambda patch: patch.setattr(caches.SlotCache, "update", _no_slot),
-    "values count twice": lambda patch: patch.setattr(caches.SlotCache, "update", _slot_keeps(caches.SlotCache.update)),
+    "the new key is not seen": lambda patch: patch.setattr(SlotCache, "update", _no_slot),
+    "values count twice": lambda patch: patch.setattr(SlotCache, "update", _slot_keeps(SlotCache.update)),
     "everything is seen": lambda patch: patch.setattr(
-        caches.SlotCache, "key_positions", lambda self, window=None: mb.mul(x=self._keys, y=np.int32(0))
+        SlotCache, "key_positions", lambda self, window=None: mb.mul(x=self._keys, y=np.int32(0))
     ),
-    "keys are kept as values": lambda patch: patch.setattr(
-        whisperkit, "updates", lambda cache, made=whisperkit.updates: made(cache)[::-1]
-    ),
+    "keys are kept as values": lambda patch: patch.setattr(slots, "outputs", _swapped(slots.outputs)),
     "another head": lambda patch: patch.setattr(
-        whisperkit, "alignment_heads", lambda checkpoint, config: [(0, 1), (1, 0), (1, 1)]
+        whisperkit, "alignment_heads", lambda checkpoint, geometry: [(0, 1), (1, 0), (1, 1)]
     ),
     "keys of the sound are its values": lambda patch: patch.setattr(
         Whisper, "cross", lambda self, hidden, layer=None, made=Whisper.cross: made(self, hidden, layer)[::-1]

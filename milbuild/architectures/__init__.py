@@ -117,7 +117,7 @@ def takes(family: type["Family"]) -> tuple[str, ...]:
     return tuple(inspect.signature(method).parameters)[1:]
 
 
-def halves(family: type["Family"], task: str, function: str) -> tuple[str, ...]:
+def parts(family: type["Family"], task: str, function: str) -> tuple[str, ...]:
     """Which of "encoder" and "decoder" a function of the package runs, `mel` what the first does before its network; none of
     a family that is one whole."""
     if family.encode is None:

@@ -13,7 +13,7 @@ from milbuild.weights.generation_config import ends
 class Rules:
     """The rules of a generation configuration for a sequence that begins with `begin` tokens and has at most `longest`.
 
-    `given` is the text that is answered or gone on with, where there is one.
+    `given` is the text that is answered or continued, where there is one.
     """
 
     def __init__(
@@ -22,12 +22,12 @@ class Rules:
         self.generation, self.begin, self.longest, self.given = generation, begin, longest, given
         self.stop = list(ends(generation))
         self.biases = _biases(generation.get("sequence_bias"))
-        # An end of the text that stands among them alone is no bad word.
+        # As in transformers, an end of the text that is listed alone is no bad word.
         banned = [words for words in generation.get("bad_words_ids") or [] if words not in [[end] for end in self.stop]]
         self.banned = [(words, -np.inf) for words in banned]
 
     def __call__(self, scores: np.ndarray, sequence: Sequence[int]) -> np.ndarray:
-        """Scores (vocabulary,) of the token behind `sequence`, those that may not follow as minus infinity."""
+        """Scores (vocabulary,) of the token after `sequence`, minus infinity for those that may not follow."""
         g, count = self.generation, len(sequence)
         scores = _biased(scores.astype(np.float32).copy(), sequence, self.biases)
         if self.given is not None and (favour := g.get("encoder_repetition_penalty") or 1.0) != 1.0:
@@ -60,10 +60,11 @@ class Rules:
 
 
 class Timestamps:
-    """Whisper's rules for when something is said, behind those of `Rules`: timestamps come in pairs, but before the end of the
-    text, and never go back; one comes first, and comes wherever it is likelier that there is one than any other token.
+    """Whisper's rules for timestamps, applied after those of `Rules`: they come in pairs, except before the end of the text,
+    and never decrease; the first token is one, and so is any for which all timestamps together are likelier than every other
+    token.
 
-    The sequence begins with `begin` tokens; `latest` is the last timestamp, which stands for the end of the window.
+    The sequence begins with `begin` tokens; `latest` is the last timestamp, the end of the window.
     Reference: WhisperTimeStampLogitsProcessor.
     """
 
@@ -75,7 +76,7 @@ class Timestamps:
         self.initial = generation.get("max_initial_timestamp_index")
 
     def __call__(self, scores: np.ndarray, sequence: Sequence[int]) -> np.ndarray:
-        """Scores (vocabulary,) of the token behind `sequence`, those that may not follow as minus infinity."""
+        """Scores (vocabulary,) of the token after `sequence`, minus infinity for those that may not follow."""
         first, new = self.first, sequence[self.begin :]
         scores = scores.copy()
         scores[self.marker] = -np.inf
@@ -86,7 +87,7 @@ class Timestamps:
             scores[slice(first, None) if before else slice(self.stop)] = -np.inf
         times = [token for token in new if token >= first]
         if times:
-            # The second of a pair may be the same; what is said behind it takes time.
+            # The second of a pair may equal the first; what is said between them takes time.
             scores[first : times[-1] + (0 if last and not before else 1)] = -np.inf
         if not new:
             scores[:first] = -np.inf
@@ -105,7 +106,7 @@ def _only(scores: np.ndarray, tokens: int | list[int]) -> np.ndarray:
 
 
 def _biases(given: Any) -> list[tuple[list[int], float]]:
-    """Tokens and what is added to the score of the last of them behind the others; as JSON has it, a list of pairs."""
+    """Tokens, and what is added to the score of the last of them after the others; in JSON a list of pairs."""
     pairs = given.items() if isinstance(given, Mapping) else given or []
     return [(list(words), float(bias)) for words, bias in pairs]
 
@@ -118,7 +119,7 @@ def _biased(scores: np.ndarray, sequence: Sequence[int], biases: list[tuple[list
 
 
 def _repeated(sequence: Sequence[int], size: int, text: Sequence[int] | None = None) -> list[int]:
-    """Tokens that would complete `size` tokens which stand in the sequence already, or in another text."""
+    """Tokens that would complete an n-gram of `size` tokens that the sequence, or another text, has already."""
     if len(sequence) + 1 < size:
         return []
     text = sequence if text is None else text

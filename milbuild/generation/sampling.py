@@ -1,4 +1,4 @@
-"""Which token comes next, and one after another."""
+"""The next token, and a sequence of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from milbuild.generation.session import Session
 
 @dataclass
 class Sampling:
-    """How the next token is chosen: the most likely one, or with a `temperature` drawn from what top-k and top-p leave."""
+    """How the next token is chosen: the most likely one, or with a `temperature` one sampled from what top-k and top-p leave."""
 
     temperature: float | None = None
     top_k: int | None = None
@@ -27,7 +27,7 @@ class Sampling:
         if self.top_k is not None and self.top_k < 1:
             raise Error(f"top_k is {self.top_k}; it is a whole number from 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise Error(f"top_p is {self.top_p}; it lies above 0 and is at most 1")
+            raise Error(f"top_p is {self.top_p}; it is above 0 and at most 1")
         if self.seed is not None and self.seed < 0:
             raise Error(f"seed is {self.seed}; it is a whole number from 0")
         if self.temperature is None and (self.top_k is not None or self.top_p is not None or self.seed is not None):
@@ -58,8 +58,8 @@ def generate_tokens(
     sampling: Sampling,
     rules: Callable[[np.ndarray, Sequence[int]], np.ndarray] | None = None,
 ) -> Iterator[int]:
-    """New tokens one by one, until one of `stop` (which is not given out) or `most` of them; `rules` change the scores of
-    the token behind a sequence. The session may have been fed the beginning of the prompt already."""
+    """New tokens one by one, until one of `stop` (which is not yielded) or `most` of them; `rules` change the scores of the
+    token after a sequence. The session may have been fed the beginning of the prompt already."""
     scores, sequence = session.feed(prompt[session.length :])[-1], list(prompt)
     for number in range(most):
         token = sampling.choose(scores if rules is None else rules(scores, sequence))

@@ -6,44 +6,51 @@ from typing import Any
 
 import numpy as np
 
+from milbuild.caches import KINDS, Host
+from milbuild.caches.cache import slots_mask
+from milbuild.caches.cross import CROSS
 from milbuild.errors import Error
 from milbuild.model import Model
 from milbuild.package.reader import check_program
-from milbuild.program.options import CROSS, INTERFACES, Plan, longest
+from milbuild.program.options import INTERFACES, Length, Plan, longest
 from milbuild.tasks import GENERATION
 
 
 class Session:
-    """One sequence played through a package, whatever its cache is: feed it tokens, it gives scores (or hidden states).
+    """One sequence run through a package, whatever its cache is: feed it tokens, it returns scores (or hidden states).
 
-    With an encoder `read` comes first; one that is a package of its own is given as `encoder`. `context` is how many tokens
-    fit, `length` how many are in. `calls` counts those of each function.
+    With an encoder `read` comes first; an encoder in a package of its own is given as `encoder`. `context` is the number of
+    tokens that fit, `length` of those fed so far; `calls` counts the calls of each function. What is kept between calls is the
+    business of the cache's kind (caches.KINDS).
     """
 
     def __init__(self, model: Model, encoder: Model | None = None) -> None:
         self.plan = _plan(model)
         outputs = {"feature-extraction": "last_hidden_state"} | dict.fromkeys(GENERATION, "logits")
         if self.plan.task not in outputs:
-            raise Error(f"the package is for {self.plan.task}; it takes a whole text in one call")
+            raise Error(f"the package is for {self.plan.task}; it takes the whole input in one call")
         self.output = outputs[self.plan.task]
         if self.plan.outputs.get(self.output, ()) is None:
             raise Error(f"the package was built without the output {self.output}")
         self.names = INTERFACES[self.plan.interface]
         self.models = {name: model.function(name) for name in self.plan.functions()}
         self.encoder_plan = self._add_encoder(encoder)
+        self.shapes = {name: self._shapes(model) for name, model in self.models.items()}
         self.calls = dict.fromkeys(self.models, 0)
         self.lengths = self.plan.functions()
-        self.context = self._context()
         self.reset()
+        length = self.plan.call if self.host.whole else self.plan.context_length
+        assert length is not None
+        self.context = longest(length)
 
     def _add_encoder(self, encoder: Model | None) -> Plan:
-        """The plan that the function `encode` was built by."""
+        """The plan of the function `encode`, of a package of its own if one is given."""
         alone = self.plan.apart and self.plan.function is not None
         if encoder is None:
             if self.plan.function == "encode":
                 raise Error(
                     "the package has the function encode only",
-                    "Give the package of decode, and this one as its encoder.",
+                    "Give the package of decode, with this one as its encoder (--encoder).",
                 )
             if alone:
                 raise Error(
@@ -52,7 +59,8 @@ class Session:
             return self.plan
         if not alone or self.plan.function != "decode":
             raise Error(
-                "the package takes no other one as its encoder", "An encoder belongs to a package of decode alone."
+                "the package takes no separate encoder",
+                "An encoder belongs to a package with the function decode only.",
             )
         plan = _plan(encoder)
         if (plan.function, plan.task) != ("encode", self.plan.task):
@@ -74,13 +82,15 @@ class Session:
         """Forgets the sequence."""
         self.length = 0
         self.tokens: list[int] = []
-        self.state = self.models[self.plan.decoder].make_state() if self.plan.cache == "state" else None
-        self.past: dict[str, np.ndarray] = {}
+        self.host: Host = KINDS[self.plan.kind].Host(
+            self.names, slots_mask(self.names, self.plan.apart), self.plan.context_length
+        )
+        self.state = self.models[self.plan.decoder].make_state() if self.host.in_state else None
         self.cross: dict[str, np.ndarray] = {}
 
     def read(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Lets the encoder read what is behind its inputs, by transformers' names without padding; what came before is
-        forgotten. Token ids and their mask are padded to the package's length. Returns its outputs."""
+        """Runs the encoder and returns its outputs; the sequence so far is forgotten. `inputs` have transformers' names and no
+        padding: token ids (B, T) and their mask are padded to the package's length."""
         self.reset()
         data = {name: np.repeat(value, self.plan.batch_size // len(value), axis=0) for name, value in inputs.items()}
         ids = data.get("input_ids")
@@ -91,20 +101,22 @@ class Session:
             if count > longest(length):
                 hint = "Shorten it, or build with a longer sequence_length."
                 raise Error(f"the text has {count} tokens, and the encoder takes {longest(length)}", hint)
-            room = _room(length, count) - count
-            if room and not self.plan.attention_mask:
-                raise Error(f"the package takes {count + room} tokens and marks no padding, and the text has {count}")
+            size = shortest_call(length, count)
+            if count < size and not self.plan.attention_mask:
+                raise Error(
+                    f"the package takes {size} tokens, without attention_mask for padding, and the text has {count}"
+                )
             mask = data.get("attention_mask", np.ones_like(ids))
-            data["input_ids"] = np.pad(ids, ((0, 0), (0, room)))
+            data["input_ids"] = padded(ids, size)
             if self.plan.attention_mask:
-                data["attention_mask"] = np.pad(mask, ((0, 0), (0, room))).astype(np.int32)
+                data["attention_mask"] = padded(mask, size).astype(np.int32)
                 self.cross["encoder_attention_mask"] = data["attention_mask"]
         outputs = self._call("encode", data)
         self.cross |= {name: outputs[name] for name in CROSS if name in outputs}
         return outputs
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
-        """The scores (n, vocabulary) behind each of n ids; rows that the package does not compute are NaN, never the last.
+        """The scores (n, vocabulary) after each of n ids; rows that the package does not compute are NaN, never the last one.
 
         Raises `Error` when the sequence would leave the context.
         """
@@ -113,31 +125,25 @@ class Session:
         if self.length + len(ids) > self.context:
             hint = "Shorten the prompt or build with a longer context."
             raise Error(f"{self.length + len(ids)} tokens do not fit into the context of {self.context}", hint)
-        rows: list[np.ndarray] = []
-        if self.plan.cache == "none":
-            self.tokens += ids
-            rows = [self._whole(len(ids))]
-            self.length += len(ids)
-        else:
-            rest = list(ids)
-            while rest:
-                name, size, count = self._next(len(rest))
-                rows.append(self._cached(name, size, rest[:count]))
-                self.length += count
-                rest = rest[count:]
+        rows, rest = [], list(ids)
+        while rest:
+            name, size, count = self._next(len(rest))
+            rows.append(self._feed(name, size, rest[:count]))
+            rest = rest[count:]
         return np.concatenate(rows)
 
-    def _context(self) -> int:
-        if self.plan.cache == "none":
-            return longest(self.plan.call)
-        assert self.plan.context_length is not None
-        return longest(self.plan.context_length)
-
     def _next(self, rest: int) -> tuple[str, int, int]:
-        """(function, the tokens it is called with, how many of them are real) for the next call."""
+        """(function, tokens of the call, how many of them are not padding) for the next call."""
         decoder = self.plan.decoder
         main, prefill = self.lengths[decoder], self.plan.prefill_length
         last_only = self.plan.logits == "last"
+        if self.host.whole:
+            tokens = self.length + rest
+            size = shortest_call(main, tokens)
+            if last_only and tokens < size:
+                hint = "Build with logits all, a ranged sequence_length or a cache."
+                raise Error(f"the package scores the last of {size} tokens only, and the sequence has {tokens}", hint)
+            return decoder, size, rest
         room = self.context - self.length
         if prefill is not None and rest > 1 and prefill <= room:
             # A padded call has no scores of its own last token when only the last slot's are computed: leave that one to main.
@@ -161,18 +167,17 @@ class Session:
         size = min((size for size in sizes if size >= rest), default=max(sizes))
         return decoder, size, min(size, rest)
 
-    def _cached(self, name: str, size: int, ids: list[int]) -> np.ndarray:
-        padded = np.array([ids + [0] * (size - len(ids))], np.int32)
-        data: dict[str, Any] = {self._ids: padded}
-        if self.plan.cache == "io":
-            outputs = self._input_output(name, data, size, len(ids))
-        elif self.names.ranged:
-            data[self.names.position] = np.zeros((1, 1, 1, self.length + size + 1), np.float16)
-            outputs = self._call(name, data)
-        else:
-            data[self.names.position] = np.array([self.length], np.int32)
-            outputs = self._call(name, data)
-        return self._rows(outputs[self.output][0], size, len(ids))
+    def _feed(self, name: str, size: int, ids: list[int]) -> np.ndarray:
+        """The scores of these ids, of one call with `size` tokens."""
+        earlier = list(self.tokens) if self.host.whole else []
+        tokens = np.zeros((self.plan.batch_size, size), np.int32)
+        tokens[0] = padded(np.array([*earlier, *ids], np.int32), size)
+        shapes, length, count = self.shapes[name], self.length, len(ids)
+        outputs = self._call(name, {self._ids: tokens} | self.host.inputs(shapes, length, size, count))
+        self.host.keep(shapes, outputs, length, size, count)
+        self.tokens += ids
+        self.length += count
+        return self._rows(outputs[self.output][0], size, len(earlier), count)
 
     @property
     def _ids(self) -> str:
@@ -184,77 +189,44 @@ class Session:
         state = None if plan.function == "encode" else self.state
         if name != "encode":
             if self.plan.apart and not self.cross and not self.calls["encode"]:
-                raise Error("the encoder has read nothing yet", "Call read first.")
+                raise Error("the encoder has not run yet", "Call read first.")
             data = data | self.cross
         return plan.from_package(self.models[name].predict(plan.to_package(data), state))
 
-    def _rows(self, logits: np.ndarray, size: int, count: int) -> np.ndarray:
-        if self.plan.logits == "all" or size == 1:
-            return logits[:count]
-        rows = np.full((count, logits.shape[-1]), np.nan, np.float32)
-        if count == size:
-            rows[-1] = logits[-1]
+    def _shapes(self, model: Model) -> dict[str, list[int]]:
+        """Of the inputs of a function."""
+        return {self.plan.input_of(each.name): list(each.type.multiArrayType.shape) for each in model.interface.input}
+
+    def _rows(self, scores: np.ndarray, size: int, first: int, count: int) -> np.ndarray:
+        """Those of `count` tokens from the place `first` on."""
+        if self.plan.logits == "all":
+            return scores[first : first + count]
+        rows = np.full((count, scores.shape[-1]), np.nan, np.float32)
+        if first + count == size:
+            rows[-1] = scores[-1]
         return rows
-
-    def _input_output(self, name: str, data: dict[str, Any], size: int, count: int) -> dict[str, np.ndarray]:
-        growing = not isinstance(self.plan.context_length, int)
-        slots = max(1, self.length) if growing else self.context - size
-        mask_name = "decoder_attention_mask" if self.plan.apart else self.names.attention_mask
-        for feature in self.models[name].interface.input:
-            past = self.plan.input_of(feature.name)
-            if past in (self._ids, mask_name, *self.cross):
-                continue
-            _, heads, _, width = feature.type.multiArrayType.shape
-            data[past] = np.zeros((1, heads, slots, width), np.float32)
-            if self.length:
-                data[past][:, :, : self.length] = self.past[past]
-        mask = np.zeros((1, slots + size), np.int32)
-        mask[:, : self.length] = mask[:, slots : slots + count] = 1
-        data[mask_name] = mask
-        outputs = self._call(name, data)
-        for feature_name in list(data):
-            present = outputs.get(feature_name.replace("past_", "present_"))
-            if present is None:
-                continue
-            new = present[:, :, slots:] if growing else present
-            before = [self.past[feature_name]] if self.length else []
-            self.past[feature_name] = np.concatenate([*before, new[:, :, :count]], axis=2)
-        return outputs
-
-    def _whole(self, new: int) -> np.ndarray:
-        length, batch = self.lengths[self.plan.decoder], self.plan.batch_size
-        count = len(self.tokens)
-        size = _room(length, count)
-        if self.plan.logits == "last" and count < size:
-            hint = "Build with logits all, a ranged sequence_length or a cache."
-            raise Error(f"the package scores the last of {size} tokens only, and the sequence has {count}", hint)
-        ids = np.zeros((batch, size), np.int32)
-        ids[0, :count] = self.tokens
-        data = {self._ids: ids}
-        if self.plan.attention_mask and not self.plan.apart:
-            data[self.names.attention_mask] = np.ones((batch, size), np.int32)
-            data[self.names.attention_mask][0, count:] = 0
-        scores: np.ndarray = self._call(self.plan.decoder, data)[self.output][0]
-        if self.plan.logits == "last":
-            return np.concatenate([np.full((new - 1, scores.shape[-1]), np.nan, np.float32), scores])
-        return scores[count - new : count]
 
 
 def _plan(model: Model) -> Plan:
-    """What a package was built by. Raises `Error` for one whose consumer alone plays it."""
+    """What a package was built by. Raises `Error` for one that only its consumer can run."""
     check_program(os.path.basename(model.package_path), model.get_spec())
     plan = Plan.of(os.path.basename(model.package_path), model.user_defined_metadata)
     if INTERFACES[plan.interface].packages:
         hint = "Build with the interface milbuild to try a checkpoint; validate compares these packages."
-        raise Error(f"the package is for {plan.interface}, which plays it itself", hint)
+        raise Error(f"the package is for {plan.interface}, which runs it itself", hint)
     return plan
 
 
-def _room(length: Any, count: int) -> int:
+def shortest_call(length: Length, count: int) -> int:
     """The shortest call that has room for so many tokens."""
     if isinstance(length, list):
-        return int(min(n for n in length if n >= count))
-    return length if isinstance(length, int) else int(max(count, length[0]))
+        return min(n for n in length if n >= count)
+    return length if isinstance(length, int) else max(count, length[0])
+
+
+def padded(x: np.ndarray, size: int) -> np.ndarray:
+    """(..., n) -> (..., size), with zeros at the end."""
+    return np.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, size - x.shape[-1])])
 
 
 def opened(package: str | os.PathLike[str] | Model) -> Model:

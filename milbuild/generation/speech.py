@@ -1,7 +1,7 @@
 """Speech as text, as transformers' Whisper decodes it: window by window, each as far as its timestamps reach.
 
-Greedy, at one temperature: what transformers does besides when it is asked to (other temperatures where a text repeats itself
-or is unlikely, windows without speech skipped, earlier text before the next, beams) is not done here.
+Greedy, at one temperature: what transformers can do besides (other temperatures where a text repeats itself or is unlikely,
+skipping windows without speech, conditioning on earlier text, beams) is not done here.
 Reference: transformers/models/whisper/generation_whisper.py.
 """
 
@@ -19,7 +19,7 @@ from milbuild.generation.audio import RATE
 from milbuild.generation.audio import read as read_audio
 from milbuild.generation.rules import Rules, Timestamps
 from milbuild.generation.sampling import Sampling, generate_tokens
-from milbuild.generation.session import Session, opened
+from milbuild.generation.session import Session, opened, padded
 from milbuild.generation.tokenizer import checkpoint_of, read_tokenizer, remark
 from milbuild.model import Model
 from milbuild.program.options import AUDIO
@@ -42,28 +42,28 @@ class Segment:
 
 
 class Transcript:
-    """What is said in a sound, segment by segment; counts and times what it does.
+    """What is said in audio, segment by segment; counts and times the calls.
 
-    A sound that is longer than the package's window is heard window by window, the next one from where the last segment of
-    the one before ended. A shorter one has silence behind it. What the checkpoint's generation_config.json asks for is done,
-    but for beams, other temperatures, skipped windows and earlier text in front of the next; `undone` says in one line what
-    of these it asks for.
+    Audio that is longer than the package's window is transcribed window by window, each from where the last segment of the one
+    before ended; shorter audio is padded with silence. What the checkpoint's generation_config.json asks for is done, except
+    for beams, other temperatures, skipping windows and conditioning on earlier text; `undone` says in one line which of these
+    it asks for.
 
-    A package of input_features (`postprocess=False`, `--raw`) gets them from transformers' WhisperFeatureExtractor, which
-    hears the whole sound at once, as transformers does. One of plain samples hears each window by itself: what counts as
-    silence depends on the loudest in it, and no window hears what lies before and behind.
+    A package of input_features (`postprocess=False`, `--raw`) gets them from transformers' WhisperFeatureExtractor, computed
+    of the whole audio at once, as in transformers. One of plain samples computes each window by itself: what counts as silence
+    depends on the loudest part of it, and no window sees what is before and after it.
 
     Args:
         package: a package's path or a `Model` built for speech-seq2seq.
         tokenizer: where the checkpoint's tokenizer (and feature extractor) is, folder or hub id, or a tokenizer or
             processor of transformers; None for the checkpoint that the package was built from.
-        audio: a sound file's path, or samples (n,) from -1 to 1, 16,000 a second.
-        encoder: the package of `encode`, where `package` has `decode` only.
-        language: of the sound: en, english; what the model hears by default.
-        translate: to English.
-        timestamps: whether the model says when each segment begins and ends. It does in any case where the sound is longer
-            than the window; where it does not, there is one segment.
-        max_new_tokens: of a window; by default what generation_config.json says, or what the context leaves.
+        audio: an audio file's path, or samples (n,) from -1 to 1, 16,000 per second.
+        encoder: the package with `encode`, where `package` has `decode` only.
+        language: of the audio: en, english; by default as the model detects it.
+        translate: into English.
+        timestamps: whether the model says when each segment begins and ends. It does in any case where the audio is longer
+            than the window; without, there is one segment.
+        max_new_tokens: of a window; by default as generation_config.json says, or what the context leaves.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Transcript:
         tokenizer = checkpoint_of(model, tokenizer)
         self.session = Session(model, None if encoder is None else opened(encoder))
         if self.session.plan.task != "speech-seq2seq":
-            raise Error(f"the package is for {self.session.plan.task}, not for speech-seq2seq", "It takes no sound.")
+            raise Error(f"the package is for {self.session.plan.task}, not for speech-seq2seq", "It takes no audio.")
         length = self.session.encoder_plan.sequence_length
         assert isinstance(length, int)
         self.window = length // HOP  # in frames
@@ -96,9 +96,9 @@ class Transcript:
         if self.timed and self.marker is None:
             longer = self.frames > self.window
             what = (
-                f"the sound is longer than the window of {length / RATE:g} seconds" if longer else "timestamps is set"
+                f"the audio is longer than the window of {length / RATE:g} seconds" if longer else "timestamps is set"
             )
-            hint = "Cut the sound, or hear one window without timestamps." if longer else None
+            hint = "Cut the audio: one window needs no timestamps." if longer else None
             raise Error(f"{what}, and generation_config.json has no no_timestamps_token_id: no timestamps", hint)
         self.task = "translate" if translate else self.generation.get("task")
         self.language = self._language_token(language, translate)
@@ -106,7 +106,7 @@ class Transcript:
         self.tokenizer = read_tokenizer(tokenizer)
         self.remark = remark(self.session, self.tokenizer, tokenizer, model.user_defined_metadata)
         self.stop = ends(self.generation) or ends({"eos_token_id": self.tokenizer.eos_token_id})
-        # A language that is heard first takes as much room as any.
+        # A language that is yet to be detected takes as much room as any.
         begin, context = len(self._beginning(0)), self.session.context
         left = context - begin
         if left < 1:
@@ -114,7 +114,7 @@ class Transcript:
                 f"the decoder begins with {begin} tokens, and its context has {context}", "Build with a longer context."
             )
         if max_new_tokens is not None and not 1 <= max_new_tokens <= left:
-            room = f"behind {begin} tokens the context of {context} leaves 1 to {left}"
+            room = f"after {begin} tokens the context of {context} leaves 1 to {left}"
             raise Error(f"max_new_tokens is {max_new_tokens}; {room}")
         most = max_new_tokens or self.generation.get("max_new_tokens") or self.generation.get("max_length") or left
         self.most = min(most, left)
@@ -131,9 +131,9 @@ class Transcript:
         seek = 0
         while seek < self.frames:
             begun = time.perf_counter()
-            self.session.read(self._heard(seek))
+            self.session.read(self._window_from(seek))
             read = time.perf_counter()
-            # The first window's language is that of all.
+            # All windows have the language of the first.
             self.start = self.start or self._beginning(None)
             tokens = list(generate_tokens(self.session, self.start, self.most, self.stop, Sampling(), self._allowed))
             self.tokens += tokens
@@ -144,7 +144,7 @@ class Transcript:
             seek += used
 
     def speed(self) -> dict[str, Any]:
-        """Seconds of sound in a second, tokens in a second of the decoder."""
+        """Seconds of audio per second, and tokens per second of the decoder."""
         duration = len(self.audio) / RATE
         return {
             "sound_seconds": duration,
@@ -158,29 +158,29 @@ class Transcript:
         return scores if self.times is None else self.times(scores, sequence)
 
     def heard_language(self) -> str | None:
-        """The language of the sound that was heard or given, by its name in generation_config.json without its marks."""
+        """The language that was detected or given, by its name in generation_config.json without <| and |>."""
         known = {token: name for name, token in (self.generation.get("lang_to_id") or {}).items()}
         found = next((known[token] for token in self.start if token in known), None)
         return None if found is None else found.strip("<|>")
 
-    def _beginning(self, heard: int | None) -> list[int]:
-        """What the decoder begins with; `heard` stands for a language that is neither given nor written down, else the model
-        says it, of the window that it has read."""
+    def _beginning(self, detected: int | None) -> list[int]:
+        """The decoder's first tokens. A language that neither the caller nor the configuration names is `detected`; with None the
+        model detects it in the window that the encoder has read."""
         generation = self.generation
         start: list[int | None] = [answer_start(generation)]
-        # transformers: forced ids are of old, and count where neither task nor language is set.
+        # As in transformers, forced ids (of older checkpoints) count where neither task nor language is set.
         forced = [] if self.task or self.language is not None else generation.get("forced_decoder_ids") or []
         if forced and forced[0][0] == 1:
             for place, token in forced:
                 if place != len(start):
                     raise Error(
                         f"forced_decoder_ids in generation_config.json leaves out place {len(start)}",
-                        "The decoder's beginning has no gaps.",
+                        "The decoder's first tokens have no gaps.",
                     )
                 start.append(token)
         language = self.language
         if language is None and generation.get("lang_to_id") and (len(start) == 1 or start[1] is None):
-            language = self._hear_language() if heard is None else heard
+            language = self._detect_language() if detected is None else detected
         if language is not None:
             start[1:2] = [language]
         tasks = generation.get("task_to_id") or {}
@@ -198,25 +198,25 @@ class Transcript:
             start.append(self.marker)
         return [token for token in start if token is not None]
 
-    def _hear_language(self) -> int:
+    def _detect_language(self) -> int:
         """The token of the likeliest language, from one step of the decoder."""
         scores = self.session.feed([answer_start(self.generation)])[-1]
         known = sorted(self.generation["lang_to_id"].values())
         return int(known[int(scores[known].argmax())])
 
     def _check_states(self) -> None:
-        """Raises `Error` for a package whose frames are of another length: every time would be wrong."""
+        """Raises `Error` for a package whose frames have another length: every time would be wrong."""
         for output in self.session.models["encode"].interface.output:
             shape = output.type.multiArrayType.shape
             if output.name == "encoder_last_hidden_state" and len(shape) == 3 and shape[1] * STRIDE != self.window:
                 raise Error(
                     f"the encoder makes {shape[1]} states of a window of {self.window * HOP} samples",
-                    f"Transcripts are for those of {STRIDE * HOP} samples each (hop_length {HOP}).",
+                    f"Transcripts need {STRIDE * HOP} samples for each (hop_length {HOP}).",
                 )
 
     def _language_token(self, language: str | None, translate: bool) -> int | None:
         if (language or translate) and self.generation.get("is_multilingual") is False:
-            raise Error("the checkpoint is for English only: it has no language and no translation to choose")
+            raise Error("the checkpoint is for English only: there is no language and no translation to choose")
         language = language or self.generation.get("language")
         if language is None:
             return None
@@ -232,25 +232,25 @@ class Transcript:
         codes = ", ".join(sorted(each.strip("<|>") for each in known))
         raise Error(f"language is {language!r}; the checkpoint knows {codes}")
 
-    def _heard(self, seek: int) -> dict[str, np.ndarray]:
-        """The encoder's input: a window from frame `seek` on."""
+    def _window_from(self, seek: int) -> dict[str, np.ndarray]:
+        """The encoder's input: the window from frame `seek` on."""
         if self.features is None:
             size = self.window * HOP
             part = self.audio[seek * HOP : seek * HOP + size]
-            return {AUDIO: np.pad(part, (0, size - len(part)))[None]}
-        # transformers fills what lies behind the sound with 0, which is not silence.
+            return {AUDIO: padded(part, size)[None]}
+        # transformers pads the features after the audio with 0, which is not silence.
         part = self.features[:, seek : seek + self.window]
-        return {"input_features": np.pad(part, ((0, 0), (0, self.window - part.shape[1])))[None]}
+        return {"input_features": padded(part, self.window)[None]}
 
     def _features(self, source: Any) -> np.ndarray:
-        """The spectrogram (mels, frames) of the whole sound, at least of one window."""
+        """The spectrogram (mels, frames) of the whole audio, at least of one window."""
         extractor = _extractor(source)
         size = self.window * HOP
-        audio = np.pad(self.audio, (0, max(0, size - len(self.audio))))
+        audio = padded(self.audio, max(size, len(self.audio)))
         try:
             made = extractor(audio, truncation=False, padding="longest", sampling_rate=RATE, return_tensors="np")
         except ValueError as error:
-            raise Error(f"the feature extractor refuses the sound: {error}") from error
+            raise Error(f"the feature extractor refuses the audio: {error}") from error
         features: np.ndarray = made["input_features"][0].astype(np.float32)
         shape = self.session.models["encode"].interface.input[0].type.multiArrayType.shape
         if features.shape != (shape[1], self.frames) or shape[2] != self.window:
@@ -262,7 +262,7 @@ class Transcript:
         return features
 
     def _segments(self, tokens: list[int], seek: int, count: int) -> tuple[list[Segment], int]:
-        """Those of the tokens of a window of `count` frames from `seek` on, and how many frames they cover."""
+        """The segments in the tokens of a window of `count` frames from `seek` on, and how many frames they cover."""
         first = np.inf if self.marker is None else self.marker + 1
         cut, used = segments(tokens, first, count)
         offset, unit = seek * HOP / RATE, STRIDE * HOP / RATE
@@ -285,7 +285,7 @@ def segments(tokens: list[int], first: float, count: int) -> tuple[list[tuple[fl
         times = [token - first for token in tokens if token >= first]
         end = times[-1] if times and times[-1] > 0 else count // STRIDE
         return [(0, end, tokens)], count
-    # One at the very end: nothing is said behind it. Else the window cut a segment off, which the next one hears whole.
+    # One at the very end: nothing is said after it. Else the window cut a segment off, which the next one has whole.
     ended = is_time[-2:] == [False, True]
     cuts = [*cuts, len(tokens)] if ended else [*cuts[:-1], cuts[-1] + 1]
     found = []
@@ -294,14 +294,14 @@ def segments(tokens: list[int], first: float, count: int) -> tuple[list[tuple[fl
         last = part[-1] if ended or cut != cuts[-1] else part[-2]
         found.append((part[0] - first, last - first, part))
     used = int(tokens[cuts[-1] - 2] - first) * STRIDE
-    # Where transformers would hear the same window again and again, it has been heard.
+    # Where transformers would transcribe the same window again and again, it is done.
     return found, count if ended or used <= 0 else used
 
 
 def transcribe(
     package: str | os.PathLike[str] | Model, tokenizer: Any, audio: str | os.PathLike[str] | np.ndarray, **options: Any
 ) -> str:
-    """The text of audio, with the options of `milbuild.generation.speech.Transcript`, which says when each part is said."""
+    """The text of audio; the options are those of `milbuild.generation.speech.Transcript`, which has the time of each segment."""
     transcript = Transcript(package, tokenizer, audio, **options)
     for said in filter(None, (transcript.remark, transcript.undone)):
         warnings.warn(said, stacklevel=2)
@@ -314,9 +314,9 @@ def _samples(audio: Any) -> np.ndarray:
     samples = np.asarray(audio)
     if samples.ndim != 1 or not samples.size or not np.issubdtype(samples.dtype, np.floating):
         what = f"an array of shape {samples.shape} and type {samples.dtype}"
-        raise Error(f"audio is {what}", f"It is a file, or floats (n,) from -1 to 1, {RATE} a second.")
+        raise Error(f"audio is {what}", f"It is a file, or floats (n,) from -1 to 1, {RATE} per second.")
     if not np.isfinite(samples).all():
-        raise Error("audio has samples that are no numbers")
+        raise Error("audio has samples that are not finite numbers")
     return samples.astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a package: the one of the checkpoint it was built from, or one that is given."""
+"""The tokenizer of a package: that of the checkpoint it was built from, or one that is given."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ GIVE = "Give the folder or hub id of a checkpoint with its tokenizer: --tokenize
 
 
 def checkpoint_of(model: Model, given: Any) -> Any:
-    """What was given as the tokenizer, or the checkpoint that the package says it was built from. Raises `Error`."""
+    """The tokenizer that was given, or the checkpoint that the package names as its source. Raises `Error`."""
     if given is not None:
         return given
     metadata = model.user_defined_metadata
@@ -23,8 +23,8 @@ def checkpoint_of(model: Model, given: Any) -> Any:
     if not name:
         raise Error("the package does not say what it was built from", GIVE)
     if digest is None:
-        raise Error(f"the package was built from {name}, beside which there was no tokenizer", GIVE)
-    # A package has no paths of the machine that built it: a folder of the name counts if it holds the very tokenizer.
+        raise Error(f"the package was built from {name}, which had no tokenizer", GIVE)
+    # A package has no paths of the machine that built it: a folder of that name counts if it has the same tokenizer.
     others = []
     for place in (Path(model.package_path).parent / name, Path(name)):
         if place.is_dir() and tokenizer_digest(place) == digest:
@@ -34,20 +34,18 @@ def checkpoint_of(model: Model, given: Any) -> Any:
     if commit is not None:
         return download(name, commit)
     if others:
-        raise Error(
-            f"the package was built from {name}, and {others[0]} has not its tokenizer but another one or none", GIVE
-        )
+        raise Error(f"the package was built from {name}, and {others[0]} has another tokenizer or none", GIVE)
     raise Error(f"the package was built from {name}, which is neither here nor beside the package", GIVE)
 
 
 def remark(session: Session, tokenizer: Any, source: Any, metadata: Mapping[str, str]) -> str | None:
-    """What has to be said of a tokenizer that is not the checkpoint's own. Raises `Error` for one with too many tokens."""
+    """A warning about a tokenizer that is not the checkpoint's own, or None. Raises `Error` for one with too many tokens."""
     own = isinstance(source, str | os.PathLike) and tokenizer_digest(locate(source)[1]) == metadata.get(TOKENIZER_KEY)
     rows = session.vocabulary
     if own or rows is None or not hasattr(tokenizer, "__len__") or len(tokenizer) == rows:
         return None
     said = f"the tokenizer has {len(tokenizer):,} tokens, and the package knows {rows:,}"
-    if getattr(tokenizer, "vocab_size", 0) > rows:  # those that were added behind it, as for padding, may never be met
+    if getattr(tokenizer, "vocab_size", 0) > rows:  # tokens added after it, as for padding, may never occur
         raise Error(f"{said}: it is another model's", "Give that of the checkpoint which the package was built from.")
     return f"{said}: unless the checkpoint's own has as many, it is another model's, and the text will make no sense"
 

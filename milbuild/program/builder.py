@@ -188,7 +188,7 @@ def build(
         program.default_function_name = next(iter(descriptions))
         program.export_as_multifunction = len(descriptions) > 1
         others = [module for head in family.heads.values() for module in head.modules]
-        halves = (r"decoder\..*",) if graphs[0].inputs.halves == ("encoder",) and not plan.apart else ()
+        halves = (r"decoder\..*",) if graphs[0].inputs.parts == ("encoder",) and not plan.apart else ()
         if not task:
             _check_class(checkpoint, config, family, plan.task)
         checkpoint.check((*family.ignored_weights, *halves), others, family.prefix)

@@ -1,15 +1,15 @@
 """One function of a package: plan + checkpoint + model class -> its MIL function, with every input and output named."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import coremltools as ct
 import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Var, types
 
-from milbuild import caches
-from milbuild.caches import Cross, InputOutputCache
+from milbuild.caches import Cache, Cross, Returned, cross
 from milbuild.errors import Error
 from milbuild.heads import sentences
 from milbuild.heads.head import Outputs
@@ -17,7 +17,6 @@ from milbuild.layers.linear import last_tokens, shift_right
 from milbuild.lowering.writer import Description, Dimension, Feature
 from milbuild.program.inputs import Inputs
 from milbuild.program.options import (
-    CROSS,
     PROMPT,
     Output,
     Plan,
@@ -27,15 +26,12 @@ from milbuild.program.outputs import LABEL, SENTENCE, TEXTS, meanings, postproce
 from milbuild.weights import Checkpoint, Cursor
 from milbuild.weights.fields import Config
 
-if TYPE_CHECKING:
-    pass
-
 # Values of a function's outputs with their descriptions, by name
 Produced = dict[str, tuple[Var, Feature]]
 
 
 class Graph:
-    """One function of the package: its inputs and states, the cache over them, the family, the head, its outputs."""
+    """One function of the package: its inputs and states, the cache over them, the model, the head, its outputs."""
 
     declares: type[Inputs] = Inputs
 
@@ -51,8 +47,8 @@ class Graph:
         with Function(placeholders, opset_version=ct.target[self.plan.target]) as function:
             inputs = {name: function.inputs[new.get(name, name)] for name in declared.placeholders}
             given = declared.given(inputs)
-            if declared.halves == ("encoder",) and self.plan.apart:
-                self.produced = self._named(self._read(inputs, given))
+            if declared.parts == ("encoder",) and self.plan.apart:
+                self.produced = self._read(inputs, given)
             else:
                 self.produced = self._answered(inputs, given)
             values, features = self._changed(self.produced)
@@ -60,18 +56,16 @@ class Graph:
         described = [replace(feature, name=new.get(feature.name, feature.name)) for feature in declared.features]
         return function, Description(described, features, declared.states)
 
-    def _read(self, inputs: dict[str, Var], given: dict[str, Any]) -> Outputs:
+    def _read(self, inputs: dict[str, Var], given: dict[str, Any]) -> Produced:
         """`encode`: the encoder's states, and the keys and values that every layer of the decoder makes of them."""
         model = self.family(self.config, self.weights, self.inputs.encoder_cache(inputs, given))
         states = model.encode(**given)
-        cross = dict(zip(CROSS, model.cross(states), strict=True))
+        keys, values = model.cross(states)
+        produced = self._named({"encoder_last_hidden_state": states})
         if self.plan.cross_in_state:
-            for name, value in cross.items():
-                caches.write_whole(inputs[name], value)
-            for name in (feature.name for feature in self.inputs.states if feature.name not in CROSS):
-                caches.empty(inputs[name])
-            cross = {}
-        return {"encoder_last_hidden_state": states, **cross}
+            cross.store(inputs, keys, values, [each.name for each in self.inputs.kept if each.state])
+            return produced
+        return produced | self._returned(cross.outputs(keys, values))
 
     def _answered(self, inputs: dict[str, Var], given: dict[str, Any]) -> Produced:
         """What the task's head makes of the hidden states, and with cache io what the cache gives back."""
@@ -81,10 +75,10 @@ class Graph:
             named = {name: declared.as_batch(var) for name, var in inputs.items()}
             given = declared.given(named)
         head = self.family.heads[plan.task]
-        if declared.halves == ("encoder",):
+        if declared.parts == ("encoder",):
             model = self.family(self.config, self.weights, declared.encoder_cache(named, given))
             hidden = model.encode(**given)
-        elif declared.halves:
+        elif declared.parts:
             model, hidden = self._decoded(named, given)
         else:
             model = self.family(self.config, self.weights, declared.cache(named, given))
@@ -100,7 +94,7 @@ class Graph:
             results = postprocessed(plan.task, results, self.config, plan.image_size, mask)
         return self._named(results) | self._present(model)
 
-    def _sentence(self, hidden: Var, cache: caches.Cache, inputs: dict[str, Var]) -> Var:
+    def _sentence(self, hidden: Var, cache: Cache, inputs: dict[str, Var]) -> Var:
         """One vector for each text of its states."""
         plan = self.plan
         assert plan.pooling is not None
@@ -114,17 +108,16 @@ class Graph:
         return sentences.normalized(x, w / "unit") if plan.normalize else x
 
     def _decoded(self, inputs: dict[str, Var], given: dict[str, Any]) -> tuple[Any, Var]:
-        """The decoder and its hidden states, behind the encoder in the same function or in one of its own."""
+        """The decoder and its hidden states, after the encoder in the same function or in one of its own."""
         declared = self.inputs
-        if declared.halves == ("decoder",):
-            cross = self._cross(inputs, given)
+        if declared.parts == ("decoder",):
+            seen = self._cross(inputs, given)
         else:
             reader = self.family(self.config, self.weights, declared.encoder_cache(inputs, given))
             decoder_input_ids = given.pop("decoder_input_ids", None)
             states = reader.encode(**given)
-            layers, _, _ = caches.shape(self.config)
             keys, values = reader.cross(states)
-            cross = caches.Cross.of(keys, values, layers, reader.cache.attention_mask)
+            seen = Cross.of(keys, values, declared.geometry.layers, reader.cache.attention_mask)
             given["encoder_last_hidden_state"] = states
             if decoder_input_ids is None:
                 # T5's configuration class has no such field, only the files that name it.
@@ -133,10 +126,10 @@ class Graph:
                 )
             given["decoder_input_ids"] = decoder_input_ids
         model = self.family(self.config, self.weights, declared.cache(inputs, given))
-        return model, model.hidden_states(given["decoder_input_ids"], cross)
+        return model, model.hidden_states(given["decoder_input_ids"], seen)
 
     def _cross(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cross:
-        """What the encoder read, of a decoder in a function of its own."""
+        """Keys and values of the encoder's states, of a decoder in a function of its own."""
         return self.inputs.cross(inputs)
 
     # Outputs
@@ -191,23 +184,19 @@ class Graph:
 
     def _shape(self, var: Var) -> tuple[tuple[Dimension, ...] | None, str]:
         dimensions = [d if isinstance(d, int) else None for d in var.shape]
-        spelled = ", ".join(
-            ("frames" if self.inputs.kind == "sound" else "tokens") if d is None else str(d) for d in dimensions
-        )
+        # Of audio alone the open length is one of frames.
+        length = "frames" if self.inputs.takes == ("input_values",) else "tokens"
+        spelled = ", ".join(length if d is None else str(d) for d in dimensions)
         return (None if None in dimensions else tuple(d for d in dimensions if d is not None)), f"({spelled})"
 
     def _present(self, model: Any) -> Produced:
         """Keys and values for the caller to keep."""
-        cache = model.cache
-        if not isinstance(cache, InputOutputCache):
-            return {}
-        what = "Past and new" if cache.whole else "New"
-        present = {}
-        for layer, pair in enumerate(cache.present):
-            for kind, value in zip(("key", "value"), pair, strict=True):
-                name = self.inputs.names.present.format(layer=layer, kind=kind)
-                var = self._output(value, name)
-                shape, spelled = self._shape(var)
-                text = f"{what} {kind}s of layer {layer}. Shape {spelled}."
-                present[name] = (var, Feature(name, self.inputs.io_dtype, shape, text))
-        return present
+        return self._returned(self.inputs.kind_of_cache.outputs(self.inputs.layout, model.cache))
+
+    def _returned(self, values: Sequence[Returned]) -> Produced:
+        produced = {}
+        for name, value, said in values:
+            var = self._output(value, name)
+            shape, spelled = self._shape(var)
+            produced[name] = (var, Feature(name, self.inputs.io_dtype, shape, f"{said} Shape {spelled}."))
+        return produced

@@ -6,7 +6,7 @@ import gc
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from coremltools.converters.mil import Builder as mb
@@ -17,9 +17,6 @@ from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 from milbuild.lowering.writer import SMALLEST_BLOB
 from milbuild.weights import Unread
-
-if TYPE_CHECKING:
-    pass
 
 _type_info = functools.cache(types.get_type_info)
 _SOLVED = reshape.enforce_volumetric_constraint
@@ -40,8 +37,12 @@ _ONE = threading.RLock()
 @contextlib.contextmanager
 def one_build() -> Iterator[None]:
     """Builds of several threads come one after another, since what is changed here, and much of coremltools' builder, is the
-    process's. Python looks for garbage again and again while a graph grows, a tenth of the time, and everything is still in
-    use: inside it does not."""
+    process's. Afterwards everything is as it was. What another thread does with coremltools' builder itself while a build
+    runs is not guarded: both would write into the block that is open (coremltools' BLOCK_STACK), and fail or mix.
+
+    Python looks for garbage again and again while a graph grows, a tenth of the time, and everything is still in use: inside
+    it does not.
+    """
     with _ONE:
         enabled = gc.isenabled()
         gc.disable()

@@ -49,9 +49,6 @@ SECONDS, SAMPLING_RATE = 10, 16000
 # How one vector is made of the tokens' states, several joined with commas; and what leaves the states as they are.
 POOLINGS = ("mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean")
 NO_POOLING = "none"
-# Keys and values of what an encoder read, for all layers of the decoder: outputs of `encode` and inputs of `decode`, or
-# states of both.
-CROSS = ("cross_key_cache", "cross_value_cache")
 FUNCTIONS = ("encode", "decode")
 # Tasks whose states a pooling makes one vector of.
 POOLED = ("feature-extraction", "text-encoding")
@@ -66,14 +63,15 @@ Length = int | tuple[int, int] | list[int]
 
 @dataclass(frozen=True)
 class Interface:
-    """A consumer's names for what every family has, and the caches it knows, first the one it is built with by default.
+    """A consumer's names for what every family has, and the caches it knows, each with its kind (caches.KINDS), first the one it
+    is built with by default.
 
     `ranged`: the consumer prefills and decodes through one function of ranged length, and `position` is its causal mask.
     `packages`: it wants a package for each function, under such a name, and is for `tasks` only; their sequences end at
     `context` tokens.
     """
 
-    caches: tuple[str, ...]
+    caches: Mapping[str, str]
     input_ids: str = "input_ids"
     attention_mask: str = "attention_mask"
     position: str = "position"
@@ -91,16 +89,26 @@ class Interface:
 
 
 INTERFACES = {
-    "milbuild": Interface(("none", "state")),
+    "milbuild": Interface({"none": "none", "state": "state"}),
     # huggingface/exporters
-    "hf": Interface(("none", "io"), past="past_key_values_{layer}_{kind}", present="present_key_values_{layer}_{kind}"),
+    "hf": Interface(
+        {"none": "none", "io": "io"},
+        past="past_key_values_{layer}_{kind}",
+        present="present_key_values_{layer}_{kind}",
+    ),
     # huggingface/swift-transformers, Sources/Models/LanguageModel.swift
     "swift-transformers": Interface(
-        ("none", "state"), "inputIds", "attentionMask", "causalMask", "keyCache", "valueCache", ranged=True
+        {"none": "none", "state": "ranged"},
+        "inputIds",
+        "attentionMask",
+        "causalMask",
+        "keyCache",
+        "valueCache",
+        ranged=True,
     ),
     # argmaxinc/WhisperKit, Sources/WhisperKit/Core; what has no name elsewhere, and all shapes, stand in whisperkit.py
     "whisperkit": Interface(
-        ("io",),
+        {"io": "slots"},
         position="cache_length",
         past="{kind}_cache",
         present="{kind}_cache_updates",
@@ -224,7 +232,7 @@ class Plan:
         names = INTERFACES[options["interface"] or "milbuild"]
         if names.tasks and task.name not in names.tasks:
             raise Error(f"the interface {options['interface']} is for {', '.join(names.tasks)}, not {task.name}")
-        cache = options["cache"] or ("io" if with_past else names.caches[0])
+        cache = options["cache"] or ("io" if with_past else next(iter(names.caches)))
         _one_of("cache", cache, tasks.ALL_CACHES)
         if with_past and cache == "none":
             raise Error(
@@ -383,6 +391,11 @@ class Plan:
             )
 
     @property
+    def kind(self) -> str:
+        """The kind of the cache (caches.KINDS)."""
+        return INTERFACES[self.interface].caches[self.cache]
+
+    @property
     def apart(self) -> bool:
         """Whether encoder and decoder are functions of their own: `encode` once for an input, `decode` token by token."""
         return self.task in tasks.APART
@@ -530,7 +543,6 @@ def _check_kind(
     options: dict[str, Any], config: Any, family: Any, takes: tuple[str, ...], processor: Mapping[str, Any], whole: bool
 ) -> None:
     """Fills the options that depend on what a model takes, and refuses those that belong to another kind."""
-    from milbuild.weights.fields import looks_backwards
 
     kind = KINDS[takes[0]]
     given = {name for name in ("sequence_length", "image_size", "attention_mask", "token_type_ids") if options[name]}

@@ -1,6 +1,6 @@
-"""From a task's scores to what its users read: what the pipelines of transformers do behind the model, as operations.
+"""From a task's scores to what its users read: what the pipelines of transformers do after the model, as operations.
 
-A function takes transformers' outputs by their names and gives those of the package; descriptions stand here, too.
+A function takes transformers' outputs by their names and returns those of the package; their descriptions are here, too.
 """
 
 import colorsys
@@ -21,17 +21,13 @@ Outputs = dict[str, Any]
 LABEL, PROBABILITIES, CLASS_LABELS = "classLabel", "probabilities", "classLabels"
 SENTENCE = "sentence_embedding"
 
-# What stands behind the name of an output in a package, without its shape.
+# The description of an output in a package, without its shape.
 TEXTS = {
     "logits": "Scores before softmax.",
     "last_hidden_state": "Hidden states after the last layer's norm.",
     "encoder_last_hidden_state": "Hidden states after the encoder's last layer.",
-    "cross_key_cache": "Keys of the text that was read, all layers' heads behind one another, for `decode`.",
-    "cross_value_cache": "Values of the text that was read, all layers' heads behind one another, for `decode`.",
     "melspectrogram_features": "The log-mel spectrogram of the sound.",
     "encoder_output_embeds": "Hidden states after the encoder's last layer.",
-    "key_cache_updates": "Keys of the token, all layers behind one another.",
-    "value_cache_updates": "Values of the token, all layers behind one another.",
     "alignment_heads_weights": "Where in the sound the heads look that tell a word's time, on average.",
     "pooler_output": "The hidden state that stands for the whole, after the pooler.",
     "start_logits": "Scores of each token for beginning the answer, before softmax.",
@@ -52,7 +48,7 @@ TEXTS = {
     PROBABILITIES: "Probability of each label.",
 }
 
-# Tasks that give one label for everything that was read.
+# Tasks that give one label for the whole input.
 CLASSIFIERS = ("text-classification", "image-classification", "audio-classification")
 
 # Tasks whose scores are those of config.id2label.
@@ -66,7 +62,7 @@ LABELLED = (
 
 
 def meanings(task: str, config: Any, checkpoint: Any) -> str:
-    """What the numbers of a task's scores stand for, as a sentence of their description."""
+    """What the indices of a task's scores mean, as a sentence of their description."""
     if task in LABELLED:
         return f" Labels: {', '.join(labels(config))}."
     if task != "ctc":
@@ -77,16 +73,16 @@ def meanings(task: str, config: Any, checkpoint: Any) -> str:
 
 
 def labels(config: Any) -> list[str]:
-    """The labels by their number; one that stands there twice gets a number behind it, which makes it no other one.
+    """The labels by their index; one that occurs twice gets a number appended, such that it equals no other.
 
-    Raises `Error` where a number has no label: transformers' pipelines fail on it, and others would stand in its place.
+    Raises `Error` where an index has no label: transformers' pipelines fail on it, and another label would take its place.
     """
     count = config.num_labels
     if missing := [number for number in range(count) if number not in config.id2label]:
         raise Error(
             f"id2label in config.json has {count} labels and none for {', '.join(map(str, missing))}; it numbers them "
             f"{', '.join(map(str, sorted(config.id2label)))}",
-            f"Number them from 0 to {count - 1}, as the model's scores stand.",
+            f"Number them from 0 to {count - 1}, in the order of the model's scores.",
         )
     named = [str(config.id2label[number]) for number in range(count)]
     found: list[str] = []
@@ -99,7 +95,7 @@ def labels(config: Any) -> list[str]:
 
 
 def text(name: str, task: str, config: Any) -> str:
-    """What stands behind the name of an output of a task."""
+    """The description of an output of a task."""
     if name != "logits" or task not in CLASSIFIERS:
         return TEXTS[name]
     if config.problem_type == "regression":
@@ -110,11 +106,11 @@ def text(name: str, task: str, config: Any) -> str:
 
 
 def preview(task: str, config: Any) -> dict[str, str]:
-    """The metadata by which Xcode shows what a package makes of a picture."""
+    """The metadata by which Xcode previews what a package makes of an image."""
     if task != "semantic-segmentation":
         return {}
     named = labels(config)
-    # Colours as far apart as hues go, each a golden section behind the one before.
+    # Colours as far apart as hues go, a golden section between neighbours.
     colors = [colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.65, 0.95) for i in range(len(named))]
     spelled = ["#" + "".join(f"{round(255 * value):02X}" for value in color) for color in colors]
     parameters = json.dumps({"labels": named, "colors": spelled})
@@ -129,12 +125,12 @@ def postprocessed(
     size: tuple[int, int] | None = None,
     attention_mask: Var | None = None,
 ) -> Outputs:
-    """What a package gives instead of the model's own `outputs`; they themselves for tasks that nothing is done to.
+    """What a package gives instead of the model's own `outputs`; these themselves for tasks without postprocessing.
 
-    `size` is the picture's, (height, width). No answer begins or ends in what `attention_mask` (B, T) hides.
+    `size` is the image's, (height, width). No answer begins or ends in what `attention_mask` (B, T) hides.
     """
-    if size is not None and task in OF_PICTURES:
-        return OF_PICTURES[task](outputs, size)
+    if size is not None and task in OF_IMAGES:
+        return OF_IMAGES[task](outputs, size)
     if task == "question-answering":
         return _answer(outputs, attention_mask)
     return POSTPROCESSES[task](outputs, config) if task in POSTPROCESSES else outputs
@@ -167,7 +163,7 @@ def _frames(outputs: Outputs, config: Any) -> Outputs:
 
 def _each_alone(task: str, config: Any) -> bool:
     """Whether labels are true or not each by itself (sigmoid), else one of them is (softmax), as transformers' pipelines choose
-    (pipelines/*_classification.py): that for sounds takes softmax of a single label, too."""
+    (pipelines/*_classification.py): that for audio takes softmax of a single label, too."""
     single = config.num_labels == 1 and task != "audio-classification"
     return bool(config.problem_type == "multi_label_classification" or single)
 
@@ -214,7 +210,7 @@ def _answer(outputs: Outputs, attention_mask: Var | None) -> Outputs:
 
 
 def _segmentation(outputs: Outputs, size: tuple[int, int]) -> Outputs:
-    """The label of each of the picture's own pixels: (B, labels, h, w) -> int32 (B, height, width)."""
+    """The label of each of the image's own pixels: (B, labels, h, w) -> int32 (B, height, width)."""
     x = resized(outputs["logits"], size, "logits_of_pixels")
     return {CLASS_LABELS: mb.reduce_argmax(x=x, axis=1, keep_dims=False, name="labels_of_pixels")}
 
@@ -233,7 +229,7 @@ def _detection(outputs: Outputs, size: tuple[int, int]) -> Outputs:
     return {"scores": scores, "boxes": x}
 
 
-OF_PICTURES: dict[str, Callable[[Outputs, tuple[int, int]], Outputs]] = {
+OF_IMAGES: dict[str, Callable[[Outputs, tuple[int, int]], Outputs]] = {
     "semantic-segmentation": _segmentation,
     "object-detection": _detection,
 }

@@ -1,8 +1,9 @@
 """What WhisperKit's three packages take and give: MelSpectrogram, AudioEncoder, TextDecoder.
 
-A sequence stands in the last of four axes, (1, features, 1, places), and the decoder takes one token a call; its names stand in
-options.INTERFACES. Reference: argmaxinc/WhisperKit, Sources/WhisperKit/Core/TextDecoder.swift (what it feeds and keeps, and
-the sizes that it reads off the descriptions), and argmaxinc/whisperkittools, whisperkit/text_decoder.py (what is computed).
+A sequence is in the last of four axes, (1, features, 1, places), and the decoder takes one token a call (caches/slots.py). The
+names are in options.INTERFACES. Reference: argmaxinc/WhisperKit, Sources/WhisperKit/Core/TextDecoder.swift (what it feeds and
+keeps, and the sizes that it reads off the descriptions), and argmaxinc/whisperkittools, whisperkit/text_decoder.py (what is
+computed).
 
 Shapes: M mel bands, N frames of the spectrogram, S = N / 2 states of the encoder, D d_model, L layers of the decoder, C slots of
 its cache, H heads, E = D / H.
@@ -12,23 +13,19 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, types
 
-from milbuild import caches
-from milbuild.caches import Cross, SlotCache
+from milbuild.caches import Cross, Geometry
+from milbuild.caches.cache import Declared
 from milbuild.errors import Error
-from milbuild.heads.head import Outputs
 from milbuild.layers.linear import like
-from milbuild.layers.spectrogram import log_mel
+from milbuild.program import processing
 from milbuild.program.function import Graph, Produced
 from milbuild.program.inputs import Inputs
 from milbuild.program.options import AUDIO, hop_length, sampling_rate
-from milbuild.weights import Checkpoint, Cursor
+from milbuild.weights import Checkpoint
 
-SLOT = "kv_cache_update_mask"
-HIDDEN = "decoder_key_padding_mask"
 LOOKS = "alignment_heads_weights"
 
 
@@ -53,22 +50,12 @@ class WhisperKitInputs(Inputs):
         text = f"A token id, below {self.config.vocab_size}."
         self._declare(self.names.decoder_input_ids, "int32", (1,), (1,), text)
 
-    def _declare_cross(self) -> None:
+    def _declared_cross(self) -> list[Declared]:
+        if self.parts != ("decoder",):
+            return []
+        shape = (1, self.config.d_model, 1, self.source.size)
         name, text = self.names.encoder_last_hidden_state, "What AudioEncoder made of the sound."
-        self._declare_spread(name, (self.config.d_model, self.source.size), text)
-
-    def _declare_past(self) -> None:
-        slots = self.plan.context_length
-        assert isinstance(slots, int)
-        layers, heads, width = caches.shape(self.config)
-        self._declare(self.names.position, "int32", (1,), (1,), "Tokens before this one: its place.")
-        for kind in ("key", "value"):
-            text = f"{kind.capitalize()}s of earlier tokens, all layers behind one another."
-            self._declare_spread(self.names.past.format(kind=kind), (layers * heads * width, slots), text)
-        text = "1 for the slot of this token, 0 for the others. The caller stores there what the updates bring."
-        self._declare(SLOT, self.io_dtype, (1, slots), (1, slots), text)
-        text = "0 for a slot that is seen, this token's too; -10000 for the others. Any negative number hides a slot."
-        self._declare(HIDDEN, self.io_dtype, (1, slots), (1, slots), text)
+        return [Declared(name, self.io_dtype, shape, text)]
 
     def _declare_spread(self, name: str, shape: tuple[Any, Any], text: str) -> None:
         """(1, features, 1, places)."""
@@ -76,15 +63,14 @@ class WhisperKitInputs(Inputs):
         self._declare(name, self.io_dtype, (1, features, 1, places), (1, features, 1, places), text)
 
     def given(self, inputs: dict[str, Var]) -> dict[str, Any]:
-        if self.halves == ("decoder",):
+        if self.parts == ("decoder",):
             ids = inputs[self.names.decoder_input_ids]
             return {"decoder_input_ids": mb.expand_dims(x=ids, axes=[0], name="decoder_input_ids")}
         if self.plan.function == "mel":
-            w = Cursor(self.checkpoint, np.dtype(self.plan.precision), "") / "input_features"
             x = inputs[AUDIO]
             x = x if x.dtype == types.fp32 else mb.cast(x=x, dtype="fp32", name=f"{AUDIO}_float32")
-            sound = mb.expand_dims(x=x, axes=[0], name=f"{AUDIO}_rows")
-            return {"input_features": log_mel(sound, self.checkpoint.processor, w)}
+            audio = mb.expand_dims(x=x, axes=[0], name=f"{AUDIO}_rows")
+            return {"input_features": processing.input_features(audio, self.checkpoint, self.plan.precision)}
         return {"input_features": mb.squeeze(x=inputs[self.names.input_features], axes=[2], name="input_features")}
 
     def encoder_states(self, inputs: dict[str, Var]) -> Var:
@@ -92,20 +78,6 @@ class WhisperKitInputs(Inputs):
         name = self.names.encoder_last_hidden_state
         x = mb.squeeze(x=inputs[name], axes=[2], name=f"{name}_features")
         return mb.transpose(x=x, perm=[0, 2, 1], name=f"{name}_states")
-
-    def cache(self, inputs: dict[str, Var], given: dict[str, Any]) -> SlotCache:
-        layers, heads, width = caches.shape(self.config)
-        assert isinstance(self.plan.context_length, int)
-
-        def past(kind: str) -> Var:
-            """(1, L * D, 1, C) -> (1, L * H, C, E)."""
-            x, shape = inputs[self.names.past.format(kind=kind)], [1, layers * heads, width, -1]
-            x = mb.reshape(x=x, shape=shape, name=f"past_{kind}s_heads")
-            return mb.transpose(x=x, perm=[0, 1, 3, 2], name=f"past_{kind}s_slots")
-
-        position = inputs[self.names.position]
-        pair = past("key"), past("value")
-        return SlotCache(pair, layers, inputs[SLOT], inputs[HIDDEN], position, self.plan.context_length)
 
 
 class OfLayers(Sequence[Var]):
@@ -124,25 +96,16 @@ class OfLayers(Sequence[Var]):
 
 
 def spread(x: Var, name: str, transposed: bool) -> Var:
-    """(1, features, places), or with `turned` (1, places, features) -> (1, features, 1, places)."""
+    """(1, features, places), or with `transposed` (1, places, features) -> (1, features, 1, places)."""
     x = mb.transpose(x=x, perm=[0, 2, 1], name=f"{name}_features") if transposed else x
     return mb.expand_dims(x=x, axes=[2], name=f"{name}_spread")
 
 
-def updates(cache: SlotCache) -> tuple[Var, Var]:
-    """The call's keys and values of all layers, (1, L * D, 1, 1) each."""
-    found = []
-    for kind, new in zip(("key", "value"), zip(*cache.present, strict=True), strict=True):
-        x = new[0] if len(new) == 1 else mb.concat(values=list(new), axis=1, name=f"new_{kind}s")
-        found.append(mb.reshape(x=x, shape=[1, -1, 1, 1], name=f"new_{kind}s_spread"))
-    return found[0], found[1]
-
-
-def alignment_heads(checkpoint: Checkpoint, config: Any) -> list[tuple[int, int]]:
-    """(layer, head) of those whose attention to the sound tells when a word is said, by generation_config.json; none where it
-    names none. Raises `Error` for heads that the decoder does not have."""
+def alignment_heads(checkpoint: Checkpoint, geometry: Geometry) -> list[tuple[int, int]]:
+    """(layer, head) of the heads whose attention to the audio says when a word is spoken, by generation_config.json; none where
+    it names none. Raises `Error` for heads that the decoder does not have."""
     named = checkpoint.generation.get("alignment_heads") or []
-    layers, heads, _ = caches.shape(config)
+    layers, heads, *_ = geometry
     for pair in named if isinstance(named, list) else [named]:
         whole = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
         if not whole or not (0 <= pair[0] < layers and 0 <= pair[1] < heads):
@@ -154,7 +117,7 @@ def alignment_heads(checkpoint: Checkpoint, config: Any) -> list[tuple[int, int]
 
 
 def looks(chosen: list[tuple[int, int]], pairs: list[tuple[Var, Var]]) -> Var:
-    """Shares (1, S) of the sound that these heads look at, on average, from each layer's queries (1, H, 1, E) and keys
+    """Attention weights (1, S) of these heads over the audio, on average, from each layer's queries (1, H, 1, E) and keys
     (1, H, S, E) of cross-attention.
 
     Computed beside the attention itself, whose operation in iOS 18 keeps its shares to itself.
@@ -184,19 +147,21 @@ class WhisperKitGraph(Graph):
     declares = WhisperKitInputs
     inputs: WhisperKitInputs
 
-    def _read(self, inputs: dict[str, Var], given: dict[str, Any]) -> Outputs:
+    def _read(self, inputs: dict[str, Var], given: dict[str, Any]) -> Produced:
         names = self.inputs.names
         if self.plan.function == "mel":
-            return {names.input_features: spread(given["input_features"], "input_features", transposed=False)}
+            return self._named(
+                {names.input_features: spread(given["input_features"], "input_features", transposed=False)}
+            )
         model = self.family(self.config, self.weights, self.inputs.encoder_cache(inputs, given))
         name = names.encoder_last_hidden_state
-        return {name: spread(model.encode(**given), name, transposed=True)}
+        return self._named({name: spread(model.encode(**given), name, transposed=True)})
 
     def _cross(self, inputs: dict[str, Var], given: dict[str, Any]) -> Cross:
         """The encoder's states come in as they are, so their keys and values are worked out in every call: by each layer when
         it comes to them, since those of all together are 246 MB in a large-v3."""
         reader = self.family(self.config, self.weights, self.inputs.encoder_cache(inputs, given))
-        states, layers = self.inputs.encoder_states(inputs), caches.shape(self.config)[0]
+        states, layers = self.inputs.encoder_states(inputs), self.inputs.geometry.layers
 
         @functools.cache
         def made(layer: int) -> tuple[Var, Var]:
@@ -206,8 +171,7 @@ class WhisperKitGraph(Graph):
         return Cross(OfLayers(lambda i: made(i)[0], layers), OfLayers(lambda i: made(i)[1], layers), None)
 
     def _present(self, model: Any) -> Produced:
-        new = zip(("key", "value"), updates(model.cache), strict=True)
-        results = {self.inputs.names.present.format(kind=kind): value for kind, value in new}
-        if chosen := alignment_heads(self.checkpoint, self.config):
-            results[LOOKS] = looks(chosen, model.looks)
-        return self._named(results)
+        present = super()._present(model)
+        if chosen := alignment_heads(self.checkpoint, self.inputs.geometry):
+            present |= self._named({LOOKS: looks(chosen, model.looks)})
+        return present

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from milbuild import tasks
+from milbuild import architectures, tasks
+from milbuild.caches import Geometry
 from milbuild.errors import Error
 from milbuild.generation.session import Session
 from milbuild.model import Model
@@ -121,8 +122,9 @@ def _cases(plan: Plan, truth: Any, material: Material, model: Model, encoder: Mo
     if INTERFACES[plan.interface].packages:
         if encoder is not None:
             raise Error(f"a package of {plan.interface} is compared by itself", "Leave the encoder's out.")
-        heads = alignment_heads(Checkpoint.open(material.source, material.revision), truth.config)
-        yield from whisperkit.cases(plan, truth, material, heads)
+        geometry = Geometry.of(architectures.find(truth.config.model_type), truth.config)
+        heads = alignment_heads(Checkpoint.open(material.source, material.revision), geometry)
+        yield from whisperkit.cases(plan, truth, material, geometry, heads)
     elif plan.apart:
         Session(model, encoder)  # which says what is missing
         for name, inputs, sound, chunks in answers.sequences(plan, truth, material):

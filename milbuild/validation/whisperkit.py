@@ -6,16 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from milbuild import caches
-from milbuild.errors import Error
+from milbuild.caches import Geometry, slots
 from milbuild.program.options import AUDIO, INTERFACES, Plan
-from milbuild.program.whisperkit import HIDDEN, LOOKS, SLOT
+from milbuild.program.whisperkit import LOOKS
 from milbuild.validation import answers, reference
 from milbuild.validation.backend import Player
 from milbuild.validation.cases import Case
 from milbuild.validation.material import Material
-
-UNSEEN = -10_000  # what WhisperKit's mask holds for a slot that is not seen
 
 Arrays = dict[str, np.ndarray]
 
@@ -34,41 +31,28 @@ class _Call:
         """What comes out, of a decoder for all tokens; the cache is kept as WhisperKit keeps it."""
         if not self.ids:
             return self.plan.from_package(player.predict(self.plan.to_package(self.data)))
-        past, rows = self._empty(), []
-        for place in range(len(self.ids)):
-            outputs = self.plan.from_package(player.predict(self.plan.to_package(self._step(place, past))))
-            for kind, cache in zip(("key", "value"), past.values(), strict=True):
-                name = self._names.present.format(kind=kind)
-                if name not in outputs:
-                    raise Error(f"the package was built without the output {name}")
-                cache[..., place] = outputs.pop(name)[..., 0]
-            rows.append(outputs)
+        features, places = self.cache
+        names = INTERFACES[self.plan.interface]
+        shapes = {names.past.format(kind=kind): (1, features, 1, places) for kind in slots.KINDS}
+        host, rows = slots.Host(names, "", places), []
+        for place, token in enumerate(self.ids):
+            data = {
+                **self.data,
+                names.decoder_input_ids: np.array([token], np.int32),
+                **host.inputs(shapes, place, 1, 1),
+            }
+            outputs = self.plan.from_package(player.predict(self.plan.to_package(data)))
+            host.keep(shapes, outputs, place, 1, 1)
+            kept = {names.present.format(kind=kind) for kind in slots.KINDS}
+            rows.append({name: value for name, value in outputs.items() if name not in kept})
         return {name: np.concatenate([row[name] for row in rows], axis=-2) for name in rows[0]}
 
-    @property
-    def _names(self) -> Any:
-        return INTERFACES[self.plan.interface]
 
-    def _empty(self) -> Arrays:
-        features, slots = self.cache
-        shape = (1, features, 1, slots)
-        return {self._names.past.format(kind=kind): np.zeros(shape, np.float32) for kind in ("key", "value")}
-
-    def _step(self, place: int, past: Arrays) -> Arrays:
-        slots = np.arange(self.cache[1])[None]
-        return {
-            **self.data,
-            **past,
-            self._names.decoder_input_ids: np.array([self.ids[place]], np.int32),
-            self._names.position: np.array([place], np.int32),
-            SLOT: (slots == place).astype(np.float32),
-            HIDDEN: np.where(slots <= place, 0, UNSEEN).astype(np.float32),
-        }
-
-
-def cases(plan: Plan, truth: Any, material: Material, chosen: list[tuple[int, int]]) -> Iterator[Case]:
+def cases(
+    plan: Plan, truth: Any, material: Material, geometry: Geometry, chosen: list[tuple[int, int]]
+) -> Iterator[Case]:
     """Of the package that was built by `plan`, whose heads that tell a word's time are `chosen`."""
-    names, config = INTERFACES[plan.interface], truth.config
+    names = INTERFACES[plan.interface]
     assert isinstance(plan.context_length, int)
     count = min(plan.context_length, answers.LONGEST)
     heard = plan if plan.function == "mel" else replace(plan, postprocess=False)
@@ -88,7 +72,7 @@ def cases(plan: Plan, truth: Any, material: Material, chosen: list[tuple[int, in
         if chosen:
             shares = reference.cross_attentions(truth, inputs)
             expected[LOOKS] = np.mean([shares[layer][0, head] for layer, head in chosen], axis=0)
-        layers, heads, width = caches.shape(config)
+        layers, heads, width, _ = geometry
         ids, sizes = tuple(inputs["decoder_input_ids"][0].tolist()), (layers * heads * width, plan.context_length)
         call = _Call(plan, {names.encoder_last_hidden_state: states}, ids, sizes)
         yield _case(f"{name}, answer of {count} one by one", inputs, call, expected)
