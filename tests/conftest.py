@@ -21,6 +21,9 @@ logging.getLogger("coremltools").setLevel(logging.ERROR)
 import hypothesis
 import numpy as np
 import pytest
+
+pytest.register_assert_rewrite("tests.helpers", "tests.runtime.harness")
+
 import torch
 import transformers
 
@@ -129,7 +132,7 @@ def tokens(*shape: int, seed: int = 0, vocabulary: int = 61) -> np.ndarray:
     return np.where(ids == 5, 6, ids).astype(np.int32)
 
 
-def check_landmarks(
+def check_module_outputs(
     model: Any, folder: Path, task: str, inputs: dict[str, np.ndarray], wanted: tuple[str, ...]
 ) -> None:
     """Every module of transformers whose output stands in the graph has its value there, under its name; all that are

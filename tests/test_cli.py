@@ -16,8 +16,8 @@ import typer
 import milbuild
 from milbuild import architectures, tasks
 from milbuild.cli.app import app
-from tests import broken
-from tests.broken import CommandLine, assert_refused, files, run
+from tests.helpers import checkpoints_by_hand as by_hand
+from tests.helpers.command_line import ENVIRONMENT, ROOT, CommandLine, assert_refused, files, run
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -32,7 +32,7 @@ def command() -> Iterator[CommandLine]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint `c` and packages of it: `p.mlpackage`, and `s.mlpackage` with a state and two functions."""
     folder = tmp_path_factory.mktemp("cli")
-    broken.checkpoint(folder / "c")
+    by_hand.checkpoint(folder / "c")
     milbuild.build(folder / "c").save(folder / "p.mlpackage")
     milbuild.build(folder / "c", cache="state", prefill_length=8).save(folder / "s.mlpackage")
     return folder
@@ -90,7 +90,7 @@ def test_python_m(folder: Path) -> None:
     assert json.loads(result.out)
     script = Path(sys.executable).with_name("milbuild")
     if script.exists():
-        done = subprocess.run([script, "--version"], capture_output=True, text=True, env=broken.ENVIRONMENT)
+        done = subprocess.run([script, "--version"], capture_output=True, text=True, env=ENVIRONMENT)
         assert (done.returncode, done.stdout) == (0, f"milbuild {milbuild.__version__}\n")
 
 
@@ -138,7 +138,7 @@ def test_usage_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 def test_refusal_in_a_process_of_its_own(tmp_path: Path) -> None:
     """What the other tests see through a copy of a warm process, once from a cold one."""
-    broken.checkpoint(tmp_path / "c", config={"model_type": "gpt-2"})
+    by_hand.checkpoint(tmp_path / "c", config={"model_type": "gpt-2"})
     before = files(tmp_path)
     assert_refused(run("build", "c", "out.mlpackage", cwd=tmp_path), "'gpt-2'", hint="gpt2")
     assert files(tmp_path) == before
@@ -312,8 +312,8 @@ def test_reader_that_goes_away(folder: Path) -> None:
     """`milbuild list | head -0`: no traceback."""
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m milbuild list --json | true"],
-        cwd=broken.ROOT,
-        env=broken.ENVIRONMENT,
+        cwd=ROOT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
@@ -380,8 +380,8 @@ def test_answers_without_importing_anything_heavy(arguments: tuple[str, ...]) ->
     )
     done = subprocess.run(
         [sys.executable, "-c", script.format(arguments=arguments)],
-        cwd=broken.ROOT,
-        env=broken.ENVIRONMENT,
+        cwd=ROOT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
@@ -400,7 +400,7 @@ def test_build_does_not_import_torch(folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script.format(source=str(folder / "c"))],
         cwd=tmp_path,
-        env=broken.ENVIRONMENT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
@@ -485,9 +485,7 @@ def test_standard_output_that_fails(arguments: str, folder: Path) -> None:
     line = f"{sys.executable} -m milbuild {arguments}"
 
     def shell(script: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=broken.ENVIRONMENT, capture_output=True, text=True
-        )
+        return subprocess.run(["bash", "-c", script], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
 
     if Path("/dev/full").exists():
         done = shell(f"{line} > /dev/full")
@@ -505,7 +503,7 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(folder: Path, tmp_pat
     line = f"{sys.executable} -m milbuild build c {tmp_path}/out.mlpackage --force"
     written = []
     for streams in ("", ">&- 2>&- <&-"):
-        done = subprocess.run(["bash", "-c", f"{line} {streams}"], cwd=folder, env=broken.ENVIRONMENT)
+        done = subprocess.run(["bash", "-c", f"{line} {streams}"], cwd=folder, env=ENVIRONMENT)
         assert done.returncode == 0
         written.append({file.name: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()})
     assert written[0] == written[1]

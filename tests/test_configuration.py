@@ -15,7 +15,7 @@ from milbuild.layers.activation import ACTIVATIONS
 from milbuild.validation import reference as hf
 from milbuild.weights.fields import Config
 from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
-from tests.tiny import TABLE, TEXTS
+from tests.tiny import TABLE, TEXT_MODELS
 
 
 @pytest.mark.parametrize("model_type", TABLE)
@@ -92,7 +92,7 @@ def test_any_configuration_equals_transformers(flags: dict[str, Any], count: int
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
-    model_type = data.draw(st.sampled_from([name for name in TEXTS if name != "gpt2"]))
+    model_type = data.draw(st.sampled_from([name for name in TEXT_MODELS if name != "gpt2"]))
     row = TABLE[model_type]
     names = data.draw(st.lists(st.sampled_from(sorted(row.flags)), min_size=1, max_size=4, unique=True))
     flags: dict[str, Any] = {}

@@ -26,9 +26,9 @@ from milbuild.inspection.drawing import Page, _figure, draw, layout
 from milbuild.inspection.outline import LIMIT, Group, count, outline
 from milbuild.linting.graph import Subject
 from milbuild.package.reader import Package
-from tests.assembler import Assembled, F, I, Word
-from tests.broken import CommandLine
 from tests.conftest import checkpoint, reference
+from tests.helpers.command_line import CommandLine
+from tests.helpers.packages_by_hand import Assembled, F, I, Word
 from tests.runtime import test_compressed_models as squeezed
 
 half = np.float16

@@ -21,8 +21,8 @@ from milbuild.program.options import Plan
 from milbuild.weights import Checkpoint
 from milbuild.weights.generation_config import FIELDS as HONOURED
 from milbuild.weights.generation_config import LENGTHS, kept
-from tests.broken import CommandLine
 from tests.conftest import checkpoint
+from tests.helpers.command_line import CommandLine
 from tests.tiny import TABLE
 
 

@@ -17,8 +17,8 @@ import milbuild
 from milbuild.program.options import POOLINGS, PROMPT, SENTENCE_KEY, Plan
 from milbuild.validation import reference as hf
 from milbuild.weights import sentence_transformers as layout
-from tests.broken import CommandLine
 from tests.conftest import checkpoint, difference, inputs_of, psnr, reference, tokens
+from tests.helpers.command_line import CommandLine
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="the test needs sentence-transformers")
 st = pytest.importorskip("sentence_transformers.sentence_transformer.modules")

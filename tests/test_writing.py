@@ -19,8 +19,8 @@ import pytest
 import milbuild
 from milbuild import architectures
 from milbuild.lowering import blob, temporary
-from tests import broken
 from tests.conftest import checkpoint
+from tests.helpers.command_line import ROOT
 from tests.tiny import TABLE
 
 KILLS = 200
@@ -32,7 +32,7 @@ def contents(package: Path) -> dict[str, bytes]:
 
 
 def run(script: str, *arguments: Any, hash_seed: int = 0, cwd: Path | None = None) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(broken.ROOT)}
+    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
         env=environment,

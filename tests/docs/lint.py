@@ -1,4 +1,4 @@
-"""Writes docs/lint.md from the rules: python -m tests.rules
+"""Writes docs/lint.md from the rules: python -m tests.docs.lint
 
 What our own builds are told is explained there, and the tests hold the builds to it.
 """
@@ -15,11 +15,11 @@ from milbuild.linting.rules import SEVERITIES
 from milbuild.program import options
 from tests.tiny import TABLE
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "lint.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "lint.md"
 
 BEGINNING = """# What lint knows
 
-Written by `python -m tests.rules` from the rules in milbuild/linting; a test holds this page to them.
+Written by `python -m tests.docs.lint` from the rules in milbuild/linting; a test holds this page to them.
 
 ```
 milbuild lint gpt2.mlpackage               # the rules that hold whatever unit runs it

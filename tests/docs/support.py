@@ -1,6 +1,6 @@
-"""Writes docs/support.md from the tables that the tests run over: python -m tests.support
+"""Writes docs/support.md from the tables that the tests run over: python -m tests.docs.support
 
-A row stands there only if tests/tiny.py has it, and what it lists is what the tests compare with transformers.
+A row stands there only if tests/tiny has it, and what it lists is what the tests compare with transformers.
 """
 
 import sys
@@ -9,11 +9,11 @@ from pathlib import Path
 from milbuild import architectures, tasks
 from tests.tiny import TABLE
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "support.md"
 
 BEGINNING = """# What can be built, and what is proved of it
 
-Written by `python -m tests.support` from the tables that the tests run over; a test holds this page to them.
+Written by `python -m tests.docs.support` from the tables that the tests run over; a test holds this page to them.
 
 Every line is compared with transformers' PyTorch model, eager, in float32, on perturbed weights: in float32 within 1e-5 of the
 output's range (2e-3 with a state), in float16 with a PSNR of at least 55 dB; every module's output; texts and sounds of every
