@@ -30,6 +30,7 @@ import transformers
 from milbuild import architectures
 from milbuild.program import builder
 from milbuild.tasks import TASKS
+from tests.helpers.command_line import CommandLine
 from tests.tiny import TABLE
 
 # The same examples in every run of `make test`; new ones in `make test-all`, and 100,000 damaged files in `make fuzz`.
@@ -63,6 +64,36 @@ def _validated() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "lower", lower)
         yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--model-type", choices=sorted(TABLE), help="only tests of this model type, by its exact name")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if wanted := config.getoption("--model-type"):
+        others = [item for item in items if _model_type(item) != wanted]
+        items[:] = [item for item in items if _model_type(item) == wanted]
+        config.hook.pytest_deselected(items=others)
+
+
+def _model_type(item: pytest.Item) -> str | None:
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return parameters.get("model_type")
+
+
+@pytest.fixture(scope="session")
+def command() -> Iterator[CommandLine]:
+    """The command line, for what builds, inspects and lints: one process for all tests of a worker."""
+    with CommandLine() as line:
+        yield line
+
+
+@pytest.fixture(scope="session")
+def torch_command() -> Iterator[CommandLine]:
+    """The command line, for what compares and predicts too."""
+    with CommandLine(torch=True, OMP_NUM_THREADS="1") as line:
+        yield line
 
 
 @pytest.fixture

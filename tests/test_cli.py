@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ from tests.helpers import checkpoints_by_hand as by_hand
 from tests.helpers.command_line import ENVIRONMENT, ROOT, CommandLine, assert_refused, files, run
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 @pytest.fixture(scope="module")
@@ -429,23 +422,17 @@ PICTURES = {
 }
 
 
-@pytest.fixture(scope="module")
-def playing() -> Iterator[CommandLine]:
-    with CommandLine(torch=True, OMP_NUM_THREADS="1") as line:
-        yield line
-
-
 @pytest.mark.skipif(sys.platform == "darwin", reason="the disk is made full in a copy of a warm process")
 @pytest.mark.parametrize(("kind", "words"), [("ENOSPC", "the disk is full"), ("EIO", "Input/output error")])
 @pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["", "--json"])
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_on_a_full_disk(
-    name: str, as_json: tuple[str, ...], kind: str, words: str, playing: CommandLine, folder: Path, tmp_path: Path
+    name: str, as_json: tuple[str, ...], kind: str, words: str, torch_command: CommandLine, folder: Path, tmp_path: Path
 ) -> None:
     """Exit code 2 and why; the table stands there all the same, the old picture too, and nothing beside it."""
     arguments = [*PICTURES[name], tmp_path / "picture.png", *as_json]
     (tmp_path / "picture.png").write_bytes(b"old")
-    result = playing(*arguments, cwd=folder, first=FULL.format(kind=kind))
+    result = torch_command(*arguments, cwd=folder, first=FULL.format(kind=kind))
     assert result.code == 2
     assert result.err.startswith(f"error: a {'graph' if name == 'inspect' else 'plot'} cannot be written to ")
     assert words in result.err
@@ -457,7 +444,7 @@ def test_a_picture_on_a_full_disk(
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_where_none_can_be(name: str, playing: CommandLine, folder: Path, tmp_path: Path) -> None:
+def test_a_picture_where_none_can_be(name: str, torch_command: CommandLine, folder: Path, tmp_path: Path) -> None:
     """Said before the work."""
     (tmp_path / "folder.png").mkdir()
     for place, words in (
@@ -465,15 +452,15 @@ def test_a_picture_where_none_can_be(name: str, playing: CommandLine, folder: Pa
         ("folder.png", "is a folder"),
         ("p.doc", "known are"),
     ):
-        result = playing(*PICTURES[name], tmp_path / place, cwd=folder)
+        result = torch_command(*PICTURES[name], tmp_path / place, cwd=folder)
         assert (result.code, result.out) == (2, ""), result.err
         assert words in result.err
 
 
-def test_a_picture_replaces_what_a_link_leads_to(playing: CommandLine, folder: Path, tmp_path: Path) -> None:
+def test_a_picture_replaces_what_a_link_leads_to(torch_command: CommandLine, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "real.svg").write_text("old")
     (tmp_path / "link.svg").symlink_to("real.svg")
-    result = playing(*PICTURES["inspect"], tmp_path / "link.svg", cwd=folder)
+    result = torch_command(*PICTURES["inspect"], tmp_path / "link.svg", cwd=folder)
     assert result.code == 0, result.err
     assert (tmp_path / "link.svg").is_symlink()
     assert "<svg" in (tmp_path / "real.svg").read_text()
@@ -534,10 +521,10 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(folder: Path, tmp_pat
     ],
 )
 def test_what_is_something_else(
-    arguments: str, words: str, hint: str | None, playing: CommandLine, command: CommandLine, folder: Path
+    arguments: str, words: str, hint: str | None, torch_command: CommandLine, command: CommandLine, folder: Path
 ) -> None:
     before = files(folder)
-    line = command if arguments.startswith(("build", "lint")) else playing
+    line = command if arguments.startswith(("build", "lint")) else torch_command
     assert_refused(line(*arguments.split(), cwd=folder), words, hint=hint)
     assert files(folder) == before
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,6 @@ def traced(folder: Path) -> Path:
         warnings.simplefilter("ignore")  # torch finds tracing out of date
         squeezed.converted(squeezed.FP16, squeezed.ct.target.iOS18).save(str(path))
     return path
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 # Multiply-accumulates

@@ -1354,12 +1354,6 @@ def test_packed_weights_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lint")
     CASES["epsilon-zero"](True).save(folder / "bad.mlpackage")

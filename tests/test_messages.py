@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,6 @@ from milbuild.program.options import INTERFACES, PRECISIONS, TARGETS
 from tests.helpers import checkpoints_by_hand as by_hand
 from tests.helpers.checkpoints_by_hand import VOCABULARY, WIDTH
 from tests.helpers.command_line import ENVIRONMENT, ROOT, CommandLine, Result, assert_refused, files, run
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 @pytest.fixture(scope="module")

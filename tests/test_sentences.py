@@ -4,7 +4,7 @@ import functools
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,6 @@ st = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
 WIDTH, COUNT = 24, 11
 EVERY = ["lasttoken", "mean", "cls", "max", "weightedmean", "mean_sqrt_len_tokens"]
 OLD = {"base.modules.transformer": "models", "base.modules.dense": "models", "base.modules.normalize": "models"}
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import struct
 import sys
 import tempfile
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -535,12 +535,6 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build(folder / "c", cache="io", postprocess=False, function=half).save(folder / f"{half}.mlpackage")
     write(folder / "a.wav", noise(0.75), 2, rate=8000)
     return folder
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 def generate(*arguments: Any) -> Any:
