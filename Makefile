@@ -35,6 +35,7 @@ test: setup
 	$(BIN)/python $(PYTEST) -m "not all"
 
 family: setup ## Fast tests of one model type: make family F=gpt2
+	$(if $(F),,$(error which model type? make family F=gpt2))
 	$(BIN)/python -m pytest -n 0 -m "not all" --model-type "$(F)" $(FAMILY)
 
 # The tests with the lowest and the newest release of every dependency, as tests/constraints has them.

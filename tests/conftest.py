@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 -- the environment is set before libraries that read it on import
 import functools
+import gc
 import json
 import logging
 import os
@@ -41,6 +42,13 @@ hypothesis.settings.register_profile("explore", print_blob=True, deadline=None)
 hypothesis.settings.register_profile("fuzz", print_blob=True, database=None, deadline=None)
 hypothesis.settings.load_profile(PROFILE)
 
+
+def examples(count: int) -> int:
+    """Drawn variations of whole models: `count` where others are drawn each time (`make test-all`); a third of them where they
+    are always the same, and each variation has a test of its own."""
+    return count // 3 if PROFILE == "steady" else count
+
+
 SHARED = Path(__file__).parents[2] / "shared" / "checkpoints"
 
 torch.set_num_threads(1)  # tests run side by side
@@ -75,6 +83,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [item for item in items if _model_type(item) != wanted]
         items[:] = [item for item in items if _model_type(item) == wanted]
         config.hook.pytest_deselected(items=others)
+
+
+def pytest_collection_finish() -> None:
+    """The modules and tests that are there stay: looking through them again and again takes an eighth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _model_type(item: pytest.Item) -> str | None:

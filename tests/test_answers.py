@@ -21,7 +21,7 @@ from milbuild.generation.sampling import Sampling, generate_tokens
 from milbuild.generation.session import Session
 from milbuild.validation import reference as hf
 from milbuild.weights.generation_config import FIELDS, answer_start, ends
-from tests.conftest import check_module_outputs, checkpoint, difference, psnr, reference, tokens
+from tests.conftest import check_module_outputs, checkpoint, difference, examples, psnr, reference, tokens
 from tests.tiny import SEQ2SEQ_MODELS
 
 TASK = "text2text-generation"
@@ -427,7 +427,7 @@ def test_validate(model_type: str, precision: str, tmp_path: Path) -> None:
 
 
 # Drawn, not picked: any of a family's variations together, and lengths. What transformers itself refuses is no configuration.
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @hypothesis_given(st.data())
 def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
     model_type, task = data.draw(st.sampled_from([*TASK_PAIRS, *TASKS.items()]))

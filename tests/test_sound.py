@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import milbuild
 from milbuild import architectures, runtime
 from milbuild.validation import reference as hf
-from tests.conftest import checkpoint, difference, psnr, reference
+from tests.conftest import checkpoint, difference, examples, psnr, reference
 from tests.test_parity import compare, operations
 from tests.tiny import AUDIO_MODELS
 
@@ -333,7 +333,7 @@ def test_no_operation_is_in_vain(model_type: str, task: str, flag: str) -> None:
 
 
 # Drawn, not picked: any of a family's variations together. What transformers itself refuses is no configuration.
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
     model_type, task = data.draw(st.sampled_from(TASK_PAIRS))

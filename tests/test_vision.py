@@ -19,7 +19,7 @@ from milbuild import Error, architectures
 from milbuild.program.options import TARGETS
 from milbuild.validation import reference as hf
 from milbuild.validation.material import picture
-from tests.conftest import check_module_outputs, checkpoint, difference, reference
+from tests.conftest import check_module_outputs, checkpoint, difference, examples, reference
 from tests.test_parity import compare, operations
 from tests.tiny import VISION_MODELS
 
@@ -250,7 +250,7 @@ def test_both_spellings_of_the_hub(model_type: str, task: str, tmp_path: Path) -
 
 
 # Drawn, not picked: any of a family's variations together. What transformers itself refuses is no configuration.
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
     model_type, task = data.draw(st.sampled_from(TASKS))
