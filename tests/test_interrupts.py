@@ -128,7 +128,7 @@ def test_where_an_exception_would_be_lost(number: signal.Signals, command: Comma
     """Python prints and forgets what a destructor raises, and libraries catch everything: the signal ends the process there."""
     first = f"""
 import signal
-from milbuild.package import temporary
+from milbuild.lowering import temporary
 put = temporary.put
 class Bell:
     def __del__(self):
@@ -151,7 +151,7 @@ def test_between_two_steps(step: str, command: CommandLine, folder: Path) -> Non
     """Where two names cannot be exchanged in one step, what was moved aside is put back."""
     first = f"""
 import os, signal
-from milbuild.package import temporary
+from milbuild.lowering import temporary
 temporary._exchange = temporary._exchange_in_steps
 real = {step}
 def late(*arguments):

@@ -702,7 +702,7 @@ def test_output_that_appears_meanwhile(moment: str, command: CommandLine, whole:
     shutil.copytree(whole / "c", tmp_path / "c")
     first = f"""
 import os, shutil
-from milbuild.package import temporary
+from milbuild.lowering import temporary
 real = {moment}
 def late(made, *rest):
     if str(made).endswith(".partial") and not os.path.lexists("out.mlpackage"):

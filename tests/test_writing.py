@@ -104,7 +104,7 @@ BUILDER = """
         os.waitpid(child, 0)
         print("done", flush=True)
 """
-IN_STEPS = "from milbuild.package import temporary; temporary._exchange = temporary._exchange_in_steps"
+IN_STEPS = "from milbuild.lowering import temporary; temporary._exchange = temporary._exchange_in_steps"
 
 
 @pytest.mark.parametrize(
