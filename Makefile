@@ -5,12 +5,16 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 JOBS ?= auto
 BIN := .venv/bin
+# Each worker goes through a part of the tests in order, so that what a file prepares is prepared once, and then takes over what others have left.
+PYTEST := -m pytest -n $(JOBS) --dist worksteal
+# One process: a second costs longer to start than it saves.
+FAMILY := $(addprefix tests/test_,parity.py vision.py sound.py answers.py caches.py configuration.py)
 
 # The environments of `make test-oldest`, which is meant for Python 3.11, and `make test-newest`.
 OLDEST := .venv-oldest/bin
 NEWEST := .venv-newest/bin
 
-.PHONY: demo test test-oldest test-newest test-lowest-kernels test-all test-coreml fuzz lint mutants conformance conformance-ci bench clean setup
+.PHONY: demo test test-oldest test-newest test-lowest-kernels family test-all test-coreml fuzz lint mutants conformance conformance-ci bench clean setup
 
 setup: .venv/ready
 
@@ -28,14 +32,18 @@ demo: setup
 	$(BIN)/milbuild demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) -m "not all"
+	$(BIN)/python $(PYTEST) -m "not all"
+
+family: setup ## Fast tests of one model type: make family F=gpt2
+	$(if $(F),,$(error which model type? make family F=gpt2))
+	$(BIN)/python -m pytest -n 0 -m "not all" --model-type "$(F)" $(FAMILY)
 
 # The tests with the lowest and the newest release of every dependency, as tests/constraints has them.
 test-oldest: .venv-oldest/ready
-	$(OLDEST)/python -m pytest -n $(JOBS) -m "not all"
+	$(OLDEST)/python $(PYTEST) -m "not all"
 
 test-newest: .venv-newest/ready
-	$(NEWEST)/python -m pytest -n $(JOBS) -m "not all"
+	$(NEWEST)/python $(PYTEST) -m "not all"
 
 .venv-%/ready: tests/constraints/%.txt pyproject.toml
 	$(PYTHON) -m venv .venv-$*
@@ -46,19 +54,19 @@ test-newest: .venv-newest/ready
 
 # The runtime's tests on the kernels that torch and oneDNN have for the oldest processors; test_processors.py chooses its own.
 test-lowest-kernels: setup
-	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n $(JOBS) -m "not all" --ignore tests/runtime/test_processors.py tests/runtime tests/test_runtime.py
+	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/python $(PYTEST) -m "not all" --ignore tests/runtime/test_processors.py tests/runtime tests/test_runtime.py
 
 # Off macOS with milbuild's runtime in Core ML's place.
 test-all: setup
-	MILBUILD_COREML=runtime MILBUILD_HYPOTHESIS=explore $(BIN)/python -m pytest -n $(JOBS)
+	MILBUILD_COREML=runtime MILBUILD_HYPOTHESIS=explore $(BIN)/python $(PYTEST)
 
 # What Core ML itself makes of every family; on macOS only.
 test-coreml: setup
-	$(BIN)/python -m pytest -n $(JOBS) -m coreml tests/test_coreml.py
+	$(BIN)/python $(PYTEST) -m coreml tests/test_coreml.py
 
 # 70,000 damaged safetensors files and 30,000 damaged packages.
 fuzz: setup
-	MILBUILD_HYPOTHESIS=fuzz $(BIN)/python -m pytest -n $(JOBS) -m fuzz
+	MILBUILD_HYPOTHESIS=fuzz $(BIN)/python $(PYTEST) -m fuzz
 
 lint: setup
 	$(BIN)/ruff check .

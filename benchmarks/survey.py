@@ -131,7 +131,7 @@ def main() -> int:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     sys.path.insert(0, str(DOCUMENT.parents[1]))  # for the table of small models
-    from tests import rules
+    from tests.docs import lint as rules
 
     found: list[Found] = []
     said: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 -- the environment is set before libraries that read it on import
 import functools
+import gc
 import json
 import logging
 import os
@@ -21,12 +22,16 @@ logging.getLogger("coremltools").setLevel(logging.ERROR)
 import hypothesis
 import numpy as np
 import pytest
+
+pytest.register_assert_rewrite("tests.helpers", "tests.runtime.harness")
+
 import torch
 import transformers
 
 from milbuild import architectures
 from milbuild.program import builder
 from milbuild.tasks import TASKS
+from tests.helpers.command_line import CommandLine
 from tests.tiny import TABLE
 
 # The same examples in every run of `make test`; new ones in `make test-all`, and 100,000 damaged files in `make fuzz`.
@@ -36,6 +41,13 @@ hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", print_blob=True, deadline=None)
 hypothesis.settings.register_profile("fuzz", print_blob=True, database=None, deadline=None)
 hypothesis.settings.load_profile(PROFILE)
+
+
+def examples(count: int) -> int:
+    """Drawn variations of whole models: `count` where others are drawn each time (`make test-all`); a third of them where they
+    are always the same, and each variation has a test of its own."""
+    return count // 3 if PROFILE == "steady" else count
+
 
 SHARED = Path(__file__).parents[2] / "shared" / "checkpoints"
 
@@ -60,6 +72,43 @@ def _validated() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "lower", lower)
         yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--model-type", choices=sorted(TABLE), help="only tests of this model type, by its exact name")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if wanted := config.getoption("--model-type"):
+        others = [item for item in items if _model_type(item) != wanted]
+        items[:] = [item for item in items if _model_type(item) == wanted]
+        config.hook.pytest_deselected(items=others)
+
+
+def pytest_collection_finish() -> None:
+    """The modules and tests that are there stay: looking through them again and again takes an eighth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
+def _model_type(item: pytest.Item) -> str | None:
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return parameters.get("model_type")
+
+
+@pytest.fixture(scope="session")
+def command() -> Iterator[CommandLine]:
+    """The command line, for what builds, inspects and lints: one process for all tests of a worker."""
+    with CommandLine() as line:
+        yield line
+
+
+@pytest.fixture(scope="session")
+def torch_command() -> Iterator[CommandLine]:
+    """The command line, for what compares and predicts too."""
+    with CommandLine(torch=True, OMP_NUM_THREADS="1") as line:
+        yield line
 
 
 @pytest.fixture
@@ -129,7 +178,7 @@ def tokens(*shape: int, seed: int = 0, vocabulary: int = 61) -> np.ndarray:
     return np.where(ids == 5, 6, ids).astype(np.int32)
 
 
-def check_landmarks(
+def check_module_outputs(
     model: Any, folder: Path, task: str, inputs: dict[str, np.ndarray], wanted: tuple[str, ...]
 ) -> None:
     """Every module of transformers whose output stands in the graph has its value there, under its name; all that are

@@ -21,13 +21,15 @@ from milbuild.generation.sampling import Sampling, generate_tokens
 from milbuild.generation.session import Session
 from milbuild.validation import reference as hf
 from milbuild.weights.generation_config import FIELDS, answer_start, ends
-from tests.conftest import check_landmarks, checkpoint, difference, psnr, reference, tokens
-from tests.tiny import ANSWERS
+from tests.conftest import check_module_outputs, checkpoint, difference, examples, psnr, reference, tokens
+from tests.tiny import SEQ2SEQ_MODELS
 
 TASK = "text2text-generation"
-TASKS = dict.fromkeys(ANSWERS, TASK) | {"whisper": "speech-seq2seq"}
-FLAGS = [(name, flag) for name, tiny in ANSWERS.items() for flag in tiny.flags]
-TASK_PAIRS = [(name, task) for name in ANSWERS for task in architectures.SUPPORTED[name].tasks if task != TASKS[name]]
+TASKS = dict.fromkeys(SEQ2SEQ_MODELS, TASK) | {"whisper": "speech-seq2seq"}
+FLAGS = [(name, flag) for name, tiny in SEQ2SEQ_MODELS.items() for flag in tiny.flags]
+TASK_PAIRS = [
+    (name, task) for name in SEQ2SEQ_MODELS for task in architectures.SUPPORTED[name].tasks if task != TASKS[name]
+]
 CACHES = {
     "none": {"context_length": 13},
     "none, ranged": {"context_length": (1, 13)},
@@ -39,14 +41,14 @@ CACHES = {
     "state, prefill": {"cache": "state", "context_length": 13, "prefill_length": 4},
 }
 LENGTHS = {"fixed": 11, "ranged": (4, 19), "listed": [7, 11]}
-PAIRS = [(name, length) for name in ANSWERS for length in LENGTHS if name != "whisper" or length == "fixed"]
+PAIRS = [(name, length) for name in SEQ2SEQ_MODELS for length in LENGTHS if name != "whisper" or length == "fixed"]
 HOP = 160  # samples from one frame of a spectrogram to the next
 
 
 def sizes(model_type: str, length: Any = 11) -> dict[str, Any]:
     """Options of a build: what its encoder reads."""
     if model_type == "whisper":
-        frames = 2 * ANSWERS[model_type].config["max_source_positions"]
+        frames = 2 * SEQ2SEQ_MODELS[model_type].config["max_source_positions"]
         return {"sequence_length": frames * HOP, "postprocess": False}
     return {"sequence_length": length}
 
@@ -55,7 +57,7 @@ def given(model_type: str, batch: int = 1, count: int = 11, **how: Any) -> dict[
     """What transformers' model takes."""
     found = texts(batch, count, **how)
     if model_type == "whisper":
-        config = ANSWERS[model_type].config
+        config = SEQ2SEQ_MODELS[model_type].config
         random = np.random.default_rng(how.get("seed", 0))
         shape = (batch, config["num_mel_bins"], 2 * config["max_source_positions"])
         answer = {"decoder_input_ids": found["decoder_input_ids"]} if "decoder_input_ids" in found else {}
@@ -107,7 +109,7 @@ def check(value: np.ndarray, expected: np.ndarray, options: dict[str, Any], prec
 @pytest.mark.parametrize(("model_type", "flag"), FLAGS)
 def test_flags(model_type: str, flag: str, precision: str) -> None:
     task = "audio-classification" if flag == "weighted layers" else TASKS[model_type]
-    folder = checkpoint(model_type, task, **ANSWERS[model_type].flags[flag])
+    folder = checkpoint(model_type, task, **SEQ2SEQ_MODELS[model_type].flags[flag])
     options = sizes(model_type) | {"batch_size": 3, "precision": precision}
     if task == "audio-classification":
         model = milbuild.build(folder, **options)
@@ -156,7 +158,7 @@ def test_every_cache_equals_the_full_forward(model_type: str, length: str, name:
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("target", ["iOS15", "iOS16", "iOS17", "iOS18", "iOS26"])
 @pytest.mark.parametrize("cache", ["none", "io", "state"])
-@pytest.mark.parametrize("model_type", ANSWERS)
+@pytest.mark.parametrize("model_type", SEQ2SEQ_MODELS)
 def test_two_packages(model_type: str, cache: str, target: str, precision: str) -> None:
     folder = checkpoint(model_type, TASKS[model_type])
     options = {"context_length": 13, "cache": cache, "target": target, "precision": precision} | sizes(model_type)
@@ -221,13 +223,13 @@ def test_every_landmark(model_type: str, task: str) -> None:
     model = milbuild.build(folder, task=task, precision="float32", **options)
     wanted = tuple(
         module
-        for module in ANSWERS[model_type].landmarks
+        for module in SEQ2SEQ_MODELS[model_type].module_outputs
         if "decoder" not in module or task not in architectures.find(model_type).encoder_tasks
     )
-    check_landmarks(model, folder, task, given(model_type, 1, answer=7 if own else 0), wanted)
+    check_module_outputs(model, folder, task, given(model_type, 1, answer=7 if own else 0), wanted)
 
 
-@pytest.mark.parametrize("model_type", ANSWERS)
+@pytest.mark.parametrize("model_type", SEQ2SEQ_MODELS)
 def test_operations_stay_few(model_type: str) -> None:
     folder = checkpoint(model_type, TASKS[model_type])
     model = milbuild.build(folder, cache="state", context_length=13, **sizes(model_type))
@@ -237,7 +239,7 @@ def test_operations_stay_few(model_type: str) -> None:
     counts = [
         len([op for op in package.function(name).operations if op.type != "const"]) for name in ("encode", "decode")
     ]
-    assert sum(counts) <= ANSWERS[model_type].operations, counts
+    assert sum(counts) <= SEQ2SEQ_MODELS[model_type].operations, counts
 
 
 def test_a_new_text_begins_with_empty_states() -> None:
@@ -391,7 +393,7 @@ def test_sound_is_heard_in_the_package(task: str, precision: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("float16", marks=pytest.mark.all)])
-@pytest.mark.parametrize("model_type", ANSWERS)
+@pytest.mark.parametrize("model_type", SEQ2SEQ_MODELS)
 def test_validate(model_type: str, precision: str, tmp_path: Path) -> None:
     folder = checkpoint(model_type, TASKS[model_type])
     for options in (
@@ -425,11 +427,11 @@ def test_validate(model_type: str, precision: str, tmp_path: Path) -> None:
 
 
 # Drawn, not picked: any of a family's variations together, and lengths. What transformers itself refuses is no configuration.
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @hypothesis_given(st.data())
 def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
     model_type, task = data.draw(st.sampled_from([*TASK_PAIRS, *TASKS.items()]))
-    rows = ANSWERS[model_type].flags
+    rows = SEQ2SEQ_MODELS[model_type].flags
     names = data.draw(st.lists(st.sampled_from(sorted(rows)), min_size=1, max_size=4, unique=True))
     flags: dict[str, Any] = {}
     for name in names:

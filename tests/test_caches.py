@@ -16,8 +16,7 @@ from milbuild.generation.session import Session
 from milbuild.program.options import INTERFACES
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
-from tests.tiny import GPT2
-from tests.tiny import TEXTS as TABLE
+from tests.tiny import TEXT_MODELS
 
 # Keys and values in a state are float16 whatever the rest is.
 LIMITS = {"io": 1e-5, "state": 2e-3}
@@ -96,7 +95,7 @@ def test_flags_with_a_cache(name: str, flags: dict, precision: str) -> None:
 
 
 SOME = ["state, prefill 4", "state, ranged", "swift", "io, fixed, prefill 4", "io, growing, ranged"]
-DECODERS = [(name, {}) for name in TABLE if name != "gpt2" and architectures.SUPPORTED[name].decoder]
+DECODERS = [(name, {}) for name in TEXT_MODELS if name != "gpt2" and architectures.SUPPORTED[name].decoder]
 DECODERS += [(name, {"is_decoder": True}) for name in ("bert", "roberta")]
 
 
@@ -135,10 +134,10 @@ def test_layers_with_a_window_need_its_slots_only(model_type: str, flags: Any, s
 
 @pytest.mark.all
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("flag", GPT2.flags)
+@pytest.mark.parametrize("flag", TEXT_MODELS["gpt2"].flags)
 @pytest.mark.parametrize("name", BUILDS)
 def test_every_flag_with_every_cache(name: str, flag: str, precision: str) -> None:
-    folder = checkpoint(**GPT2.flags[flag])
+    folder = checkpoint(**TEXT_MODELS["gpt2"].flags[flag])
     session = Session(milbuild.build(folder, precision=precision, **BUILDS[name]))
     ids = tokens(16, seed=10)
     expected = hf.forward(reference(folder), {"input_ids": ids[None]})["logits"][0]

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,17 @@ import typer
 import milbuild
 from milbuild import architectures, tasks
 from milbuild.cli.app import app
-from tests import broken
-from tests.broken import CommandLine, assert_refused, files, run
+from tests.helpers import checkpoints_by_hand as by_hand
+from tests.helpers.command_line import ENVIRONMENT, ROOT, CommandLine, assert_refused, files, run
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkpoint `c` and packages of it: `p.mlpackage`, and `s.mlpackage` with a state and two functions."""
     folder = tmp_path_factory.mktemp("cli")
-    broken.checkpoint(folder / "c")
+    by_hand.checkpoint(folder / "c")
     milbuild.build(folder / "c").save(folder / "p.mlpackage")
     milbuild.build(folder / "c", cache="state", prefill_length=8).save(folder / "s.mlpackage")
     return folder
@@ -90,7 +83,7 @@ def test_python_m(folder: Path) -> None:
     assert json.loads(result.out)
     script = Path(sys.executable).with_name("milbuild")
     if script.exists():
-        done = subprocess.run([script, "--version"], capture_output=True, text=True, env=broken.ENVIRONMENT)
+        done = subprocess.run([script, "--version"], capture_output=True, text=True, env=ENVIRONMENT)
         assert (done.returncode, done.stdout) == (0, f"milbuild {milbuild.__version__}\n")
 
 
@@ -138,7 +131,7 @@ def test_usage_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 def test_refusal_in_a_process_of_its_own(tmp_path: Path) -> None:
     """What the other tests see through a copy of a warm process, once from a cold one."""
-    broken.checkpoint(tmp_path / "c", config={"model_type": "gpt-2"})
+    by_hand.checkpoint(tmp_path / "c", config={"model_type": "gpt-2"})
     before = files(tmp_path)
     assert_refused(run("build", "c", "out.mlpackage", cwd=tmp_path), "'gpt-2'", hint="gpt2")
     assert files(tmp_path) == before
@@ -312,8 +305,8 @@ def test_reader_that_goes_away(folder: Path) -> None:
     """`milbuild list | head -0`: no traceback."""
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m milbuild list --json | true"],
-        cwd=broken.ROOT,
-        env=broken.ENVIRONMENT,
+        cwd=ROOT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
@@ -380,8 +373,8 @@ def test_answers_without_importing_anything_heavy(arguments: tuple[str, ...]) ->
     )
     done = subprocess.run(
         [sys.executable, "-c", script.format(arguments=arguments)],
-        cwd=broken.ROOT,
-        env=broken.ENVIRONMENT,
+        cwd=ROOT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
@@ -400,7 +393,7 @@ def test_build_does_not_import_torch(folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script.format(source=str(folder / "c"))],
         cwd=tmp_path,
-        env=broken.ENVIRONMENT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
@@ -429,23 +422,17 @@ PICTURES = {
 }
 
 
-@pytest.fixture(scope="module")
-def playing() -> Iterator[CommandLine]:
-    with CommandLine(torch=True, OMP_NUM_THREADS="1") as line:
-        yield line
-
-
 @pytest.mark.skipif(sys.platform == "darwin", reason="the disk is made full in a copy of a warm process")
 @pytest.mark.parametrize(("kind", "words"), [("ENOSPC", "the disk is full"), ("EIO", "Input/output error")])
 @pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["", "--json"])
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_on_a_full_disk(
-    name: str, as_json: tuple[str, ...], kind: str, words: str, playing: CommandLine, folder: Path, tmp_path: Path
+    name: str, as_json: tuple[str, ...], kind: str, words: str, torch_command: CommandLine, folder: Path, tmp_path: Path
 ) -> None:
     """Exit code 2 and why; the table stands there all the same, the old picture too, and nothing beside it."""
     arguments = [*PICTURES[name], tmp_path / "picture.png", *as_json]
     (tmp_path / "picture.png").write_bytes(b"old")
-    result = playing(*arguments, cwd=folder, first=FULL.format(kind=kind))
+    result = torch_command(*arguments, cwd=folder, first=FULL.format(kind=kind))
     assert result.code == 2
     assert result.err.startswith(f"error: a {'graph' if name == 'inspect' else 'plot'} cannot be written to ")
     assert words in result.err
@@ -457,7 +444,7 @@ def test_a_picture_on_a_full_disk(
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_where_none_can_be(name: str, playing: CommandLine, folder: Path, tmp_path: Path) -> None:
+def test_a_picture_where_none_can_be(name: str, torch_command: CommandLine, folder: Path, tmp_path: Path) -> None:
     """Said before the work."""
     (tmp_path / "folder.png").mkdir()
     for place, words in (
@@ -465,15 +452,15 @@ def test_a_picture_where_none_can_be(name: str, playing: CommandLine, folder: Pa
         ("folder.png", "is a folder"),
         ("p.doc", "known are"),
     ):
-        result = playing(*PICTURES[name], tmp_path / place, cwd=folder)
+        result = torch_command(*PICTURES[name], tmp_path / place, cwd=folder)
         assert (result.code, result.out) == (2, ""), result.err
         assert words in result.err
 
 
-def test_a_picture_replaces_what_a_link_leads_to(playing: CommandLine, folder: Path, tmp_path: Path) -> None:
+def test_a_picture_replaces_what_a_link_leads_to(torch_command: CommandLine, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "real.svg").write_text("old")
     (tmp_path / "link.svg").symlink_to("real.svg")
-    result = playing(*PICTURES["inspect"], tmp_path / "link.svg", cwd=folder)
+    result = torch_command(*PICTURES["inspect"], tmp_path / "link.svg", cwd=folder)
     assert result.code == 0, result.err
     assert (tmp_path / "link.svg").is_symlink()
     assert "<svg" in (tmp_path / "real.svg").read_text()
@@ -485,9 +472,7 @@ def test_standard_output_that_fails(arguments: str, folder: Path) -> None:
     line = f"{sys.executable} -m milbuild {arguments}"
 
     def shell(script: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=broken.ENVIRONMENT, capture_output=True, text=True
-        )
+        return subprocess.run(["bash", "-c", script], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
 
     if Path("/dev/full").exists():
         done = shell(f"{line} > /dev/full")
@@ -505,7 +490,7 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(folder: Path, tmp_pat
     line = f"{sys.executable} -m milbuild build c {tmp_path}/out.mlpackage --force"
     written = []
     for streams in ("", ">&- 2>&- <&-"):
-        done = subprocess.run(["bash", "-c", f"{line} {streams}"], cwd=folder, env=broken.ENVIRONMENT)
+        done = subprocess.run(["bash", "-c", f"{line} {streams}"], cwd=folder, env=ENVIRONMENT)
         assert done.returncode == 0
         written.append({file.name: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()})
     assert written[0] == written[1]
@@ -536,10 +521,10 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream(folder: Path, tmp_pat
     ],
 )
 def test_what_is_something_else(
-    arguments: str, words: str, hint: str | None, playing: CommandLine, command: CommandLine, folder: Path
+    arguments: str, words: str, hint: str | None, torch_command: CommandLine, command: CommandLine, folder: Path
 ) -> None:
     before = files(folder)
-    line = command if arguments.startswith(("build", "lint")) else playing
+    line = command if arguments.startswith(("build", "lint")) else torch_command
     assert_refused(line(*arguments.split(), cwd=folder), words, hint=hint)
     assert files(folder) == before
 

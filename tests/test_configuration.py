@@ -1,6 +1,7 @@
 """Every field of a configuration class is read by its family, declared as not read, or pinned to one value."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from milbuild import architectures
 from milbuild.layers.activation import ACTIVATIONS
 from milbuild.validation import reference as hf
 from milbuild.weights.fields import Config
-from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
-from tests.tiny import TABLE, TEXTS
+from tests.conftest import checkpoint, difference, examples, inputs_of, pytest_collection_modifyitems, reference, tokens
+from tests.tiny import TABLE, TEXT_MODELS
 
 
 @pytest.mark.parametrize("model_type", TABLE)
@@ -58,6 +59,17 @@ def test_supported_tasks_are_the_heads_of_the_family(model_type: str) -> None:
     assert set(architectures.SUPPORTED[model_type].tasks) == set(architectures.find(model_type).heads)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "albert"])
+def test_one_model_type_is_chosen_by_its_exact_name(model_type: str, request: pytest.FixtureRequest) -> None:
+    """pytest --model-type bert, which `make family` is: neither ALBERT's tests nor those of no model type."""
+    items, left_out = list(request.session.items), list[pytest.Item]()
+    hook = SimpleNamespace(pytest_deselected=lambda items: left_out.extend(items))
+    pytest_collection_modifyitems(SimpleNamespace(getoption=lambda name: "bert", hook=hook), items)  # type: ignore[arg-type]
+    assert (request.node in items) == (model_type == "bert")
+    assert len(items) + len(left_out) == len(request.session.items)
+    assert all("[bert" in item.nodeid or "-bert" in item.nodeid for item in items)
+
+
 def test_every_supported_type_is_in_the_table() -> None:
     assert set(architectures.SUPPORTED) == set(TABLE)
 
@@ -89,10 +101,10 @@ def test_any_configuration_equals_transformers(flags: dict[str, Any], count: int
 
 
 # Drawn, not picked: any of a family's variations together. What transformers itself refuses is no configuration.
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
-    model_type = data.draw(st.sampled_from([name for name in TEXTS if name != "gpt2"]))
+    model_type = data.draw(st.sampled_from([name for name in TEXT_MODELS if name != "gpt2"]))
     row = TABLE[model_type]
     names = data.draw(st.lists(st.sampled_from(sorted(row.flags)), min_size=1, max_size=4, unique=True))
     flags: dict[str, Any] = {}

@@ -13,8 +13,9 @@ import milbuild
 from milbuild.cli.app import app
 from milbuild.linting import RULES
 from milbuild.program import options
-from tests import rules, support
 from tests.conftest import SHARED, shared
+from tests.docs import lint as rules
+from tests.docs import support
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -86,7 +87,7 @@ def test_documents_do_not_point_outside() -> None:
 
 
 def test_the_page_of_what_is_supported_is_the_tables() -> None:
-    assert support.DOCUMENT.read_text("utf-8") == support.document(), "write it again: python -m tests.support"
+    assert support.DOCUMENT.read_text("utf-8") == support.document(), "write it again: python -m tests.docs.support"
 
 
 def test_the_page_of_the_survey_is_of_the_rules_and_models_of_today(monkeypatch: pytest.MonkeyPatch) -> None:

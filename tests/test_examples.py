@@ -23,7 +23,7 @@ from milbuild.validation.material import picture
 from tests.conftest import checkpoint, reference
 from tests.test_sound import sound
 from tests.test_vision import with_processor
-from tests.tiny import PICTURES
+from tests.tiny import VISION_MODELS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the a poem of Ada Grace was written by in London Rome who what wrote it . , ?"
@@ -156,7 +156,7 @@ def test_classify_and_segment(run: Run, tmp_path: Path) -> None:
     def package(model_type: str) -> Path:
         task = architectures.SUPPORTED[model_type].tasks[0]
         folder, _ = with_processor(checkpoint(model_type, task), model_type, tmp_path / model_type)
-        milbuild.build(folder, image_size=PICTURES[model_type].size).save(tmp_path / f"{model_type}.mlpackage")
+        milbuild.build(folder, image_size=VISION_MODELS[model_type].size).save(tmp_path / f"{model_type}.mlpackage")
         return tmp_path / f"{model_type}.mlpackage"
 
     assert re.fullmatch(r"LABEL_\d \(\d+\.\d%\)", run("classify", package("vit"), tmp_path / "picture.png"))
@@ -171,7 +171,7 @@ def test_detect(run: Run, tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     tensors["class_labels_classifier.layers.2.weight"] *= 10  # a model that is sure of what it sees
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    size = PICTURES["yolos"].size
+    size = VISION_MODELS["yolos"].size
     milbuild.build(folder, image_size=size, precision="float32").save(tmp_path / "yolos.mlpackage")
     image = picture((90, 70), np.random.default_rng(0))
     image.save(tmp_path / "picture.png")

@@ -14,8 +14,8 @@ import milbuild
 from milbuild import architectures
 from milbuild.validation import reference as hf
 from milbuild.weights import fields
-from tests import alone, shared_reads
 from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
+from tests.helpers import config_reads, single_fields
 from tests.tiny import TABLE
 
 DECODERS = [name for name, entry in architectures.SUPPORTED.items() if entry.decoder]
@@ -36,10 +36,10 @@ def saying(folder: Path, **written: Any) -> Path:
 
 def test_the_table_has_every_field_that_transformers_shared_code_reads() -> None:
     """A new version that asks any configuration for one more fails here: say in milbuild/fields.py what becomes of it."""
-    found = shared_reads.shared()
+    found = config_reads.shared()
     older = Version(transformers.__version__) < Version("5.23")
     assert len(found) > 30
-    assert not found - set(fields.SHARED) - (shared_reads.EARLIER if older else set()), (
+    assert not found - set(fields.SHARED) - (config_reads.EARLIER if older else set()), (
         "transformers reads them; milbuild.weights.fields.SHARED does not say what becomes of them"
     )
     # The base class has it, as a property that makes a layer's configuration of it.
@@ -52,7 +52,7 @@ def test_families_name_what_their_model_reads_beside_its_class(model_type: str) 
     nothing = {"embedding_size", "summary_last_dropout"}
     also = set(getattr(architectures.find(model_type), "also", ()))
     shared = {name for name in fields.SHARED if name not in also}
-    assert shared_reads.beside(model_type) - nothing - shared <= also
+    assert config_reads.beside(model_type) - nothing - shared <= also
 
 
 # is_causal
@@ -125,7 +125,7 @@ def test_is_causal_false_has_no_cache(model_type: str, cache: str) -> None:
 
 @pytest.mark.parametrize("model_type", ["bart", "t5", "whisper"])
 def test_is_causal_false_of_an_answer(model_type: str) -> None:
-    assert alone.outcome(model_type, "feature-extraction", "is_causal", False) == "same"
+    assert single_fields.outcome(model_type, "feature-extraction", "is_causal", False) == "same"
 
 
 # Leftovers
@@ -188,7 +188,7 @@ def test_shared_fields_alone_are_as_transformers_has_them(model_type: str) -> No
             task = "token-classification"
             if task not in architectures.SUPPORTED[model_type].tasks:
                 continue
-        found = alone.outcome(model_type, task, name, value)
+        found = single_fields.outcome(model_type, task, name, value)
         assert found in ("same", "refused") or found.startswith("illegal"), f"{name} = {value!r}: {found}"
 
 
@@ -204,7 +204,7 @@ FOUND = [
 
 @pytest.mark.parametrize(("model_type", "name", "value"), FOUND)
 def test_a_value_that_no_graph_has_is_refused_by_its_field(model_type: str, name: str, value: Any) -> None:
-    found = alone.outcome(model_type, alone.BODY, name, value)
+    found = single_fields.outcome(model_type, single_fields.BODY, name, value)
     assert found in ("same", "refused"), found
 
 
@@ -214,9 +214,9 @@ def test_a_value_that_no_graph_has_is_refused_by_its_field(model_type: str, name
 def test_every_field_alone_is_as_transformers_has_it(model_type: str) -> None:
     wrong, tried = {}, 0
     for task in architectures.SUPPORTED[model_type].tasks:
-        for name in alone.fields_of(model_type, task):
-            for value in alone.values(model_type, name):
-                found = alone.outcome(model_type, task, name, value)
+        for name in single_fields.fields_of(model_type, task):
+            for value in single_fields.values(model_type, name):
+                found = single_fields.outcome(model_type, task, name, value)
                 tried += found in ("same", "refused")
                 if found not in ("same", "refused") and not found.startswith("illegal"):
                     wrong[f"{task}: {name} = {value!r}"] = found

@@ -21,7 +21,7 @@ import milbuild
 from milbuild import Error, runtime
 from milbuild.runtime.profiling import examples
 from tests.conftest import PROFILE, checkpoint
-from tests.runtime.witness import TARGETS, save
+from tests.runtime.harness import TARGETS, save
 
 MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
 WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
@@ -84,7 +84,7 @@ class Enough(Exception):
     """A loop that a change made endless."""
 
 
-def play(path: Path) -> str:
+def run(path: Path) -> str:
     """What became of a damaged package: "played", or the error's text. Everything else goes through."""
     steps = 0
 
@@ -114,13 +114,13 @@ def damaged(source: Path, file: Path, content: bytes) -> str:
         path = Path(place) / "x.mlpackage"
         shutil.copytree(source, path)
         (path / file).write_bytes(content)
-        return play(path)
+        return run(path)
 
 
 def test_what_is_not_damaged_plays() -> None:
     assert [path.name for path in packages()] == ["blocks.mlpackage", "gpt2.mlpackage"]
     for path in packages():
-        assert play(path) == "played"
+        assert run(path) == "played"
 
 
 @EXAMPLES

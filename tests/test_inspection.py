@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from milbuild.inspection.drawing import Page, _figure, draw, layout
 from milbuild.inspection.outline import LIMIT, Group, count, outline
 from milbuild.linting.graph import Subject
 from milbuild.package.reader import Package
-from tests.assembler import Assembled, F, I, Word
-from tests.broken import CommandLine
 from tests.conftest import checkpoint, reference
+from tests.helpers.command_line import CommandLine
+from tests.helpers.packages_by_hand import Assembled, F, I, Word
 from tests.runtime import test_compressed_models as squeezed
 
 half = np.float16
@@ -62,12 +62,6 @@ def traced(folder: Path) -> Path:
         warnings.simplefilter("ignore")  # torch finds tracing out of date
         squeezed.converted(squeezed.FP16, squeezed.ct.target.iOS18).save(str(path))
     return path
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 # Multiply-accumulates

@@ -18,8 +18,8 @@ import pytest
 import milbuild
 from milbuild.io import cleanup
 from milbuild.lowering import temporary
-from tests import broken
-from tests.broken import CommandLine
+from tests.helpers import checkpoints_by_hand as by_hand
+from tests.helpers.command_line import ENVIRONMENT, CommandLine
 from tests.test_messages import TOKENIZER
 
 TRIES = 300
@@ -60,7 +60,7 @@ def playing(command: CommandLine, temporaries: Path) -> Iterator[CommandLine]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkpoint with a tokenizer, a package to look at and one to replace, a picture to replace."""
-    broken.checkpoint(tmp_path / "c")
+    by_hand.checkpoint(tmp_path / "c")
     (tmp_path / "c" / "tokenizer.json").write_text(json.dumps(TOKENIZER))
     (tmp_path / "c" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     milbuild.build(tmp_path / "c", sequence_length=8).save(tmp_path / "p.mlpackage")
@@ -128,7 +128,7 @@ def test_where_an_exception_would_be_lost(number: signal.Signals, command: Comma
     """Python prints and forgets what a destructor raises, and libraries catch everything: the signal ends the process there."""
     first = f"""
 import signal
-from milbuild.package import temporary
+from milbuild.lowering import temporary
 put = temporary.put
 class Bell:
     def __del__(self):
@@ -151,7 +151,7 @@ def test_between_two_steps(step: str, command: CommandLine, folder: Path) -> Non
     """Where two names cannot be exchanged in one step, what was moved aside is put back."""
     first = f"""
 import os, signal
-from milbuild.package import temporary
+from milbuild.lowering import temporary
 temporary._exchange = temporary._exchange_in_steps
 real = {step}
 def late(*arguments):
@@ -220,7 +220,7 @@ def test_in_the_middle_of_an_import(at: int, folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", COLD.replace("AT", str(at))],
         cwd=folder,
-        env=broken.ENVIRONMENT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
@@ -244,7 +244,7 @@ def test_at_any_moment_of_a_build(folder: Path) -> None:
     def build(after: float | None) -> tuple[float, int | None, int, str]:
         arguments = [sys.executable, "-c", START, "build", "c", "x.mlpackage", "--force"]
         process = subprocess.Popen(
-            arguments, cwd=folder, env=broken.ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            arguments, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
         process.stdout.read(1)

@@ -15,7 +15,7 @@ from milbuild.generation.session import Session
 from milbuild.layers.rope import TYPES
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, inputs_of, psnr, tokens
-from tests.tiny import SOUNDS, TABLE, TEXTS
+from tests.tiny import AUDIO_MODELS, TABLE, TEXT_MODELS
 
 TRAINED = 13
 FACTORS = {"short_factor": [1.0, 1.1, 1.2, 1.3, 1.4], "long_factor": [2.0, 2.7, 3.1, 4.3, 5.4]}
@@ -109,7 +109,7 @@ def test_every_rope_type_is_here() -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     assert {parameters["rope_type"] for parameters in ROPES.values()} == set(TYPES) == {*ROPE_INIT_FUNCTIONS, "default"}
-    roped = {name for name, tiny in TEXTS.items() if hasattr(architectures.find(name), "rotations")}
+    roped = {name for name, tiny in TEXT_MODELS.items() if hasattr(architectures.find(name), "rotations")}
     assert roped == {*ROPED, "gemma3_text"}
 
 
@@ -225,7 +225,7 @@ def test_padding_that_nothing_tells_is_refused(name: str, options: dict[str, Any
     ("model_type", "task"),
     [
         pytest.param(name, task, marks=() if number == 0 else SLOW)
-        for name in TEXTS
+        for name in TEXT_MODELS
         for number, task in enumerate(t for t in architectures.SUPPORTED[name].tasks if t != "multiple-choice")
     ],
 )
@@ -279,13 +279,13 @@ def test_answers(model_type: str, longest: int, masked: bool) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("model_type", SOUNDS)
+@pytest.mark.parametrize("model_type", AUDIO_MODELS)
 @pytest.mark.parametrize(
     "flag", ["plain", pytest.param("all of XLS-R", marks=SLOW), pytest.param("odd positions", marks=SLOW)]
 )
 def test_sounds(model_type: str, flag: str, masked: bool) -> None:
     """Frames, their masks, norms over time and the convolution that places them, from one frame on."""
-    folder = checkpoint(model_type, "ctc", **SOUNDS[model_type].flags[flag])
+    folder = checkpoint(model_type, "ctc", **AUDIO_MODELS[model_type].flags[flag])
     shortest = architectures.find(model_type).shortest(hf.load(folder, "ctc").config, "ctc")
     inputs = {}
     for n in (shortest + 20, shortest + 21, 215, 431, 432, 900):

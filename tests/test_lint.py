@@ -25,10 +25,10 @@ from milbuild.linting.graph import PIECE, Constant, Place, Subject
 from milbuild.linting.rules import SEVERITIES, UNITS, Rule
 from milbuild.package.reader import Package
 from milbuild.program.options import INTERFACES, PRECISIONS, TARGETS
-from tests import rules
-from tests.assembler import Assembled, B, F, H, I, Word
-from tests.broken import ENVIRONMENT, CommandLine
 from tests.conftest import checkpoint
+from tests.docs import lint as rules
+from tests.helpers.command_line import ENVIRONMENT, CommandLine
+from tests.helpers.packages_by_hand import Assembled, B, F, H, I, Word
 from tests.tiny import TABLE
 
 CASES: dict[str, Callable[[bool], Assembled]] = {}
@@ -911,7 +911,7 @@ def test_the_table_of_rules() -> None:
 
 
 def test_the_page_of_rules_is_the_table() -> None:
-    assert rules.DOCUMENT.read_text("utf-8") == rules.document(), "write it again: python -m tests.rules"
+    assert rules.DOCUMENT.read_text("utf-8") == rules.document(), "write it again: python -m tests.docs.lint"
 
 
 # coremltools' faults, as it makes them
@@ -1351,12 +1351,6 @@ def test_packed_weights_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 # The command
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,22 @@ from milbuild.generation.session import Session
 from milbuild.generation.text import TextStream
 from milbuild.lowering import temporary
 from milbuild.program.options import INTERFACES, PRECISIONS, TARGETS
-from tests import broken
-from tests.broken import VOCABULARY, WIDTH, CommandLine, assert_refused, files, run
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
+from tests.helpers import checkpoints_by_hand as by_hand
+from tests.helpers.checkpoints_by_hand import VOCABULARY, WIDTH
+from tests.helpers.command_line import ENVIRONMENT, ROOT, CommandLine, Result, assert_refused, files, run
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkpoint `c` that nothing is wrong with, and a package `p.mlpackage` of it. Not to be changed."""
     folder = tmp_path_factory.mktemp("whole")
-    broken.checkpoint(folder / "c")
+    by_hand.checkpoint(folder / "c")
     milbuild.build(folder / "c", sequence_length=8).save(folder / "p.mlpackage")
     return folder
 
 
 def refused(
-    command: Callable[..., broken.Result],
+    command: Callable[..., Result],
     folder: Path,
     *arguments: Any,
     words: tuple[str, ...],
@@ -71,14 +66,14 @@ def _config(text: str | bytes) -> Callable[[Path], None]:
 
 def _changed(**fields: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        broken.checkpoint(folder, config=fields)
+        by_hand.checkpoint(folder, config=fields)
 
     return change
 
 
 def _without(*fields: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        broken.checkpoint(folder, without=fields)
+        by_hand.checkpoint(folder, without=fields)
 
     return change
 
@@ -88,7 +83,7 @@ def _weights(content: bytes) -> Callable[[Path], None]:
 
 
 def _header(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    return _weights(broken.safetensors(broken.tensors(), change))
+    return _weights(by_hand.safetensors(by_hand.tensors(), change))
 
 
 def _pickle(folder: Path) -> None:
@@ -113,18 +108,18 @@ def _shift(name: str, start: int, stop: int) -> Callable[[dict[str, Any]], None]
     return change
 
 
-def _tensors(change: Callable[[broken.Tensors], Any]) -> Callable[[Path], None]:
+def _tensors(change: Callable[[by_hand.Tensors], Any]) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
-        arrays = broken.tensors()
+        arrays = by_hand.tensors()
         change(arrays)
-        broken.checkpoint(folder, arrays)
+        by_hand.checkpoint(folder, arrays)
 
     return spoil
 
 
 def _index(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
-        broken.sharded(folder)
+        by_hand.sharded(folder)
         file = folder / "model.safetensors.index.json"
         index = json.loads(file.read_text())
         index = change(index) or index
@@ -138,12 +133,12 @@ def _map(**entries: Any) -> Callable[[Path], None]:
 
 
 def _lost_shard(folder: Path) -> None:
-    broken.sharded(folder)
+    by_hand.sharded(folder)
     (folder / "model-00002-of-00003.safetensors").unlink()
 
 
 def _twice(folder: Path) -> None:
-    broken.sharded(folder)
+    by_hand.sharded(folder)
     first, second = (folder / f"model-0000{n}-of-00003.safetensors" for n in (1, 2))
     first.write_bytes(second.read_bytes())
 
@@ -215,16 +210,16 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str | None]] = 
     "cut off": (_cut, ("model.safetensors", "ends at byte", "of which the file has"), "download it again"),
     "cut off in the header": (_cut_in_header, ("header", "200"), "download it again"),
     "header beyond the file": (
-        _weights(broken.with_header(b"{}", b"", length=1 << 40)),
+        _weights(by_hand.with_header(b"{}", b"", length=1 << 40)),
         ("header", "1,099,511,627,776"),
         "download it again",
     ),
     "header of 2**64 - 1": (_weights(b"\xff" * 64), ("header", "18,446,744,073,709,551,615"), "download it again"),
-    "header is no JSON": (_weights(broken.with_header(b"{broken", b"")), ("no safetensors header",), "download"),
-    "header is no text": (_weights(broken.with_header(b"\xff\xff", b"")), ("no safetensors header",), "download"),
-    "header is a list": (_weights(broken.with_header(b"[]", b"")), ("no safetensors header",), "download"),
+    "header is no JSON": (_weights(by_hand.with_header(b"{broken", b"")), ("no safetensors header",), "download"),
+    "header is no text": (_weights(by_hand.with_header(b"\xff\xff", b"")), ("no safetensors header",), "download"),
+    "header is a list": (_weights(by_hand.with_header(b"[]", b"")), ("no safetensors header",), "download"),
     "header is nested without end": (
-        _weights(broken.with_header(FOREVER.encode(), b"")),
+        _weights(by_hand.with_header(FOREVER.encode(), b"")),
         ("no safetensors header",),
         "download",
     ),
@@ -275,7 +270,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str | None]] = 
         "Download the missing file",
     ),
     "shard cut off": (
-        lambda c: (broken.sharded(c), os.truncate(c / OTHER, 5000)),
+        lambda c: (by_hand.sharded(c), os.truncate(c / OTHER, 5000)),
         (OTHER,),
         "download it again",
     ),
@@ -300,12 +295,12 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str | None]] = 
     "index without weight_map": (_index(lambda index: index.pop("weight_map") and {}), ("no index of shards",), None),
     "index with a list for weight_map": (_index(lambda index: {"weight_map": []}), ("no index of shards",), None),
     "index is no JSON": (
-        lambda c: (broken.sharded(c), (c / "model.safetensors.index.json").write_text("{")),
+        lambda c: (by_hand.sharded(c), (c / "model.safetensors.index.json").write_text("{")),
         ("no index of shards",),
         None,
     ),
     "index is nested without end": (
-        lambda c: (broken.sharded(c), (c / "model.safetensors.index.json").write_text(FOREVER)),
+        lambda c: (by_hand.sharded(c), (c / "model.safetensors.index.json").write_text(FOREVER)),
         ("no index of shards",),
         None,
     ),
@@ -342,14 +337,14 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str | None]] = 
 @pytest.mark.parametrize("name", SPOILED)
 def test_spoiled_checkpoint(name: str, command: CommandLine, tmp_path: Path) -> None:
     spoil, words, hint = SPOILED[name]
-    spoil(broken.checkpoint(tmp_path / "c"))
+    spoil(by_hand.checkpoint(tmp_path / "c"))
     refused(command, tmp_path, "build", "c", "out.mlpackage", words=words, hint=hint)
 
 
 def test_unspoiled_checkpoint(command: CommandLine, tmp_path: Path) -> None:
     """What the spoiled ones differ from: it builds, and the package is all that is new."""
-    broken.checkpoint(tmp_path / "c")
-    broken.sharded(tmp_path / "s")
+    by_hand.checkpoint(tmp_path / "c")
+    by_hand.sharded(tmp_path / "s")
     before = files(tmp_path)
     for source in ("c", "s"):
         result = command("build", source, f"{source}.mlpackage", cwd=tmp_path)
@@ -387,13 +382,13 @@ def test_source_that_is_none(
 def test_unreadable_weights(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may read everything")
-    (broken.checkpoint(tmp_path / "c") / "model.safetensors").chmod(0)
+    (by_hand.checkpoint(tmp_path / "c") / "model.safetensors").chmod(0)
     assert "cannot be read" in message(milbuild.build, tmp_path / "c")
 
 
 def test_family_refuses_another_family(tmp_path: Path) -> None:
     """`milbuild.gpt2.build` is for GPT-2 only, and says whose checkpoint it got."""
-    broken.checkpoint(tmp_path / "c", config={"model_type": "bert"})
+    by_hand.checkpoint(tmp_path / "c", config={"model_type": "bert"})
     assert "c is a bert, not a gpt2" in message(milbuild.gpt2.build, tmp_path / "c")
 
 
@@ -410,9 +405,9 @@ BAD_VALUES = {
 @pytest.mark.parametrize("name", BAD_VALUES)
 def test_not_finite(name: str, precision: str, command: CommandLine, tmp_path: Path) -> None:
     values, words = BAD_VALUES[name]
-    arrays = broken.tensors()
+    arrays = by_hand.tensors()
     arrays[BIAS][: len(values)] = values
-    broken.checkpoint(tmp_path / "c", arrays)
+    by_hand.checkpoint(tmp_path / "c", arrays)
     arguments = ("build", "c", "out.mlpackage", "--precision", precision)
     refused(command, tmp_path, *arguments, words=(f"{BIAS}: {words}",), hint="no precision can hold")
 
@@ -421,12 +416,12 @@ def test_not_finite(name: str, precision: str, command: CommandLine, tmp_path: P
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float64], ids=["F32", "BF16", "F64"])
 def test_overflow(name: str, dtype: Any, command: CommandLine, tmp_path: Path) -> None:
     """Values beyond float16: the tensor's name, how many, the largest, and the precision that holds them."""
-    arrays = {key: array.astype(dtype) for key, array in broken.tensors().items()}
+    arrays = {key: array.astype(dtype) for key, array in by_hand.tensors().items()}
     flat = arrays[name].reshape(-1)
     flat[[3, 7, -1]] = [70000, -(2**17), 65504]  # the last is the largest that fits
     if dtype is ml_dtypes.bfloat16:
         flat[-1] = 65280
-    broken.checkpoint(tmp_path / "c", arrays)
+    by_hand.checkpoint(tmp_path / "c", arrays)
     words = (f"{name}: 2 of {flat.size:,} values overflow float16, the largest is 131072; float16 ends at 65504",)
     refused(command, tmp_path, "build", "c", "out.mlpackage", words=words, hint="precision float32")
     result = command("build", "c", "out.mlpackage", "--precision", "float32", cwd=tmp_path)
@@ -434,9 +429,9 @@ def test_overflow(name: str, dtype: Any, command: CommandLine, tmp_path: Path) -
 
 
 def test_overflow_of_float32(tmp_path: Path) -> None:
-    arrays = {name: array.astype(np.float64) for name, array in broken.tensors().items()}
+    arrays = {name: array.astype(np.float64) for name, array in by_hand.tensors().items()}
     arrays[BIAS][5] = 1e300
-    broken.checkpoint(tmp_path / "c", arrays)
+    by_hand.checkpoint(tmp_path / "c", arrays)
     model = milbuild.build(tmp_path / "c", precision="float32")
     text = message(model.save, tmp_path / "out.mlpackage")
     assert f"{BIAS}: 1 of 128 values overflow float32, the largest is 1e+300" in text
@@ -446,7 +441,7 @@ def test_overflow_of_float32(tmp_path: Path) -> None:
 
 # Options
 
-LONGEST = broken.POSITIONS
+LONGEST = by_hand.POSITIONS
 
 # name -> (options of the command line, words of the message, words of the hint)
 OPTIONS: dict[str, tuple[str, tuple[str, ...], str | None]] = {
@@ -625,8 +620,8 @@ def test_options_that_do_not_fit_in_python(name: str, whole: Path) -> None:
 
 
 def test_more_than_128_lengths(tmp_path: Path) -> None:
-    arrays = broken.tensors() | {"transformer.wpe.weight": np.zeros((200, WIDTH), np.float32)}
-    broken.checkpoint(tmp_path / "c", arrays, config={"n_positions": 200})
+    arrays = by_hand.tensors() | {"transformer.wpe.weight": np.zeros((200, WIDTH), np.float32)}
+    by_hand.checkpoint(tmp_path / "c", arrays, config={"n_positions": 200})
     text = message(milbuild.build, tmp_path / "c", sequence_length=list(range(1, 130)))
     assert "129 lengths are listed; Core ML takes 128 at most" in text
     assert "hint: Use a range" in text
@@ -634,12 +629,12 @@ def test_more_than_128_lengths(tmp_path: Path) -> None:
 
 
 def test_batch_of_a_classifier_without_padding_token(tmp_path: Path) -> None:
-    arrays = broken.tensors() | {"score.weight": np.zeros((2, WIDTH), np.float32)}
+    arrays = by_hand.tensors() | {"score.weight": np.zeros((2, WIDTH), np.float32)}
     config = {"architectures": ["GPT2ForSequenceClassification"]}
-    broken.checkpoint(tmp_path / "c", arrays, config=config)
+    by_hand.checkpoint(tmp_path / "c", arrays, config=config)
     assert "pad_token_id" in message(milbuild.build, tmp_path / "c", batch_size=2)
     milbuild.build(tmp_path / "c")
-    broken.checkpoint(tmp_path / "c", arrays, config=config | {"pad_token_id": 0})
+    by_hand.checkpoint(tmp_path / "c", arrays, config=config | {"pad_token_id": 0})
     milbuild.build(tmp_path / "c", batch_size=2)
 
 
@@ -647,7 +642,7 @@ def test_batch_of_a_classifier_without_padding_token(tmp_path: Path) -> None:
 
 
 def test_output_that_exists(command: CommandLine, whole: Path, tmp_path: Path) -> None:
-    broken.checkpoint(tmp_path / "c")
+    by_hand.checkpoint(tmp_path / "c")
     shutil.copytree(whole / "p.mlpackage", tmp_path / "out.mlpackage")
     (tmp_path / "out.mlpackage" / "notes.txt").write_text("mine")
     for output in ("out.mlpackage", "out"):
@@ -664,7 +659,7 @@ def test_output_that_is_no_package(
     kind: str, force: tuple[str, ...], command: CommandLine, whole: Path, tmp_path: Path
 ) -> None:
     """It is never replaced, not by --force and not by `Model.save`, which replaces packages as coremltools' does."""
-    broken.checkpoint(tmp_path / "c")
+    by_hand.checkpoint(tmp_path / "c")
     output = tmp_path / "out.mlpackage"
     if kind == "file":
         output.write_text("mine")
@@ -682,7 +677,7 @@ def test_output_that_is_no_package(
 
 
 def test_output_that_is_an_empty_folder(command: CommandLine, tmp_path: Path) -> None:
-    broken.checkpoint(tmp_path / "c")
+    by_hand.checkpoint(tmp_path / "c")
     (tmp_path / "out.mlpackage").mkdir()
     refused(command, tmp_path, "build", "c", "out.mlpackage", words=("out.mlpackage exists",), hint="--force")
     assert command("build", "c", "out.mlpackage", "--force", cwd=tmp_path).code == 0
@@ -722,10 +717,10 @@ def late(made, *rest):
 
 
 def test_forced_build_that_fails_keeps_the_old_package(command: CommandLine, tmp_path: Path) -> None:
-    arrays = broken.tensors()
+    arrays = by_hand.tensors()
     arrays[BIAS][0] = np.nan
-    broken.checkpoint(tmp_path / "c", arrays)
-    milbuild.build(broken.checkpoint(tmp_path / "whole")).save(tmp_path / "out.mlpackage")
+    by_hand.checkpoint(tmp_path / "c", arrays)
+    milbuild.build(by_hand.checkpoint(tmp_path / "whole")).save(tmp_path / "out.mlpackage")
     refused(command, tmp_path, "build", "c", "out.mlpackage", "--force", words=("NaN",))
 
 
@@ -745,7 +740,7 @@ def test_forced_build_that_fails_keeps_the_old_package(command: CommandLine, tmp
 def test_output_that_is_no_place(
     output: str, words: tuple[str, ...], hint: str | None, command: CommandLine, tmp_path: Path
 ) -> None:
-    broken.checkpoint(tmp_path / "c")
+    by_hand.checkpoint(tmp_path / "c")
     (tmp_path / "file").write_text("mine")
     refused(command, tmp_path, "build", "c", output, words=words, hint=hint)
 
@@ -753,7 +748,7 @@ def test_output_that_is_no_place(
 def test_output_in_a_folder_that_is_not_writable(command: CommandLine, tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
-    broken.checkpoint(tmp_path / "c")
+    by_hand.checkpoint(tmp_path / "c")
     (tmp_path / "closed").mkdir(mode=0o555)
     refused(
         command, tmp_path, "build", "c", "closed/out.mlpackage", words=("closed is not writable",), hint="may write"
@@ -764,7 +759,7 @@ def test_output_on_a_filesystem_that_is_not_writable(command: CommandLine, tmp_p
     """Not even for root."""
     if not Path("/proc/self").is_dir():
         pytest.skip("there is no /proc")
-    broken.checkpoint(tmp_path / "c")
+    by_hand.checkpoint(tmp_path / "c")
     refused(command, tmp_path, "build", "c", "/proc/self/out.mlpackage", words=("/proc/self",), hint="folder")
 
 
@@ -891,12 +886,12 @@ def test_disk_that_is_full_indeed(whole: Path, tmp_path: Path) -> None:
     build = f"{sys.executable} -m milbuild build {whole / 'c'} {disk / 'out.mlpackage'}"
     done = subprocess.run(
         [*shell, f"{mount} && {{ {build}; code=$?; ls -A {disk}; exit $code; }}"],
-        cwd=broken.ROOT,
-        env=broken.ENVIRONMENT,
+        cwd=ROOT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )
-    result = broken.Result(done.returncode, done.stdout, done.stderr)
+    result = Result(done.returncode, done.stdout, done.stderr)
     assert_refused(result, f"the disk of {disk} is full: the package needs 0.1 MB", hint="Free some space")
 
 
@@ -908,8 +903,8 @@ def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of 4 GB that takes no room on the disk: all zeros, in a file with a hole."""
     rows = 1 << 25
     config = {"vocab_size": rows, "tie_word_embeddings": True}
-    folder = broken.checkpoint(tmp_path_factory.mktemp("huge") / "c", config=config)
-    small = broken.tensors()
+    folder = by_hand.checkpoint(tmp_path_factory.mktemp("huge") / "c", config=config)
+    small = by_hand.tensors()
     del small[WTE]
     at = sum(array.nbytes for array in small.values())
     nbytes = rows * WIDTH * 4
@@ -918,7 +913,7 @@ def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
         header[WTE] = {"dtype": "F32", "shape": [rows, WIDTH], "data_offsets": [at, at + nbytes]}
 
     file = folder / "model.safetensors"
-    file.write_bytes(broken.safetensors(small, add))
+    file.write_bytes(by_hand.safetensors(small, add))
     os.truncate(file, file.stat().st_size + nbytes)
     return folder
 
@@ -937,7 +932,7 @@ def test_interrupted(number: signal.Signals, old: bool, huge: Path, whole: Path,
     process = subprocess.Popen(
         [sys.executable, "-c", start, "build", str(huge), "out.mlpackage", "--force"],
         cwd=tmp_path,
-        env=broken.ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"},
+        env=ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -1092,10 +1087,10 @@ def test_validate_with_another_checkpoint(
         "POSITIONS": "n_positions",
     }.items():
         if value in config:
-            monkeypatch.setattr(broken, name, config[value])
-    broken.checkpoint(tmp_path / "other", broken.tensors(seed=1), config=config)
+            monkeypatch.setattr(by_hand, name, config[value])
+    by_hand.checkpoint(tmp_path / "other", by_hand.tensors(seed=1), config=config)
     monkeypatch.undo()
-    broken.checkpoint(tmp_path / "c")
+    by_hand.checkpoint(tmp_path / "c")
     milbuild.build(tmp_path / "c", cache=cache, sequence_length=8 if cache == "none" else 1).save(
         tmp_path / "p.mlpackage"
     )
@@ -1107,19 +1102,19 @@ def test_validate_with_another_checkpoint(
 
 
 def test_validate_with_another_checkpoint_of_the_same_shape(whole: Path, tmp_path: Path) -> None:
-    broken.checkpoint(tmp_path / "other", broken.tensors(seed=1))
+    by_hand.checkpoint(tmp_path / "other", by_hand.tensors(seed=1))
     assert not milbuild.validate(whole / "p.mlpackage", tmp_path / "other").passed
     assert milbuild.validate(whole / "p.mlpackage", whole / "c").passed
 
 
 def test_validate_command_with_another_checkpoint(whole: Path, tmp_path: Path) -> None:
     """Through the real command line: 2, it could not compare."""
-    broken.checkpoint(tmp_path / "other", config={"model_type": "zebra"})
+    by_hand.checkpoint(tmp_path / "other", config={"model_type": "zebra"})
     refused(run, tmp_path, "validate", whole / "p.mlpackage", "other", words=("other", "zebra"))
 
 
 def test_validate_with_a_broken_checkpoint(whole: Path, tmp_path: Path) -> None:
-    broken.checkpoint(tmp_path / "other")
+    by_hand.checkpoint(tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").write_bytes(b"garbage!" * 9)
     text = message(milbuild.validate, whole / "p.mlpackage", tmp_path / "other")
     assert "other" in text or "model.safetensors" in text
@@ -1325,7 +1320,7 @@ for name, call in dict(
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
-        env=broken.ENVIRONMENT,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
     )

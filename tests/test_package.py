@@ -45,9 +45,9 @@ def _files(package: Path) -> dict[str, bytes]:
     return {str(file.relative_to(package)): file.read_bytes() for file in sorted(package.rglob("*")) if file.is_file()}
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if case == "state" else [pytest.mark.all]) for case in CASES]
-)
+# Of "state" test_places_and_hash_seeds_do_not_show (test_writing.py) compares three.
+@pytest.mark.all
+@pytest.mark.parametrize("case", CASES)
 def test_two_builds_in_two_processes_are_byte_identical(case: str, tmp_path: Path) -> None:
     script = "import sys, milbuild; milbuild.build(sys.argv[1], **eval(sys.argv[3])).save(sys.argv[2])"
     for name in ("one", "two"):

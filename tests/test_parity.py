@@ -13,11 +13,11 @@ from milbuild import architectures
 from milbuild.layers.activation import ACTIVATIONS
 from milbuild.program.options import TARGETS
 from milbuild.validation import reference as hf
-from tests.conftest import check_landmarks, checkpoint, difference, inputs_of, psnr, reference, tokens
-from tests.tiny import TABLE, TEXTS
+from tests.conftest import check_module_outputs, checkpoint, difference, inputs_of, psnr, reference, tokens
+from tests.tiny import TABLE, TEXT_MODELS
 
-FLAGS = [(name, flag) for name, tiny in TEXTS.items() for flag in tiny.flags]
-TASK_PAIRS = [(name, task) for name in TEXTS for task in architectures.SUPPORTED[name].tasks]
+FLAGS = [(name, flag) for name, tiny in TEXT_MODELS.items() for flag in tiny.flags]
+TASK_PAIRS = [(name, task) for name in TEXT_MODELS for task in architectures.SUPPORTED[name].tasks]
 
 
 Figures = dict[str, tuple[float, float]]
@@ -191,10 +191,10 @@ def test_every_landmark(model_type: str, task: str) -> None:
     folder = checkpoint(model_type, task)
     inputs = {"input_ids": inputs_of(model_type, task, 1, 11)["input_ids"]}
     model = milbuild.build(folder, task=task, sequence_length=11, precision="float32", postprocess=False)
-    check_landmarks(model, folder, task, inputs, TABLE[model_type].landmarks)
+    check_module_outputs(model, folder, task, inputs, TABLE[model_type].module_outputs)
 
 
-@pytest.mark.parametrize("model_type", TEXTS)
+@pytest.mark.parametrize("model_type", TEXT_MODELS)
 def test_operations_stay_few(model_type: str) -> None:
     model = milbuild.build(
         checkpoint(model_type, "feature-extraction"),

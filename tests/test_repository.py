@@ -5,7 +5,6 @@ import inspect
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,9 @@ from milbuild.program.options import Plan
 from milbuild.weights import Checkpoint
 from milbuild.weights.generation_config import FIELDS as HONOURED
 from milbuild.weights.generation_config import LENGTHS, kept
-from tests.broken import CommandLine
 from tests.conftest import checkpoint
+from tests.helpers.command_line import CommandLine
 from tests.tiny import TABLE
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 def _copy(tmp_path: Path, model_type: str, task: str, **changes: Any) -> Path:

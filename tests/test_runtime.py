@@ -439,7 +439,7 @@ def test_plot_of_a_profile(package: Path, tmp_path: Path, ending: str) -> None:
 def test_loops_that_never_end_are_refused(tmp_path: Path) -> None:
     from coremltools.converters.mil.mil import Function, types
 
-    from tests.runtime.witness import TARGETS, save
+    from tests.runtime.harness import TARGETS, save
 
     with Function({"x": mb.placeholder((2,), types.fp32)}, opset_version=TARGETS[8]) as function:
         x = function.inputs["x"]

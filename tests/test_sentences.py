@@ -4,7 +4,7 @@ import functools
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import milbuild
 from milbuild.program.options import POOLINGS, PROMPT, SENTENCE_KEY, Plan
 from milbuild.validation import reference as hf
 from milbuild.weights import sentence_transformers as layout
-from tests.broken import CommandLine
 from tests.conftest import checkpoint, difference, inputs_of, psnr, reference, tokens
+from tests.helpers.command_line import CommandLine
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="the test needs sentence-transformers")
 st = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
@@ -26,12 +26,6 @@ st = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
 WIDTH, COUNT = 24, 11
 EVERY = ["lasttoken", "mean", "cls", "max", "weightedmean", "mean_sqrt_len_tokens"]
 OLD = {"base.modules.transformer": "models", "base.modules.dense": "models", "base.modules.normalize": "models"}
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 @functools.cache

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 import milbuild
 from milbuild import architectures, runtime
 from milbuild.validation import reference as hf
-from tests.conftest import checkpoint, difference, psnr, reference
+from tests.conftest import checkpoint, difference, examples, psnr, reference
 from tests.test_parity import compare, operations
-from tests.tiny import SOUNDS
+from tests.tiny import AUDIO_MODELS
 
-FLAGS = [(name, flag) for name, tiny in SOUNDS.items() for flag in tiny.flags]
-TASK_PAIRS = [(name, task) for name in SOUNDS for task in architectures.SUPPORTED[name].tasks]
+FLAGS = [(name, flag) for name, tiny in AUDIO_MODELS.items() for flag in tiny.flags]
+TASK_PAIRS = [(name, task) for name in AUDIO_MODELS for task in architectures.SUPPORTED[name].tasks]
 
 
 def sound(*shape: int, seed: int = 0) -> np.ndarray:
@@ -42,7 +42,7 @@ def padded(seed: int = 0) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(("model_type", "flag"), FLAGS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_flags_in_both_precisions(model_type: str, flag: str, masked: bool) -> None:
-    folder = checkpoint(model_type, "ctc", **SOUNDS[model_type].flags[flag])
+    folder = checkpoint(model_type, "ctc", **AUDIO_MODELS[model_type].flags[flag])
     inputs = padded() if masked else {"input_values": sound(3, 431)}
     options = {"sequence_length": 431, "batch_size": 3, "attention_mask": masked, "postprocess": False}
     for precision in ("float32", "float16"):
@@ -87,7 +87,7 @@ def test_tasks_at_every_kind_of_length(model_type: str, task: str, masked: bool,
 @pytest.mark.parametrize("flag", ["plain", "all of XLS-R"])
 def test_every_landmark(model_type: str, task: str, flag: str) -> None:
     """Every module of transformers whose output stands in the graph has its value there, under its name."""
-    folder = checkpoint(model_type, task, **SOUNDS[model_type].flags[flag])
+    folder = checkpoint(model_type, task, **AUDIO_MODELS[model_type].flags[flag])
     inputs = {"input_values": sound(1, 431)}
     truth = reference(folder, task)
     with hf.modules(truth) as expected:
@@ -104,18 +104,20 @@ def test_every_landmark(model_type: str, task: str, flag: str) -> None:
             if value.shape == true.shape:
                 assert difference(value, true) <= 1e-5 if precision == "float32" else psnr(value, true) >= 55, module
                 compared.add(module)
-        wanted = {module for module in expected if re.sub(r"\.\d+", ".*", module) in SOUNDS[model_type].landmarks}
+        wanted = {
+            module for module in expected if re.sub(r"\.\d+", ".*", module) in AUDIO_MODELS[model_type].module_outputs
+        }
         if flag == "all of XLS-R":  # the last convolution's frames go out as the projection wants them
             wanted.discard(f"{model_type}.feature_extractor.conv_layers.2")
         assert wanted <= compared
-        assert len(wanted) >= len(SOUNDS[model_type].landmarks)
+        assert len(wanted) >= len(AUDIO_MODELS[model_type].module_outputs)
 
 
-@pytest.mark.parametrize("model_type", SOUNDS)
+@pytest.mark.parametrize("model_type", AUDIO_MODELS)
 def test_operations_stay_few(model_type: str) -> None:
     folder = checkpoint(model_type, "feature-extraction")
     model = milbuild.build(folder, sequence_length=431)
-    assert len(operations(model)) <= SOUNDS[model_type].operations
+    assert len(operations(model)) <= AUDIO_MODELS[model_type].operations
 
 
 @pytest.mark.parametrize("target", ["iOS15", "iOS16", "iOS17", "iOS18", "iOS26"])
@@ -133,7 +135,7 @@ def test_targets(target: str, length: Any, task: str) -> None:
 @pytest.mark.parametrize("flag", ["odd positions", "plain"])
 def test_old_names_of_weight_norm(flag: str, tmp_path: Path) -> None:
     """Files of the hub call g and v of the positions' convolution weight_g and weight_v."""
-    folder = checkpoint("wav2vec2", "ctc", **SOUNDS["wav2vec2"].flags[flag])
+    folder = checkpoint("wav2vec2", "ctc", **AUDIO_MODELS["wav2vec2"].flags[flag])
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     tensors = load_file(folder / "model.safetensors")
     names = {".parametrizations.weight.original0": ".weight_g", ".parametrizations.weight.original1": ".weight_v"}
@@ -238,7 +240,7 @@ def test_refusals(task: str, flags: dict[str, Any], options: dict[str, Any], mes
 
 
 def test_a_checkpoint_of_pretraining_serves_as_base_model(tmp_path: Path) -> None:
-    config = transformers.AutoConfig.for_model("wav2vec2", **SOUNDS["wav2vec2"].config)
+    config = transformers.AutoConfig.for_model("wav2vec2", **AUDIO_MODELS["wav2vec2"].config)
     transformers.Wav2Vec2ForPreTraining(config).save_pretrained(tmp_path)
     model = milbuild.build(tmp_path, task="feature-extraction", sequence_length=431)
     assert list(model.predict({"input_values": sound(1, 431)})) == ["last_hidden_state", "extract_features"]
@@ -322,7 +324,7 @@ def test_a_speaker_behind_an_adapter() -> None:
     ],
 )
 def test_no_operation_is_in_vain(model_type: str, task: str, flag: str) -> None:
-    folder = checkpoint(model_type, task, **SOUNDS[model_type].flags[flag])
+    folder = checkpoint(model_type, task, **AUDIO_MODELS[model_type].flags[flag])
     for length, masked in itertools.product((431, (431, 640)), (False, True)):
         model = milbuild.build(folder, sequence_length=length, attention_mask=masked)
         read = {each for op in operations(model) for names in op.inputs.values() for each in names if type(each) is str}
@@ -331,11 +333,11 @@ def test_no_operation_is_in_vain(model_type: str, task: str, flag: str) -> None:
 
 
 # Drawn, not picked: any of a family's variations together. What transformers itself refuses is no configuration.
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
     model_type, task = data.draw(st.sampled_from(TASK_PAIRS))
-    rows = SOUNDS[model_type].flags
+    rows = AUDIO_MODELS[model_type].flags
     names = data.draw(st.lists(st.sampled_from(sorted(rows)), min_size=1, max_size=4, unique=True))
     flags: dict[str, Any] = {}
     for name in names:

@@ -17,7 +17,7 @@ from milbuild.errors import Error
 from milbuild.layers.spectrogram import log_mel, mel_filters
 from milbuild.weights import Checkpoint, Cursor
 from tests.conftest import difference, psnr
-from tests.speech import speech
+from tests.helpers.espeak import speech
 from tests.test_runtime import program
 
 WORDS = "The quick brown fox jumps over the lazy dog, and seven ships sail to a far shore."

@@ -8,7 +8,7 @@ import struct
 import sys
 import tempfile
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from milbuild.generation import audio
 from milbuild.generation.rules import Timestamps
 from milbuild.generation.speech import Transcript, segments
 from milbuild.generation.text import TextStream
-from tests.broken import CommandLine, assert_refused
 from tests.conftest import checkpoint as tiny
-from tests.tiny import WHISPER
+from tests.helpers.command_line import CommandLine, assert_refused
+from tests.tiny import TABLE
 
 # A vocabulary in Whisper's order: text, the end, the beginning, languages, tasks, marks, timestamps of 17 states.
 EOS, START, LANGUAGES = 40, 41, {"<|en|>": 42, "<|de|>": 43, "<|ru|>": 44}
@@ -81,7 +81,12 @@ def checkpoint(seed: int = 0, **generation: Any) -> Path:
 @functools.cache
 def _checkpoint(seed: int, generation: str) -> Path:
     folder = Path(_folder().name) / str(len(list(Path(_folder().name).iterdir())))
-    fields = WHISPER.config | {"vocab_size": VOCABULARY, "pad_token_id": EOS, "bos_token_id": EOS, "eos_token_id": EOS}
+    fields = TABLE["whisper"].config | {
+        "vocab_size": VOCABULARY,
+        "pad_token_id": EOS,
+        "bos_token_id": EOS,
+        "eos_token_id": EOS,
+    }
     fields["decoder_start_token_id"] = START
     torch.manual_seed(seed)
     model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**fields))
@@ -530,12 +535,6 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build(folder / "c", cache="io", postprocess=False, function=half).save(folder / f"{half}.mlpackage")
     write(folder / "a.wav", noise(0.75), 2, rate=8000)
     return folder
-
-
-@pytest.fixture(scope="module")
-def command() -> Iterator[CommandLine]:
-    with CommandLine() as line:
-        yield line
 
 
 def generate(*arguments: Any) -> Any:

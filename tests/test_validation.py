@@ -36,7 +36,7 @@ from tests.test_mutations import (
     _replace,
 )
 from tests.test_vision import with_processor
-from tests.tiny import TEXTS
+from tests.tiny import TEXT_MODELS
 
 DEMO = Path(milbuild.__file__).parent / "demo"
 
@@ -518,7 +518,7 @@ def test_boxes_and_labels_by_hand() -> None:
 # Every task of BERT in `make test`, those of the other families that read text in `make test-all`.
 TASKS = [
     pytest.param(model_type, task, marks=[] if model_type == "bert" else [pytest.mark.all])
-    for model_type in TEXTS
+    for model_type in TEXT_MODELS
     for task in architectures.SUPPORTED[model_type].tasks
 ]
 

@@ -19,12 +19,12 @@ from milbuild import Error, architectures
 from milbuild.program.options import TARGETS
 from milbuild.validation import reference as hf
 from milbuild.validation.material import picture
-from tests.conftest import check_landmarks, checkpoint, difference, reference
+from tests.conftest import check_module_outputs, checkpoint, difference, examples, reference
 from tests.test_parity import compare, operations
-from tests.tiny import PICTURES
+from tests.tiny import VISION_MODELS
 
-FLAGS = [(name, flag) for name, tiny in PICTURES.items() for flag in tiny.flags]
-TASKS = [(name, task) for name in PICTURES for task in architectures.SUPPORTED[name].tasks]
+FLAGS = [(name, flag) for name, tiny in VISION_MODELS.items() for flag in tiny.flags]
+TASKS = [(name, task) for name in VISION_MODELS for task in architectures.SUPPORTED[name].tasks]
 
 
 def pictures(model: milbuild.Model, seed: int = 0) -> dict[str, np.ndarray]:
@@ -55,7 +55,7 @@ def proved(folder: Path, task: str, precision: str, size: Any, calls: int = 3, *
 @pytest.mark.parametrize(("model_type", "flag"), FLAGS)
 def test_flags(model_type: str, flag: str, precision: str) -> None:
     """On every task: each reads other fields."""
-    tiny = PICTURES[model_type]
+    tiny = VISION_MODELS[model_type]
     fields = tiny.flags[flag]
     for task in architectures.SUPPORTED[model_type].tasks:
         size = fields.get("image_size", tiny.size)
@@ -69,29 +69,29 @@ def test_flags(model_type: str, flag: str, precision: str) -> None:
 @pytest.mark.parametrize(("model_type", "task"), TASKS)
 def test_every_landmark(model_type: str, task: str) -> None:
     """Every module of transformers whose output stands in the graph has its value there, under its name."""
-    folder, tiny = checkpoint(model_type, task), PICTURES[model_type]
+    folder, tiny = checkpoint(model_type, task), VISION_MODELS[model_type]
     model = milbuild.build(folder, task=task, precision="float32", **tiny.options)
-    check_landmarks(model, folder, task, pictures(model), tiny.landmarks)
+    check_module_outputs(model, folder, task, pictures(model), tiny.module_outputs)
 
 
-@pytest.mark.parametrize("model_type", PICTURES)
+@pytest.mark.parametrize("model_type", VISION_MODELS)
 def test_operations_stay_few(model_type: str) -> None:
-    tiny = PICTURES[model_type]
+    tiny = VISION_MODELS[model_type]
     model = milbuild.build(checkpoint(model_type, "feature-extraction"), task="feature-extraction", **tiny.options)
     assert len(operations(model)) <= tiny.operations
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("model_type", PICTURES)
+@pytest.mark.parametrize("model_type", VISION_MODELS)
 def test_targets(model_type: str, target: str, precision: str) -> None:
     task = architectures.SUPPORTED[model_type].tasks[0]
-    model = proved(checkpoint(model_type, task), task, precision, PICTURES[model_type].size, target=target)
+    model = proved(checkpoint(model_type, task), task, precision, VISION_MODELS[model_type].size, target=target)
     assert model.get_spec().specificationVersion == TARGETS[target]
 
 
 @pytest.mark.parametrize("size", [(40, 32), (24, 72), (64, 64), (37, 50)], ids=str)
-@pytest.mark.parametrize("model_type", PICTURES)
+@pytest.mark.parametrize("model_type", VISION_MODELS)
 def test_other_sizes_than_the_trained_one(model_type: str, size: tuple[int, int]) -> None:
     """Positions are resampled when the package is saved, as transformers does at every call."""
     for task in architectures.SUPPORTED[model_type].tasks:
@@ -102,7 +102,7 @@ def test_other_sizes_than_the_trained_one(model_type: str, size: tuple[int, int]
 def test_a_reconstruction_without_a_mask() -> None:
     """An input that is left out hides nothing."""
     folder = checkpoint("vit", "masked-im")
-    model = milbuild.build(folder, task="masked-im", precision="float32", **PICTURES["vit"].options)
+    model = milbuild.build(folder, task="masked-im", precision="float32", **VISION_MODELS["vit"].options)
     inputs = {"pixel_values": pictures(model)["pixel_values"]}
     assert compare(model, folder, "masked-im", inputs)["reconstruction"][0] <= 1e-5
 
@@ -172,7 +172,7 @@ def processed(processor: Any, image: Image.Image) -> dict[str, np.ndarray]:
 def test_pictures_as_images(model_type: str, task: str, precision: str, tmp_path: Path) -> None:
     """What the image processor does is in the graph; `validate` plays both, raw and finished."""
     folder, _ = with_processor(checkpoint(model_type, task), model_type, tmp_path / "checkpoint")
-    options = {"task": task, "image_size": PICTURES[model_type].size, "precision": precision}
+    options = {"task": task, "image_size": VISION_MODELS[model_type].size, "precision": precision}
     for postprocess in (True, False):
         model = milbuild.build(folder, postprocess=postprocess, **options)
         report = milbuild.validate(model, folder)
@@ -203,7 +203,7 @@ def test_every_pixel_has_a_label(model_type: str, tmp_path: Path) -> None:
     folder, processor = with_processor(
         checkpoint(model_type, "semantic-segmentation"), model_type, tmp_path / "checkpoint"
     )
-    size, task = PICTURES[model_type].size, "semantic-segmentation"
+    size, task = VISION_MODELS[model_type].size, "semantic-segmentation"
     model = milbuild.build(folder, task=task, image_size=size, precision="float32")
     image = picture(size, np.random.default_rng(0))
     with torch.no_grad():
@@ -225,7 +225,7 @@ def test_every_pixel_has_a_label(model_type: str, tmp_path: Path) -> None:
 
 def test_boxes_are_those_of_the_pipeline(tmp_path: Path) -> None:
     folder, processor = with_processor(checkpoint("yolos", "object-detection"), "yolos", tmp_path / "checkpoint")
-    size = PICTURES["yolos"].size
+    size = VISION_MODELS["yolos"].size
     model = milbuild.build(folder, image_size=size, precision="float32")
     image = picture(size, np.random.default_rng(0))
     outputs = model.predict({"image": image})
@@ -242,7 +242,7 @@ def test_both_spellings_of_the_hub(model_type: str, task: str, tmp_path: Path) -
     """Files of the hub have the modules' old names, which transformers goes on writing; new ones load, too."""
     folder = checkpoint(model_type, task)
     reference(folder, task).save_pretrained(tmp_path / "new", save_original_format=False)
-    options = {"task": task, "precision": "float32", **PICTURES[model_type].options}
+    options = {"task": task, "precision": "float32", **VISION_MODELS[model_type].options}
     old, new = (milbuild.build(source, **options) for source in (folder, tmp_path / "new"))
     inputs = pictures(old)
     one, two = old.predict(inputs), new.predict(inputs)
@@ -250,11 +250,11 @@ def test_both_spellings_of_the_hub(model_type: str, task: str, tmp_path: Path) -
 
 
 # Drawn, not picked: any of a family's variations together. What transformers itself refuses is no configuration.
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_variations_together_equal_transformers(data: st.DataObject) -> None:
     model_type, task = data.draw(st.sampled_from(TASKS))
-    tiny = PICTURES[model_type]
+    tiny = VISION_MODELS[model_type]
     names = data.draw(st.lists(st.sampled_from(sorted(tiny.flags)), min_size=1, max_size=4, unique=True))
     flags: dict[str, Any] = {}
     for name in names:

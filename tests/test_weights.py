@@ -21,10 +21,11 @@ from milbuild.program.options import COMMIT_KEY
 from milbuild.weights import Checkpoint, Cursor, Tensor, Unread, checkpoint
 from milbuild.weights import safetensors as reader
 from milbuild.weights.tensor import PIECE, _converted
-from tests import broken
-from tests.broken import LAYERS, POSITIONS, VOCABULARY, WIDTH, CommandLine, assert_refused, files
 from tests.conftest import PROFILE
 from tests.conftest import checkpoint as checkpoint_of
+from tests.helpers import checkpoints_by_hand as by_hand
+from tests.helpers.checkpoints_by_hand import LAYERS, POSITIONS, VOCABULARY, WIDTH
+from tests.helpers.command_line import CommandLine, assert_refused, files
 
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -63,9 +64,9 @@ def constants(package: Path) -> dict[str, np.ndarray]:
 
 def test_folder_file_and_shards_are_one_checkpoint(tmp_path: Path) -> None:
     """The same tensors in a folder, as a named file, and in shards give byte-identical packages."""
-    folder = broken.checkpoint(tmp_path / "one" / "model")
-    sharded = broken.sharded(tmp_path / "two" / "model")
-    named = broken.checkpoint(tmp_path / "three" / "model", file="best.safetensors") / "best.safetensors"
+    folder = by_hand.checkpoint(tmp_path / "one" / "model")
+    sharded = by_hand.sharded(tmp_path / "two" / "model")
+    named = by_hand.checkpoint(tmp_path / "three" / "model", file="best.safetensors") / "best.safetensors"
     first = content(built(folder, tmp_path / "first.mlpackage"))
     assert sorted(Path(name).name for name in first) == ["Manifest.json", "model.mlmodel", "weight.bin"]
     for source in (sharded, named, folder / "model.safetensors"):
@@ -76,24 +77,24 @@ def test_folder_file_and_shards_are_one_checkpoint(tmp_path: Path) -> None:
 
 def test_a_single_file_goes_before_an_index(tmp_path: Path) -> None:
     """As transformers does where both stand in a folder."""
-    folder = broken.sharded(tmp_path / "c", broken.tensors(seed=1))
-    (folder / "model.safetensors").write_bytes(broken.safetensors(broken.tensors(seed=2)))
-    alone = broken.checkpoint(tmp_path / "alone", broken.tensors(seed=2))
+    folder = by_hand.sharded(tmp_path / "c", by_hand.tensors(seed=1))
+    (folder / "model.safetensors").write_bytes(by_hand.safetensors(by_hand.tensors(seed=2)))
+    alone = by_hand.checkpoint(tmp_path / "alone", by_hand.tensors(seed=2))
     assert weights(built(folder, tmp_path / "a.mlpackage")) == weights(built(alone, tmp_path / "b.mlpackage"))
 
 
 def test_a_named_file_goes_before_the_folder(tmp_path: Path) -> None:
-    folder = broken.checkpoint(tmp_path / "c", broken.tensors(seed=1))
-    (folder / "step-9.safetensors").write_bytes(broken.safetensors(broken.tensors(seed=2)))
-    alone = broken.checkpoint(tmp_path / "alone", broken.tensors(seed=2))
+    folder = by_hand.checkpoint(tmp_path / "c", by_hand.tensors(seed=1))
+    (folder / "step-9.safetensors").write_bytes(by_hand.safetensors(by_hand.tensors(seed=2)))
+    alone = by_hand.checkpoint(tmp_path / "alone", by_hand.tensors(seed=2))
     package = built(folder / "step-9.safetensors", tmp_path / "a.mlpackage")
     assert weights(package) == weights(built(alone, tmp_path / "b.mlpackage"))
 
 
 def test_shards_may_stand_in_folders_below(tmp_path: Path) -> None:
     """As transformers reads them: the index says where."""
-    whole = built(broken.sharded(tmp_path / "c"), tmp_path / "c.mlpackage")
-    moved = broken.sharded(tmp_path / "d")
+    whole = built(by_hand.sharded(tmp_path / "c"), tmp_path / "c.mlpackage")
+    moved = by_hand.sharded(tmp_path / "d")
     index = moved / "model.safetensors.index.json"
     listed = json.loads(index.read_text())
     for place in ("a", "b/c", ""):
@@ -122,14 +123,14 @@ def test_tensors_saved_from_within_a_wrapper(prefix: str, wrapper: str, tmp_path
 
 @pytest.mark.parametrize("shards", [1, 2, 7, 28])
 def test_any_number_of_shards(shards: int, tmp_path: Path) -> None:
-    whole = built(broken.checkpoint(tmp_path / "c"), tmp_path / "c.mlpackage")
-    parts = built(broken.sharded(tmp_path / "s", shards=shards), tmp_path / "s.mlpackage")
+    whole = built(by_hand.checkpoint(tmp_path / "c"), tmp_path / "c.mlpackage")
+    parts = built(by_hand.sharded(tmp_path / "s", shards=shards), tmp_path / "s.mlpackage")
     assert weights(parts) == weights(whole)
 
 
 def test_what_stands_beside_the_weights_does_not_matter(tmp_path: Path) -> None:
     """Pickles, other formats and unlisted shards in the folder are not read."""
-    folder = broken.checkpoint(tmp_path / "c")
+    folder = by_hand.checkpoint(tmp_path / "c")
     for name in ("pytorch_model.bin", "optimizer.pt", "model-00009-of-00009.safetensors", "flax_model.msgpack"):
         (folder / name).write_bytes(b"garbage")
     built(folder, tmp_path / "c.mlpackage")
@@ -145,13 +146,13 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the repository some/model: `main` at COMMIT, the branch `old` at OLD with other weights; and with
     some/pickle, whose weights are no safetensors."""
     cache = tmp_path_factory.mktemp("hub")
-    snapshot = broken.checkpoint(cache / "models--some--pickle" / "snapshots" / COMMIT)
+    snapshot = by_hand.checkpoint(cache / "models--some--pickle" / "snapshots" / COMMIT)
     (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text(COMMIT)
     repository = cache / "models--some--model"
     for branch, commit, seed in (("main", COMMIT, 1), ("old", OLD, 2)):
-        broken.checkpoint(repository / "snapshots" / commit, broken.tensors(seed=seed))
+        by_hand.checkpoint(repository / "snapshots" / commit, by_hand.tensors(seed=seed))
         (repository / "snapshots" / commit / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\nA model.\n")
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / branch).write_text(commit)
@@ -166,7 +167,7 @@ def test_hub_id_from_the_cache(
     chosen = () if revision is None else ("--revision", revision)
     result = command("build", "some/model", "out.mlpackage", *chosen, cwd=tmp_path)
     assert result.code == 0, result.err
-    same = built(broken.checkpoint(tmp_path / "same", broken.tensors(seed=seed)), tmp_path / "same.mlpackage")
+    same = built(by_hand.checkpoint(tmp_path / "same", by_hand.tensors(seed=seed)), tmp_path / "same.mlpackage")
     assert weights(tmp_path / "out.mlpackage") == weights(same)
     assert files(hub) == before
 
@@ -194,7 +195,7 @@ def test_hub_id_is_named_in_the_package(hub: Path, command: CommandLine, tmp_pat
 )
 def test_license_of_the_card(card: str | None, license_: str, tmp_path: Path) -> None:
     """What no card says is not made up."""
-    folder = broken.checkpoint(tmp_path / "c")
+    folder = by_hand.checkpoint(tmp_path / "c")
     if card is not None:
         (folder / "README.md").write_text(card)
     assert milbuild.build(folder).get_spec().description.metadata.license == license_
@@ -229,7 +230,7 @@ def test_hub_id_with_a_pickle_only(command: CommandLine, tmp_path: Path) -> None
 
 
 def test_a_folder_goes_before_the_hub(hub: Path, command: CommandLine, tmp_path: Path) -> None:
-    broken.checkpoint(tmp_path / "some" / "model", broken.tensors(seed=3))
+    by_hand.checkpoint(tmp_path / "some" / "model", by_hand.tensors(seed=3))
     result = command("build", "some/model", "out.mlpackage", cwd=tmp_path)
     assert result.code == 0, result.err
     assert weights(tmp_path / "out.mlpackage") == weights(
@@ -243,7 +244,7 @@ def test_a_folder_goes_before_the_hub(hub: Path, command: CommandLine, tmp_path:
 @st.composite
 def arrays(draw: st.DrawFn) -> np.ndarray:
     """Arrays of every type of the format and of many shapes, with any bits."""
-    dtype = draw(st.sampled_from(sorted(broken.CODES, key=str)))
+    dtype = draw(st.sampled_from(sorted(by_hand.CODES, key=str)))
     shape = draw(st.lists(st.integers(0, 5), max_size=4))
     count = int(np.prod(shape, dtype=int))
     if dtype == np.bool_:
@@ -257,7 +258,7 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
 def test_read_is_exact(stored: dict[str, np.ndarray], tmp_path: Path) -> None:
     """Every tensor comes back as it was stored, and nothing can write to it."""
     file = tmp_path / "x.safetensors"
-    file.write_bytes(broken.safetensors(stored))
+    file.write_bytes(by_hand.safetensors(stored))
     found = reader.read(file)
     assert list(found) == list(stored)
     for name, array in stored.items():
@@ -268,14 +269,14 @@ def test_read_is_exact(stored: dict[str, np.ndarray], tmp_path: Path) -> None:
 
 def test_read_agrees_with_the_formats_own_library(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    stored = {str(dtype): random.integers(0, 2, (3, 4)).astype(dtype) for dtype in broken.CODES if dtype != BFLOAT16}
+    stored = {str(dtype): random.integers(0, 2, (3, 4)).astype(dtype) for dtype in by_hand.CODES if dtype != BFLOAT16}
     save_file(stored, tmp_path / "x.safetensors", {"format": "pt", "note": "ä"})
     found, expected = reader.read(tmp_path / "x.safetensors"), load_file(tmp_path / "x.safetensors")
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         assert found[name].dtype == array.dtype
         np.testing.assert_array_equal(found[name], array)
-    (tmp_path / "y.safetensors").write_bytes(broken.safetensors(stored))  # and the tests' writer writes the format
+    (tmp_path / "y.safetensors").write_bytes(by_hand.safetensors(stored))  # and the tests' writer writes the format
     assert load_file(tmp_path / "y.safetensors").keys() == stored.keys()
 
 
@@ -334,7 +335,7 @@ def test_every_float16_stays_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("target", [HALF, SINGLE], ids=str)
-@pytest.mark.parametrize("source", sorted(broken.CODES, key=str), ids=str)
+@pytest.mark.parametrize("source", sorted(by_hand.CODES, key=str), ids=str)
 def test_every_type_converts_as_numpy_does(source: np.dtype[Any], target: np.dtype[Any]) -> None:
     random = np.random.default_rng(0)
     if source.kind in "iu":
@@ -437,7 +438,7 @@ def test_pieces_are_what_numpy_gives(shape: list[int], dtype: Any, target: Any, 
 
 
 def test_pieces_do_not_write_into_the_checkpoint(tmp_path: Path) -> None:
-    folder = broken.checkpoint(tmp_path / "c")
+    folder = by_hand.checkpoint(tmp_path / "c")
     before = (folder / "model.safetensors").read_bytes()
     for precision in ("float16", "float32"):
         built(folder, tmp_path / "c.mlpackage", precision=precision)
@@ -456,8 +457,8 @@ def test_keys_tell_contents_apart() -> None:
 @pytest.mark.parametrize("precision", ["float16", "float32"])
 def test_package_holds_the_checkpoint(dtype: Any, precision: str, tmp_path: Path) -> None:
     """End to end: every parameter, found in the package by the name of its module, is numpy's conversion of it."""
-    stored = {name: array.astype(dtype) for name, array in broken.tensors().items()}
-    package = built(broken.checkpoint(tmp_path / "c", stored), tmp_path / "c.mlpackage", precision=precision)
+    stored = {name: array.astype(dtype) for name, array in by_hand.tensors().items()}
+    package = built(by_hand.checkpoint(tmp_path / "c", stored), tmp_path / "c.mlpackage", precision=precision)
     found = constants(package)
     for name, array in stored.items():
         if name == "transformer.wpe.weight":
@@ -471,8 +472,8 @@ def test_package_holds_the_checkpoint(dtype: Any, precision: str, tmp_path: Path
 
 @pytest.mark.parametrize("tokens", [1, 7, POSITIONS])
 def test_position_table_is_cut_to_the_tokens(tokens: int, tmp_path: Path) -> None:
-    stored = broken.tensors()
-    package = built(broken.checkpoint(tmp_path / "c", stored), tmp_path / "c.mlpackage", sequence_length=tokens)
+    stored = by_hand.tensors()
+    package = built(by_hand.checkpoint(tmp_path / "c", stored), tmp_path / "c.mlpackage", sequence_length=tokens)
     value = next(v for key, v in constants(package).items() if key.startswith("transformer_wpe"))
     np.testing.assert_array_equal(value, stored["transformer.wpe.weight"][:tokens].astype(np.float16))
 
@@ -480,10 +481,10 @@ def test_position_table_is_cut_to_the_tokens(tokens: int, tmp_path: Path) -> Non
 def test_mixed_types(tmp_path: Path) -> None:
     """A checkpoint may store each tensor in another type."""
     types = [np.float64, np.float32, np.float16, BFLOAT16]
-    stored = {name: a.astype(np.float16).astype(types[i % 4]) for i, (name, a) in enumerate(broken.tensors().items())}
+    stored = {name: a.astype(np.float16).astype(types[i % 4]) for i, (name, a) in enumerate(by_hand.tensors().items())}
     exact = {name: array.astype(np.float32) for name, array in stored.items()}
-    mixed = built(broken.checkpoint(tmp_path / "m", stored), tmp_path / "m.mlpackage")
-    assert weights(mixed) == weights(built(broken.checkpoint(tmp_path / "e", exact), tmp_path / "e.mlpackage"))
+    mixed = built(by_hand.checkpoint(tmp_path / "m", stored), tmp_path / "m.mlpackage")
+    assert weights(mixed) == weights(built(by_hand.checkpoint(tmp_path / "e", exact), tmp_path / "e.mlpackage"))
 
 
 # Names
@@ -491,15 +492,15 @@ def test_mixed_types(tmp_path: Path) -> None:
 
 def test_prefix_does_not_matter(tmp_path: Path) -> None:
     """With and without `transformer.` in front, and mixed: byte-identical packages."""
-    plain = broken.tensors(prefix="")
+    plain = by_hand.tensors(prefix="")
     mixed = {name if i % 2 else f"transformer.{name}": array for i, (name, array) in enumerate(plain.items())}
     sources = {
-        "one": broken.tensors(),
+        "one": by_hand.tensors(),
         "two": plain,
         "three": mixed,
     }
     packages = [
-        content(built(broken.checkpoint(tmp_path / where / "model", stored), tmp_path / f"{where}.mlpackage"))
+        content(built(by_hand.checkpoint(tmp_path / where / "model", stored), tmp_path / f"{where}.mlpackage"))
         for where, stored in sources.items()
     ]
     assert packages[0] == packages[1] == packages[2]
@@ -507,20 +508,20 @@ def test_prefix_does_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_buffers_of_old_checkpoints_are_ignored(prefix: str, tmp_path: Path) -> None:
-    stored = broken.tensors(prefix)
-    expected = weights(built(broken.checkpoint(tmp_path / "new", stored), tmp_path / "new.mlpackage"))
+    stored = by_hand.tensors(prefix)
+    expected = weights(built(by_hand.checkpoint(tmp_path / "new", stored), tmp_path / "new.mlpackage"))
     for i in range(LAYERS):
         stored[f"{prefix}h.{i}.attn.bias"] = np.tril(np.ones((1, 1, POSITIONS, POSITIONS), np.uint8))
         stored[f"{prefix}h.{i}.attn.masked_bias"] = np.array(-1e4, np.float32)
-    old = built(broken.checkpoint(tmp_path / "old", stored), tmp_path / "old.mlpackage")
+    old = built(by_hand.checkpoint(tmp_path / "old", stored), tmp_path / "old.mlpackage")
     assert weights(old) == expected
 
 
 @pytest.mark.parametrize("name", ["h.0.attn.bias2", "h.x.attn.bias", "h.0.attn.masked_bias.weight", "attn.bias"])
 def test_what_only_looks_like_an_old_buffer_is_not_ignored(name: str, tmp_path: Path) -> None:
-    stored = broken.tensors() | {f"transformer.{name}": np.zeros(3, np.float32)}
+    stored = by_hand.tensors() | {f"transformer.{name}": np.zeros(3, np.float32)}
     with pytest.raises(milbuild.Error, match="1 tensors that its architecture does not use"):
-        milbuild.build(broken.checkpoint(tmp_path / "c", stored))
+        milbuild.build(by_hand.checkpoint(tmp_path / "c", stored))
 
 
 def test_gamma_and_beta() -> None:
@@ -571,17 +572,17 @@ TABLE = "transformer.wte.weight"
 
 
 def test_tied_head_stored_twice_is_stored_once(tmp_path: Path) -> None:
-    tied = broken.tensors()
+    tied = by_hand.tensors()
     twice = tied | {HEAD: tied[TABLE].copy()}
-    one = built(broken.checkpoint(tmp_path / "a" / "m", tied), tmp_path / "one.mlpackage")
-    two = built(broken.checkpoint(tmp_path / "b" / "m", twice), tmp_path / "two.mlpackage")
+    one = built(by_hand.checkpoint(tmp_path / "a" / "m", tied), tmp_path / "one.mlpackage")
+    two = built(by_hand.checkpoint(tmp_path / "b" / "m", twice), tmp_path / "two.mlpackage")
     assert content(one) == content(two)
 
 
 @pytest.mark.parametrize("where", ["the first value", "the last value", "a zero's sign", "the type"])
 def test_head_that_differs_is_used(where: str, tmp_path: Path) -> None:
     """However little: a head of its own, though the configuration says that it is tied."""
-    stored = broken.tensors()
+    stored = by_hand.tensors()
     stored[TABLE][5] = 0
     head = stored[TABLE].copy()
     if where == "the first value":
@@ -592,8 +593,8 @@ def test_head_that_differs_is_used(where: str, tmp_path: Path) -> None:
         head[5] = -0.0
     else:
         head = head.astype(np.float64)
-    package = built(broken.checkpoint(tmp_path / "c", stored | {HEAD: head}), tmp_path / "c.mlpackage")
-    tied = built(broken.checkpoint(tmp_path / "t", stored), tmp_path / "t.mlpackage")
+    package = built(by_hand.checkpoint(tmp_path / "c", stored | {HEAD: head}), tmp_path / "c.mlpackage")
+    tied = built(by_hand.checkpoint(tmp_path / "t", stored), tmp_path / "t.mlpackage")
     assert len(weights(package)) >= len(weights(tied)) + VOCABULARY * WIDTH * 2
     value = next(v for key, v in constants(package).items() if key.startswith("lm_head"))
     same_bits(value, head.astype(np.float16))
@@ -614,16 +615,16 @@ def test_large_heads_are_compared_to_the_last_byte(at: int) -> None:
 @pytest.mark.parametrize("own", [False, True], ids=["equal", "own"])
 def test_untied_head(own: bool, tmp_path: Path) -> None:
     """tie_word_embeddings false: the head of the file is the head, even where it equals the embedding."""
-    stored = broken.tensors()
+    stored = by_hand.tensors()
     head = stored[TABLE] * (2 if own else 1)
-    folder = broken.checkpoint(tmp_path / "c", stored | {HEAD: head}, config={"tie_word_embeddings": False})
+    folder = by_hand.checkpoint(tmp_path / "c", stored | {HEAD: head}, config={"tie_word_embeddings": False})
     package = built(folder, tmp_path / "c.mlpackage")
     value = next(v for key, v in constants(package).items() if key.startswith("lm_head"))
     same_bits(value, head.astype(np.float16))
 
 
 def test_untied_head_that_is_missing(tmp_path: Path) -> None:
-    folder = broken.checkpoint(tmp_path / "c", config={"tie_word_embeddings": False})
+    folder = by_hand.checkpoint(tmp_path / "c", config={"tie_word_embeddings": False})
     with pytest.raises(milbuild.Error, match=r"no lm_head.weight, and config.json says tie_word_embeddings: false"):
         milbuild.build(folder)
     built(folder, tmp_path / "c.mlpackage", task="feature-extraction")  # which needs none
@@ -631,19 +632,19 @@ def test_untied_head_that_is_missing(tmp_path: Path) -> None:
 
 def test_head_of_another_task_is_left_out(tmp_path: Path) -> None:
     """A language model's own head does not stand in the way of its features, nor a classifier's of the language model."""
-    stored = broken.tensors()
-    plain = built(broken.checkpoint(tmp_path / "a" / "m", stored), tmp_path / "a.mlpackage", task="feature-extraction")
+    stored = by_hand.tensors()
+    plain = built(by_hand.checkpoint(tmp_path / "a" / "m", stored), tmp_path / "a.mlpackage", task="feature-extraction")
     own = stored | {HEAD: np.ones((VOCABULARY, WIDTH), np.float32), "score.weight": np.ones((2, WIDTH), np.float32)}
-    folder = broken.checkpoint(tmp_path / "b" / "m", own)
+    folder = by_hand.checkpoint(tmp_path / "b" / "m", own)
     assert content(built(folder, tmp_path / "b.mlpackage", task="feature-extraction")) == content(plain)
     built(folder, tmp_path / "c.mlpackage", task="text-classification")
     built(folder, tmp_path / "d.mlpackage", task="text-generation")
 
 
 def test_head_of_no_task_is_refused(tmp_path: Path) -> None:
-    stored = broken.tensors() | {"value_head.weight": np.ones((1, WIDTH), np.float32)}
+    stored = by_hand.tensors() | {"value_head.weight": np.ones((1, WIDTH), np.float32)}
     with pytest.raises(milbuild.Error, match=r"does not use: value_head\.weight"):
-        milbuild.build(broken.checkpoint(tmp_path / "c", stored))
+        milbuild.build(by_hand.checkpoint(tmp_path / "c", stored))
     assert "value_head" not in {module for head in GPT2.heads.values() for module in head.modules}
 
 
@@ -703,8 +704,8 @@ def test_unread_looks_like_its_tensor() -> None:
 
 def test_build_reads_no_weights(tmp_path: Path) -> None:
     """Building takes the header only: NaN is not seen before the model is saved."""
-    stored = {name: np.full_like(array, np.nan) for name, array in broken.tensors().items()}
-    model = milbuild.build(broken.checkpoint(tmp_path / "c", stored))
+    stored = {name: np.full_like(array, np.nan) for name, array in by_hand.tensors().items()}
+    model = milbuild.build(by_hand.checkpoint(tmp_path / "c", stored))
     with pytest.raises(milbuild.Error, match="NaN"):
         model.save(tmp_path / "c.mlpackage")
 
@@ -712,8 +713,8 @@ def test_build_reads_no_weights(tmp_path: Path) -> None:
 # Nothing but an error or a right answer
 
 
-WHOLE = broken.safetensors(broken.tensors())
-EXPECTED = broken.tensors()
+WHOLE = by_hand.safetensors(by_hand.tensors())
+EXPECTED = by_hand.tensors()
 
 
 def _mutations(data: bytes, head: int) -> st.SearchStrategy[bytes]:
@@ -789,7 +790,7 @@ ENTRIES = st.one_of(
 def test_fuzzed_headers(header: Any, data: bytes, tmp_path: Path) -> None:
     """Any JSON for a header: types, shapes and offsets of every kind."""
     file = tmp_path / "x.safetensors"
-    file.write_bytes(broken.with_header(json.dumps(header).encode(), data))
+    file.write_bytes(by_hand.with_header(json.dumps(header).encode(), data))
     try:
         found = reader.read(file)
     except milbuild.Error:
@@ -802,7 +803,7 @@ def test_fuzzed_headers(header: Any, data: bytes, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return broken.sharded(tmp_path_factory.mktemp("shards") / "s")
+    return by_hand.sharded(tmp_path_factory.mktemp("shards") / "s")
 
 
 NAMES = st.sampled_from(
@@ -835,15 +836,15 @@ def test_fuzzed_index(index: Any, cut: int | None, shards: Path, tmp_path: Path)
 # Not shrunk: a build takes its time, and the value is plain to see.
 @settings(QUICK, max_examples=80, phases=[Phase.explicit, Phase.generate])
 @given(
-    field=st.sampled_from([*broken.CONFIG, "quantization_config", "tie_word_embeddings", "id2label", "dtype"]),
+    field=st.sampled_from([*by_hand.CONFIG, "quantization_config", "tie_word_embeddings", "id2label", "dtype"]),
     value=st.one_of(JSON, st.sampled_from(["float16", "float99", 0, -1, 1, 3, 1.5, True])),
 )
 def test_fuzzed_config(field: str, value: Any, tmp_path: Path) -> None:
     """Any value in a field of config.json: `Error` or a package, never another exception."""
     folder = tmp_path / "c"
     if not folder.exists():
-        broken.checkpoint(folder)
-    (folder / "config.json").write_text(json.dumps(broken.CONFIG | {field: value}))
+        by_hand.checkpoint(folder)
+    (folder / "config.json").write_text(json.dumps(by_hand.CONFIG | {field: value}))
     try:
         milbuild.build(folder)
     except milbuild.Error as error:
@@ -862,19 +863,19 @@ def test_hub_files_hold_no_pickle() -> None:
 
 
 def test_all_that_is_missing_or_misshapen_is_listed(tmp_path: Path) -> None:
-    whole = broken.tensors()
+    whole = by_hand.tensors()
     less = {name: value for name, value in whole.items() if ".ln_1." not in name}
-    folder = broken.checkpoint(tmp_path / "less", less)
+    folder = by_hand.checkpoint(tmp_path / "less", less)
     with pytest.raises(milbuild.Error) as missing:
         milbuild.build(folder, sequence_length=4)
-    for layer in range(broken.LAYERS):
-        assert f"transformer.h.{layer}.ln_1.weight of shape ({broken.WIDTH},)" in str(missing.value)
-        assert f"transformer.h.{layer}.ln_1.bias of shape ({broken.WIDTH},)" in str(missing.value)
+    for layer in range(by_hand.LAYERS):
+        assert f"transformer.h.{layer}.ln_1.weight of shape ({by_hand.WIDTH},)" in str(missing.value)
+        assert f"transformer.h.{layer}.ln_1.bias of shape ({by_hand.WIDTH},)" in str(missing.value)
     other = {name: value[:-1] if ".ln_2." in name else value for name, value in whole.items()}
-    folder = broken.checkpoint(tmp_path / "other", other)
+    folder = by_hand.checkpoint(tmp_path / "other", other)
     with pytest.raises(milbuild.Error) as misshapen:
         milbuild.build(folder, sequence_length=4)
-    assert str(misshapen.value).count("config.json asks for") == 2 * broken.LAYERS
+    assert str(misshapen.value).count("config.json asks for") == 2 * by_hand.LAYERS
 
 
 RESHAPED = [("t5", ".relative_attention_bias."), ("bart", "final_logits_bias")]
@@ -899,7 +900,7 @@ def test_a_tensor_that_a_layer_reshapes_is_listed_too(model_type: str, name: str
 
 def test_absurd_sizes_are_refused_before_the_graph_is_tried(tmp_path: Path) -> None:
     """A default that coremltools makes of such a width would not fit into any memory."""
-    folder = broken.checkpoint(tmp_path / "absurd", config={"n_embd": 308_720_619_164_272})
+    folder = by_hand.checkpoint(tmp_path / "absurd", config={"n_embd": 308_720_619_164_272})
     with pytest.raises(
         milbuild.Error, match=r"wte\.weight has the shape \(61, 32\), config\.json asks for \(61, 308720619164272\)"
     ):

@@ -19,8 +19,8 @@ import pytest
 import milbuild
 from milbuild import architectures
 from milbuild.lowering import blob, temporary
-from tests import broken
 from tests.conftest import checkpoint
+from tests.helpers.command_line import ROOT
 from tests.tiny import TABLE
 
 KILLS = 200
@@ -32,7 +32,7 @@ def contents(package: Path) -> dict[str, bytes]:
 
 
 def run(script: str, *arguments: Any, hash_seed: int = 0, cwd: Path | None = None) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(broken.ROOT)}
+    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
         env=environment,
@@ -104,7 +104,7 @@ BUILDER = """
         os.waitpid(child, 0)
         print("done", flush=True)
 """
-IN_STEPS = "from milbuild.package import temporary; temporary._exchange = temporary._exchange_in_steps"
+IN_STEPS = "from milbuild.lowering import temporary; temporary._exchange = temporary._exchange_in_steps"
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,31 @@ def test_names_that_others_made_are_left_alone(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == sorted([*names, "x.mlpackage"])
 
 
-# Two at once
+# Several at once
+
+# Imports once what a build imports; then three processes, of other lengths, build and save at the same time.
+AT_ONCE = """
+    import os, sys, traceback, milbuild, milbuild.program.builder, milbuild.architectures.gpt2
+    children = []
+    for length in (5, 6, 7):
+        if child := os.fork():
+            children.append(child)
+            continue
+        try:
+            exec(sys.argv.pop())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
+
+
+def at_once(script: str, *arguments: Any) -> str:
+    process = run(AT_ONCE, *arguments, textwrap.dedent(script))
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out
 
 
 def test_builds_onto_one_path_at_once(tmp_path: Path) -> None:
@@ -239,8 +263,7 @@ def test_builds_onto_one_path_at_once(tmp_path: Path) -> None:
     target = tmp_path / "out" / "x.mlpackage"
     target.parent.mkdir()
     script = """
-        import sys, milbuild
-        model = milbuild.build(sys.argv[1], sequence_length=int(sys.argv[3]))
+        model = milbuild.build(sys.argv[1], sequence_length=length)
         for _ in range(30):
             model.save(sys.argv[2])
     """
@@ -248,10 +271,7 @@ def test_builds_onto_one_path_at_once(tmp_path: Path) -> None:
     for length in (5, 6, 7):
         milbuild.build(checkpoint(), sequence_length=length).save(tmp_path / "whole.mlpackage")
         wholes.append(contents(tmp_path / "whole.mlpackage"))
-    processes = [run(script, checkpoint(), target, length) for length in (5, 6, 7)]
-    for process in processes:
-        _, err = process.communicate()
-        assert process.returncode == 0, err
+    at_once(script, checkpoint(), target)
     assert list(target.parent.iterdir()) == [target]
     assert contents(target) in wholes
 
@@ -261,21 +281,15 @@ def test_builds_onto_one_new_path_at_once(tmp_path: Path) -> None:
     target = tmp_path / "out" / "x.mlpackage"
     target.parent.mkdir()
     script = """
-        import sys, milbuild
-        models = [milbuild.build(sys.argv[1], sequence_length=int(sys.argv[2])) for _ in range(20)]
+        models = [milbuild.build(sys.argv[1], sequence_length=length) for _ in range(20)]
         for number, model in enumerate(models):
             try:
-                model.save(f"{sys.argv[3]}/{number}.mlpackage", replace=False)
-                print(number)
+                model.save(f"{sys.argv[2]}/{number}.mlpackage", replace=False)
+                os.write(1, f"{number}\\n".encode())  # whole lines of three processes
             except milbuild.Error as error:
                 assert "exists" in str(error), error
     """
-    processes = [run(script, checkpoint(), length, target.parent) for length in (5, 6, 7)]
-    done: list[int] = []
-    for process in processes:
-        out, err = process.communicate()
-        assert process.returncode == 0, err
-        done += map(int, out.split())
+    done = list(map(int, at_once(script, checkpoint(), target.parent).split()))
     assert sorted(done) == list(range(20))
     assert len(os.listdir(target.parent)) == 20
 

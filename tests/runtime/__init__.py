@@ -1,1 +1,1 @@
-"""The runtime's operations against torch, numpy and their documentation; witness.py says how."""
+"""The runtime's operations against torch, numpy and their documentation; harness.py says how."""

@@ -134,9 +134,9 @@ def _without(function: Callable[..., Any], dropped: str) -> Callable[..., Any]:
 
 
 def seen(operation: str) -> bool:
-    from tests.runtime.witness import WITNESSES
+    from tests.runtime.harness import COVERED_BY
 
-    for test in WITNESSES.get(operation, []):
+    for test in COVERED_BY.get(operation, []):
         try:
             test()
         except BaseException as error:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from milbuild.runtime.activation import gelu
 from milbuild.runtime.registry import OPERATIONS
+from tests.runtime.harness import Fault, arrays, close, covers, run, run_graph
 from tests.runtime.test_elementwise_unary import each_close, edged
-from tests.runtime.witness import Fault, arrays, close, play, run, witness
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ SUMS = ("linear_activation", "sigmoid_hard")  # here what is small is lost besid
 WITH_ALPHA = [name for name, parameters in PARAMETERS.items() if "alpha" in parameters]
 
 
-@witness(*FORMULAS)
+@covers(*FORMULAS)
 @given(data=st.data())
 def test_formulas(operation: str, data: Any) -> None:
     x = data.draw(edged(-10, 10))
@@ -58,24 +58,24 @@ def test_formulas(operation: str, data: Any) -> None:
         exact = {name: np.float64(value) for name, value in constants.items()}
         expected = np.float32(FORMULAS[operation](x.astype(np.float64), **exact))
     compare = close if operation in SUMS else each_close
-    compare(play(operation, {"x": x}, **constants), expected)
+    compare(run(operation, {"x": x}, **constants), expected)
 
 
 @pytest.mark.parametrize("operation", FORMULAS)
 def test_rank_0(operation: str) -> None:
     constants = {name: np.float32(0.25) for name in PARAMETERS[operation] if name in ("alpha", "beta")}
     x = np.float32([-0.4])
-    result = run(lambda x: getattr(mb, operation)(x=mb.squeeze(x=x), **constants), {"x": x})[0]
+    result = run_graph(lambda x: getattr(mb, operation)(x=mb.squeeze(x=x), **constants), {"x": x})[0]
     close(result, np.float32(FORMULAS[operation](np.float64(x[0]), **constants)))
 
 
-@witness(*WITH_ALPHA)
+@covers(*WITH_ALPHA)
 def test_constants_of_another_type(operation: str) -> None:
     """From iOS17 on alpha and beta may be float16 where x is float32."""
     x = np.float32([-3, -0.1, 0.1, 3])
     constants = {name: np.float16(0.25) for name in PARAMETERS[operation] if name in ("alpha", "beta")}
     expected = FORMULAS[operation](x.astype(np.float64), **dict.fromkeys(constants, 0.25))
-    close(play(operation, {"x": x}, opset=7, **constants), np.float32(expected))
+    close(run(operation, {"x": x}, opset=7, **constants), np.float32(expected))
 
 
 MODES = {
@@ -85,21 +85,21 @@ MODES = {
 }
 
 
-@witness("gelu")
+@covers("gelu")
 @given(x=arrays((2, 3), low=-6, high=2), mode=st.none() | st.sampled_from(list(MODES)))
 def test_gelu(x: np.ndarray, mode: str | None) -> None:
     """Within an error that is small beside 1: the formula itself leaves few digits to numbers far below 0."""
     x[0, 0] = 1
     constants = {} if mode is None else {"mode": mode}
-    close(play("gelu", {"x": x}, **constants), np.float32(MODES[mode or "EXACT"](x.astype(np.float64))))
+    close(run("gelu", {"x": x}, **constants), np.float32(MODES[mode or "EXACT"](x.astype(np.float64))))
 
 
-@witness("gelu")
+@covers("gelu")
 def test_gelu_of_edges() -> None:
     x = np.float32([0, -0.0, math.inf, math.nan, 1e-40, 1e20])
     for mode, formula in MODES.items():
         with np.errstate(all="ignore"):
-            each_close(play("gelu", {"x": x}, mode=mode), np.float32(formula(x.astype(np.float64))))
+            each_close(run("gelu", {"x": x}, mode=mode), np.float32(formula(x.astype(np.float64))))
 
 
 def test_the_modes_of_gelu_differ() -> None:
@@ -108,7 +108,7 @@ def test_the_modes_of_gelu_differ() -> None:
     assert min(abs(exact - tanh), abs(exact - sigmoid), abs(tanh - sigmoid)) > 1e-4
 
 
-@witness("prelu")
+@covers("prelu")
 @given(data=st.data())
 def test_prelu(data: Any) -> None:
     """Each channel has its own alpha; in ranks 3 and 5 coremltools admits equal ones only."""
@@ -119,19 +119,19 @@ def test_prelu(data: Any) -> None:
     slopes = alpha.reshape(1, -1, *[1] * (rank - 2)).astype(np.float64)
     with np.errstate(all="ignore"):
         expected = np.float32(np.where(x > 0, x, x * slopes))
-    each_close(play("prelu", {"x": x}, alpha=alpha), expected)
+    each_close(run("prelu", {"x": x}, alpha=alpha), expected)
 
 
-@witness("softplus_parametric")
+@covers("softplus_parametric")
 @given(data=st.data())
 def test_softplus_parametric(data: Any) -> None:
     x = data.draw(arrays(ranks=(3, 5)))
     alpha, beta = (data.draw(arrays((x.shape[1],), low=-3, high=3)) for _ in range(2))
     a, b = (values.reshape(1, -1, *[1] * (x.ndim - 2)).astype(np.float64) for values in (alpha, beta))
-    close(play("softplus_parametric", {"x": x}, alpha=alpha, beta=beta), np.float32(a * _log_of_one_and_exp(b * x)))
+    close(run("softplus_parametric", {"x": x}, alpha=alpha, beta=beta), np.float32(a * _log_of_one_and_exp(b * x)))
 
 
-@witness("prelu", "softplus_parametric")
+@covers("prelu", "softplus_parametric")
 def test_channels_of_another_type(operation: str) -> None:
     x = np.float32([[[[-1.5]], [[-2]], [[0.5]]]])
     half = np.float16([0.25, 0.5, 2])
@@ -141,10 +141,10 @@ def test_channels_of_another_type(operation: str) -> None:
         "prelu": np.where(x > 0, x, slopes * x),
         "softplus_parametric": slopes * _log_of_one_and_exp(slopes * x),
     }
-    close(play(operation, {"x": x}, opset=7, **constants), np.float32(expected[operation]))
+    close(run(operation, {"x": x}, opset=7, **constants), np.float32(expected[operation]))
 
 
-@witness("softmax")
+@covers("softmax")
 @given(data=st.data())
 def test_softmax(data: Any) -> None:
     x = data.draw(arrays(low=-30, high=30)) * np.float32(data.draw(st.sampled_from([1, 0.1, 1e4])))
@@ -152,17 +152,17 @@ def test_softmax(data: Any) -> None:
     where = -1 if axis is None else axis
     powers = np.exp(x.astype(np.float64) - x.max(where, keepdims=True))
     constants = {} if axis is None else {"axis": axis}
-    close(play("softmax", {"x": x}, **constants), np.float32(powers / powers.sum(where, keepdims=True)))
+    close(run("softmax", {"x": x}, **constants), np.float32(powers / powers.sum(where, keepdims=True)))
 
 
-@witness("softmax")
+@covers("softmax")
 def test_softmax_of_infinities() -> None:
     """What is minus infinity gets nothing; where nothing else is there, the result is no number."""
     x = np.float32([[0, -math.inf, 0], [-math.inf] * 3, [0, math.nan, 0]])
-    close(play("softmax", {"x": x}), np.float32([[0.5, 0, 0.5], [math.nan] * 3, [math.nan] * 3]))
+    close(run("softmax", {"x": x}), np.float32([[0.5, 0, 0.5], [math.nan] * 3, [math.nan] * 3]))
 
 
-@witness("gelu", "softmax")
+@covers("gelu", "softmax")
 def test_parameters_left_out(operation: str) -> None:
     """coremltools writes its defaults into every program; others may leave them to the runtime."""
     x = np.float32([[1, 2, 4], [-1, 0, 1]])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from milbuild import runtime
 from milbuild.runtime import classify
-from tests.runtime.witness import TARGETS, Fault, arrays, witness
+from tests.runtime.harness import TARGETS, Fault, arrays, covers
 
 
 def classifier(path: Path, shape: tuple[int, ...], labels: list[Any], opset: int = 8, named: str | None = None) -> Any:
@@ -50,7 +50,7 @@ def test_classifiers_of_coremltools(tmp_path: Path, labels: list[Any], opset: in
         assert [type(label) for label in probabilities] == [type(label) for label in labels]
 
 
-@witness("classify")
+@covers("classify")
 @given(probabilities=arrays((2, 3), low=0, high=1), kind=st.sampled_from(["str", "int", "tensor"]))
 def test_labels(probabilities: np.ndarray, kind: str) -> None:
     """The label of the greatest probability, whatever the shape; of equal ones the first."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from milbuild.runtime import compression
-from tests.runtime.witness import Fault, arrays, close, play, run, witness
+from tests.runtime.harness import Fault, arrays, close, covers, run, run_graph
 
 # How values of few bits are handed to coremltools, and their least and greatest values.
 FEW = {
@@ -95,7 +95,7 @@ def decoded(result: Any, expected: np.ndarray, kind: Any) -> None:
     np.testing.assert_array_equal(result, wanted)
 
 
-@witness("constexpr_affine_dequantize")
+@covers("constexpr_affine_dequantize")
 @given(data=st.data())
 def test_affine_dequantize(data: Any) -> None:
     shape = data.draw(shapes())
@@ -111,7 +111,7 @@ def test_affine_dequantize(data: Any) -> None:
         expected[place] = plain(scale)[at if several else ()] * (
             plain(values)[place] - plain(zero)[at if several_zeros else ()]
         )
-    result = play(
+    result = run(
         "constexpr_affine_dequantize",
         {},
         opset=data.draw(st.sampled_from([6, 7, 8, 9])),
@@ -123,24 +123,24 @@ def test_affine_dequantize(data: Any) -> None:
     close(result, expected.astype(np.float32), 1e-6)
 
 
-@witness("constexpr_affine_dequantize")
+@covers("constexpr_affine_dequantize")
 def test_affine_dequantize_to_float16() -> None:
     """The result has the type of the scale, to which the engine rounds it."""
     values = np.arange(-128, 128, dtype=np.int8)
     constants = {"quantized_data": values, "zero_point": np.int8(-7), "scale": np.float16(0.1234), "axis": np.int32(0)}
-    result = play("constexpr_affine_dequantize", {}, opset=6, precision="declared", **constants)
+    result = run("constexpr_affine_dequantize", {}, opset=6, precision="declared", **constants)
     expected = np.float16(np.float64(np.float16(0.1234)) * (values.astype(np.float64) + 7))
     np.testing.assert_array_equal(result, expected.astype(np.float32))
 
 
-@witness("constexpr_cast")
+@covers("constexpr_cast")
 @given(values=arrays(dtype=np.float16, ranks=(0, 4)), opset=st.sampled_from([6, 7, 8, 9]))
 def test_cast(values: np.ndarray, opset: int) -> None:
-    result = play("constexpr_cast", {}, opset=opset, precision="declared", source_val=values, output_dtype="fp32")
+    result = run("constexpr_cast", {}, opset=opset, precision="declared", source_val=values, output_dtype="fp32")
     decoded(result, values, np.float32)
 
 
-@witness("constexpr_lut_to_dense")
+@covers("constexpr_lut_to_dense")
 @given(data=st.data())
 def test_packed_lut_to_dense(data: Any) -> None:
     """Until iOS17: indices of 1, 2, 4, 6 or 8 bits in bytes."""
@@ -148,7 +148,7 @@ def test_packed_lut_to_dense(data: Any) -> None:
     kind = data.draw(st.sampled_from(["int8", "uint8", "fp16", "fp32"]))
     indices = few(data, f"uint{bits}", shape).astype(np.int32)
     table = few(data, kind, (2**bits,))
-    result = play(
+    result = run(
         "constexpr_lut_to_dense",
         {},
         opset=data.draw(st.sampled_from([6, 7])),
@@ -159,7 +159,7 @@ def test_packed_lut_to_dense(data: Any) -> None:
     decoded(result, plain(table)[indices], FEW[kind])
 
 
-@witness("constexpr_lut_to_dense")
+@covers("constexpr_lut_to_dense")
 @given(data=st.data())
 def test_lut_to_dense(data: Any) -> None:
     shape, bits = data.draw(shapes()), data.draw(st.sampled_from([1, 2, 3, 4, 6, 8]))
@@ -171,11 +171,11 @@ def test_lut_to_dense(data: Any) -> None:
     axis = along if length > 1 or data.draw(st.booleans()) else None
     constants = {} if axis is None else {"vector_axis": np.int32(axis)}
     opset = data.draw(st.sampled_from([8, 9]))
-    result = play("constexpr_lut_to_dense", {}, opset=opset, indices=indices, lut=table, **constants)
+    result = run("constexpr_lut_to_dense", {}, opset=opset, indices=indices, lut=table, **constants)
     decoded(result, by_lut(indices, plain(table), axis), FEW[kind])
 
 
-@witness("constexpr_sparse_to_dense")
+@covers("constexpr_sparse_to_dense")
 @given(data=st.data())
 def test_packed_sparse_to_dense(data: Any) -> None:
     """Until iOS17: a mask of packed bits."""
@@ -183,7 +183,7 @@ def test_packed_sparse_to_dense(data: Any) -> None:
     filled = data.draw(hnp.arrays(np.bool_, shape))
     filled.flat[0] = True  # coremltools takes no empty tensor
     values = few(data, kind, (int(filled.sum()),))
-    result = play(
+    result = run(
         "constexpr_sparse_to_dense",
         {},
         opset=data.draw(st.sampled_from([6, 7])),
@@ -194,7 +194,7 @@ def test_packed_sparse_to_dense(data: Any) -> None:
     decoded(result, scattered(plain(values), filled), FEW[kind])
 
 
-@witness("constexpr_sparse_to_dense")
+@covers("constexpr_sparse_to_dense")
 @given(data=st.data())
 def test_sparse_to_dense(data: Any) -> None:
     shape, kind = data.draw(shapes()), data.draw(sources)
@@ -203,7 +203,7 @@ def test_sparse_to_dense(data: Any) -> None:
     values = few(data, kind, (int(filled.sum()),))
     opset = data.draw(st.sampled_from([8, 9]))
     mask = filled.astype(FEW["uint1"])
-    result = play("constexpr_sparse_to_dense", {}, opset=opset, nonzero_data=values, mask=mask)
+    result = run("constexpr_sparse_to_dense", {}, opset=opset, nonzero_data=values, mask=mask)
     decoded(result, scattered(plain(values), filled), FEW[kind])
 
 
@@ -212,7 +212,7 @@ def scattered(values: np.ndarray, filled: np.ndarray) -> np.ndarray:
     return np.array([next(queue) if there else 0 for there in filled.reshape(-1)]).reshape(filled.shape)
 
 
-@witness("constexpr_blockwise_shift_scale")
+@covers("constexpr_blockwise_shift_scale")
 @given(data=st.data())
 def test_blockwise_shift_scale(data: Any) -> None:
     shape, kind = data.draw(shapes()), data.draw(sources)
@@ -227,11 +227,11 @@ def test_blockwise_shift_scale(data: Any) -> None:
         its = block(place, shape, blocks)
         expected[place] = plain(scale)[its] * (plain(values)[place] - offset[its])
     opset = data.draw(st.sampled_from([8, 9]))
-    result = play("constexpr_blockwise_shift_scale", {}, opset=opset, data=values, scale=scale, **constants)
+    result = run("constexpr_blockwise_shift_scale", {}, opset=opset, data=values, scale=scale, **constants)
     close(result, expected.astype(np.float32), 1e-6)
 
 
-@witness("constexpr_lut_to_sparse")
+@covers("constexpr_lut_to_sparse")
 @given(data=st.data())
 def test_lut_to_sparse(data: Any) -> None:
     """Its results are those of constexpr_lut_to_dense where the mask is set, in the order of the dense tensor."""
@@ -246,7 +246,7 @@ def test_lut_to_sparse(data: Any) -> None:
     axis = along if length > 1 or data.draw(st.booleans()) else None
     constants = {} if axis is None else {"vector_axis": np.int32(axis)}
     dense = by_lut(scattered(plain(nonzero), filled), plain(table), axis, filled)
-    mask, values = play(
+    mask, values = run(
         "constexpr_lut_to_sparse",
         {},
         indices_mask=filled.astype(FEW["uint1"]),
@@ -258,7 +258,7 @@ def test_lut_to_sparse(data: Any) -> None:
     decoded(values, dense[~np.isnan(dense)], FEW[kind])
 
 
-@witness("constexpr_sparse_blockwise_shift_scale")
+@covers("constexpr_sparse_blockwise_shift_scale")
 @given(data=st.data())
 def test_sparse_blockwise_shift_scale(data: Any) -> None:
     shape, kind = data.draw(shapes((1, 3))), data.draw(sources)
@@ -276,7 +276,7 @@ def test_sparse_blockwise_shift_scale(data: Any) -> None:
         if filled[place]:
             its = block(place, shape, blocks)
             expected.append(plain(scale)[its] * (next(queue) - offset[its]))
-    mask, values = play(
+    mask, values = run(
         "constexpr_sparse_blockwise_shift_scale",
         {},
         data_mask=filled.astype(FEW["uint1"]),
@@ -309,7 +309,7 @@ def test_one_after_the_other() -> None:
         sparse = mb.constexpr_sparse_to_dense(nonzero_data=picked, mask=mask_2)
         return [dense, sparse, mb.constexpr_sparse_to_dense(nonzero_data=shifted, mask=mask_3)]
 
-    dense, sparse, shifted = run(build, {})
+    dense, sparse, shifted = run_graph(build, {})
     rows = np.repeat(scale[..., 0, 0], 2, 0)
     close(dense, by_lut(indices, quantized * scale, None).astype(np.float32), 1e-6)
     close(sparse, np.float32(filled * rows), 1e-6)

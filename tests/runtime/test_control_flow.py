@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from milbuild import Error, runtime
 from milbuild.runtime.registry import OPERATIONS
-from tests.runtime.witness import KINDS, TARGETS, Fault, arrays, close, play, run, save, witness
+from tests.runtime.harness import KINDS, TARGETS, Fault, arrays, close, covers, run, run_graph, save
 
 ANY = st.sampled_from([np.float32, np.int32, np.bool_])
 
@@ -61,7 +61,7 @@ def entry(x: Any, index: int) -> Any:
 # Choosing
 
 
-@witness("select")
+@covers("select")
 @given(data=st.data())
 def test_select(data: Any) -> None:
     shape = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
@@ -81,21 +81,21 @@ def test_select(data: Any) -> None:
         expected[place] = (
             np.broadcast_to(a, shape) if np.broadcast_to(cond, shape)[place] else np.broadcast_to(b, shape)
         )[place]
-    result = play("select", {"cond": cond, "a": a, "b": b})
+    result = run("select", {"cond": cond, "a": a, "b": b})
     assert result.dtype == kind
     close(result, expected)
 
 
-@witness("select")
+@covers("select")
 def test_select_hides_what_is_not_chosen() -> None:
     inputs = {"cond": np.array([True, False]), "a": vector(1, np.nan), "b": vector(np.inf, 2)}
-    close(play("select", inputs), vector(1, 2))
+    close(run("select", inputs), vector(1, 2))
 
 
 # Lists
 
 
-@witness("make_list", "list_length", "list_read", "list_write", "list_gather", "list_scatter")
+@covers("make_list", "list_length", "list_read", "list_write", "list_gather", "list_scatter")
 @given(data=st.data())
 def test_lists(data: Any) -> None:
     """A random sequence of writes and reads, beside a Python list."""
@@ -145,36 +145,36 @@ def test_lists(data: Any) -> None:
         return made
 
     original = values
-    results = run(build, {"values": values, "numbers": np.arange(5, dtype=np.int32)})
+    results = run_graph(build, {"values": values, "numbers": np.arange(5, dtype=np.int32)})
     for result, wanted in zip(results, expected, strict=True):
         assert result.dtype == wanted.dtype
         close(result, wanted)
 
 
-@witness("make_list", "list_length")
+@covers("make_list", "list_length")
 def test_a_length_that_the_call_tells() -> None:
     def build(x: Any) -> Any:
         ls = mb.make_list(init_length=entry(x, 1), elem_shape=(2,), dtype="int32")
         return mb.list_length(ls=ls), mb.list_gather(ls=ls, indices=[0, 2])
 
-    length, values = run(build, {"x": np.array([7, 3], np.int32)})
+    length, values = run_graph(build, {"x": np.array([7, 3], np.int32)})
     assert length == 3
     close(values, np.zeros((2, 2), np.int32))
 
 
-@witness("make_list")
+@covers("make_list")
 def test_elements_of_a_shape_that_the_first_write_tells() -> None:
     def build(x: Any) -> Any:
         ls = mb.list_write(ls=mb.make_list(elem_shape=("unknown_size", 2)), index=2, value=x)
         return mb.list_length(ls=ls), mb.list_gather(ls=ls, indices=[2, 1])
 
     x = np.ones((3, 2), np.float32)
-    length, values = run(build, {"x": x})
+    length, values = run_graph(build, {"x": x})
     assert length == 3
     close(values, np.stack([x, np.zeros_like(x)]))
 
 
-@witness("list_read", "list_write", "list_gather", "list_scatter")
+@covers("list_read", "list_write", "list_gather", "list_scatter")
 def test_lists_have_an_end(operation: str) -> None:
     """Nothing stands there to be read; a write makes the list longer, but nothing stands before its beginning."""
     function, ls = OPERATIONS[operation].function, [torch.zeros(2)] * 3
@@ -193,7 +193,7 @@ def test_lists_have_an_end(operation: str) -> None:
             function(ls=ls, indices=[0, 1], value=torch.ones(1, 2))
 
 
-@witness("make_list", "list_write", "list_scatter")
+@covers("make_list", "list_write", "list_scatter")
 def test_fixed_lists_do_not_grow() -> None:
     x = np.ones(2, np.float32)
 
@@ -207,7 +207,7 @@ def test_fixed_lists_do_not_grow() -> None:
                 ls = mb.list_write(ls=ls, index=index, value=x)
             return mb.list_gather(ls=ls, indices=[0, 1, 2])
 
-        return run(build, {"x": x})[0]
+        return run_graph(build, {"x": x})[0]
 
     for scatter in (False, True):
         close(written(2, scatter), np.stack([x, np.zeros_like(x), x]))
@@ -218,7 +218,7 @@ def test_fixed_lists_do_not_grow() -> None:
 # Branches
 
 
-@witness("cond")
+@covers("cond")
 def test_both_branches() -> None:
     def build(p: Any, x: Any) -> Any:
         return mb.cond(
@@ -229,11 +229,11 @@ def test_both_branches() -> None:
 
     x = vector(2, 3)
     for p, expected in ((True, [x + 1, x * 2]), (False, [x - 1, x])):
-        for result, wanted in zip(run(build, {"p": np.array([p]), "x": x}), expected, strict=True):
+        for result, wanted in zip(run_graph(build, {"p": np.array([p]), "x": x}), expected, strict=True):
             close(result, wanted)
 
 
-@witness("cond")
+@covers("cond")
 def test_a_branch_of_nothing_but_what_stands_around_it() -> None:
     """The results are values of the outer block: a constant, an input, and one that is read again afterwards. Or constants
     of the branch."""
@@ -246,7 +246,7 @@ def test_a_branch_of_nothing_but_what_stands_around_it() -> None:
 
     x = vector(2, 3)
     for p, expected in ((True, [constant + x + 1, x + 1 + constant]), (False, [2 * x + 1, x + constant])):
-        for result, wanted in zip(run(build, {"p": np.array([p]), "x": x}), expected, strict=True):
+        for result, wanted in zip(run_graph(build, {"p": np.array([p]), "x": x}), expected, strict=True):
             close(result, wanted)
 
     def constants(p: Any) -> Any:
@@ -256,10 +256,10 @@ def test_a_branch_of_nothing_but_what_stands_around_it() -> None:
         return mb.cond(pred=entry(p, 0), _true_fn=branch(constant), _false_fn=branch(-constant))
 
     for p, sign in ((True, 1), (False, -1)):
-        close(run(constants, {"p": np.array([p])})[0], sign * constant)
+        close(run_graph(constants, {"p": np.array([p])})[0], sign * constant)
 
 
-@witness("cond", "while_loop")
+@covers("cond", "while_loop")
 def test_constants_of_one_name_in_both_blocks(operation: str) -> None:
     """The blocks of a program may name their constants and values alike."""
 
@@ -313,7 +313,7 @@ def renamed(build: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     return [found[var.name].numpy().copy() for var in outputs]
 
 
-@witness("cond")
+@covers("cond")
 def test_branches_within_branches() -> None:
     def build(p: Any, x: Any) -> Any:
         def inner(amount: float) -> Any:
@@ -325,7 +325,7 @@ def test_branches_within_branches() -> None:
     x = vector(3, 4)
     for p in ((True, True), (True, False), (False, True), (False, False)):
         y = x + (1 if p[0] else 2)
-        close(run(build, {"p": np.array(p), "x": x})[0], y * x if p[1] else y - x)
+        close(run_graph(build, {"p": np.array(p), "x": x})[0], y * x if p[1] else y - x)
 
 
 # Loops
@@ -340,7 +340,7 @@ def loop(x: Any, limit: Any, body: Any) -> Any:
     return mb.while_loop(_cond=lambda i, _: mb.less(x=i, y=limit), _body=step, loop_vars=(np.int32(0), x))[1]
 
 
-@witness("while_loop")
+@covers("while_loop")
 def test_loops_of_every_length() -> None:
     """Zero times, too: then the result is what came in."""
 
@@ -350,12 +350,12 @@ def test_loops_of_every_length() -> None:
 
     x = vector(1, -2)
     for n in range(4):
-        result, y = run(build, {"x": x, "n": np.array([n], np.int32)})
+        result, y = run_graph(build, {"x": x, "n": np.array([n], np.int32)})
         close(result, x + n * 2 * x)
         close(y, 2 * x)
 
 
-@witness("while_loop")
+@covers("while_loop")
 def test_loops_within_loops() -> None:
     def build(x: Any, n: Any) -> Any:
         def outer(value: Any, i: Any) -> Any:
@@ -370,10 +370,10 @@ def test_loops_within_loops() -> None:
     for m in range(3):
         for n in range(3):
             expected = x + sum(x + sum(i + j for j in range(n)) for i in range(m))
-            close(run(build, {"x": x, "n": np.array([m, n], np.int32)})[0], expected)
+            close(run_graph(build, {"x": x, "n": np.array([m, n], np.int32)})[0], expected)
 
 
-@witness("while_loop")
+@covers("while_loop")
 def test_a_loop_within_a_loop_over_the_same_variable() -> None:
     """coremltools calls the input of both blocks x_x0; behind the inner loop the name is the outer loop's again."""
 
@@ -389,10 +389,10 @@ def test_a_loop_within_a_loop_over_the_same_variable() -> None:
         return up_to(5, x, outer)
 
     # 1, then half of it and 3, ...
-    close(run(build, {"x": vector(1)})[0], vector(5.375))
+    close(run_graph(build, {"x": vector(1)})[0], vector(5.375))
 
 
-@witness("while_loop")
+@covers("while_loop")
 def test_values_that_change_places() -> None:
     """Every variable of the next round comes from the last round."""
 
@@ -404,11 +404,11 @@ def test_values_that_change_places() -> None:
         return mb.while_loop(_cond=lambda i, a, b: mb.less(x=i, y=limit), _body=body, loop_vars=(np.int32(0), a, b))[1:]
 
     for n, expected in ((0, (0, 1)), (1, (1, 1)), (2, (1, 2)), (7, (13, 21))):
-        a, b = run(build, {"a": vector(0), "b": vector(1), "n": np.array([n], np.int32)})
+        a, b = run_graph(build, {"a": vector(0), "b": vector(1), "n": np.array([n], np.int32)})
         assert (a.item(), b.item()) == expected
 
 
-@witness("while_loop")
+@covers("while_loop")
 def test_a_loop_of_nothing_but_what_stands_around_it() -> None:
     def build(x: Any, n: Any) -> Any:
         y, z = mb.add(x=x, y=np.float32(1)), mb.mul(x=x, y=np.float32(3))
@@ -421,11 +421,11 @@ def test_a_loop_of_nothing_but_what_stands_around_it() -> None:
 
     x = vector(1, 2)
     for n, expected in ((0, (x, x)), (1, (x + 1, 3 * x)), (2, (x + 1, 3 * x))):
-        for result, wanted in zip(run(build, {"x": x, "n": np.array([n], np.int32)}), expected, strict=True):
+        for result, wanted in zip(run_graph(build, {"x": x, "n": np.array([n], np.int32)}), expected, strict=True):
             close(result, wanted)
 
 
-@witness("while_loop", "cond")
+@covers("while_loop", "cond")
 def test_a_loop_that_turns_off() -> None:
     """A branch within a loop within a branch, that reads the values of all three."""
 
@@ -442,11 +442,11 @@ def test_a_loop_that_turns_off() -> None:
 
     x = vector(3, 4)
     for n, expected in ((0, x), (1, 3 * x), (2, 3 * x - 1), (3, 5 * x - 1)):
-        close(run(build, {"p": np.array([True]), "x": x, "n": np.array([n], np.int32)})[0], expected)
-        close(run(build, {"p": np.array([False]), "x": x, "n": np.array([n], np.int32)})[0], x)
+        close(run_graph(build, {"p": np.array([True]), "x": x, "n": np.array([n], np.int32)})[0], expected)
+        close(run_graph(build, {"p": np.array([False]), "x": x, "n": np.array([n], np.int32)})[0], x)
 
 
-@witness("while_loop", "list_write", "list_gather", "list_length", "make_list")
+@covers("while_loop", "list_write", "list_gather", "list_length", "make_list")
 def test_a_list_in_a_loop() -> None:
     def build(x: Any, n: Any) -> Any:
         def body(i: Any, ls: Any) -> Any:
@@ -460,7 +460,7 @@ def test_a_list_in_a_loop() -> None:
 
     x = vector(1, 2)
     for n in (0, 1, 4):
-        values, length = run(build, {"x": x, "n": np.array([n], np.int32)})
+        values, length = run_graph(build, {"x": x, "n": np.array([n], np.int32)})
         assert length == max(1, n)
         close(values, np.arange(max(1, n), dtype=np.float32)[:, None] * x)
 
@@ -468,7 +468,7 @@ def test_a_list_in_a_loop() -> None:
 # States
 
 
-@witness("read_state", "write_state")
+@covers("read_state", "write_state")
 def test_a_state_lives_from_call_to_call() -> None:
     def build(x: Any, s: Any) -> Any:
         before = mb.read_state(input=s)
@@ -484,7 +484,7 @@ def test_a_state_lives_from_call_to_call() -> None:
     close(state["s"], total)
 
 
-@witness("write_state")
+@covers("write_state")
 def test_a_state_holds_float16() -> None:
     for precision, expected in (("declared", np.float32(np.float16(0.1))), ("float32", np.float32(0.1))):
         inputs = {"x": np.array([0.1], np.float32)}
@@ -496,7 +496,7 @@ def test_a_state_holds_float16() -> None:
         assert value.item() == state["s"].item() == expected
 
 
-@witness("write_state")
+@covers("write_state")
 def test_a_written_value_is_not_shared_with_the_state() -> None:
     """The state may be written over in place; the value that was written is read again."""
     for precision in ("declared", "float32"):
@@ -512,7 +512,7 @@ def test_a_written_value_is_not_shared_with_the_state() -> None:
         close(after, vector(9, 3))
 
 
-@witness("read_state", "write_state")
+@covers("read_state", "write_state")
 def test_states_are_told_apart() -> None:
     def build(x: Any, s: Any, t: Any) -> Any:
         mb.coreml_update_state(state=t, value=x)
@@ -524,7 +524,7 @@ def test_states_are_told_apart() -> None:
     close(state["t"], vector(4, 5))
 
 
-@witness("while_loop", "read_state", "write_state")
+@covers("while_loop", "read_state", "write_state")
 def test_a_state_in_a_loop() -> None:
     """The loop writes row by row, in place; what was read before it, outside, stays."""
 
@@ -553,7 +553,7 @@ def test_a_state_in_a_loop() -> None:
     close(state["s"], rows)
 
 
-@witness("while_loop", "write_state")
+@covers("while_loop", "write_state")
 def test_what_a_round_read_stays_in_the_next() -> None:
     """The state that a round hands on is not changed by the write of the next one, which would like to be in place."""
 
@@ -672,7 +672,7 @@ def simulated(
     return values, s
 
 
-@witness("cond", "while_loop", "read_state", "write_state")
+@covers("cond", "while_loop", "read_state", "write_state")
 @given(data=st.data())
 def test_random_programs(data: Any) -> None:
     program = data.draw(steps(2))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milbuild.errors import Error
-from tests.runtime.witness import Fault, close, play, witness
+from tests.runtime.harness import Fault, close, covers, run
 
 
 def random(data: Any, *shape: int) -> np.ndarray:
@@ -59,7 +59,7 @@ def every(data: Any, rank: int, low: int, high: int) -> list[int]:
     return data.draw(st.lists(st.integers(low, high), min_size=rank, max_size=rank))
 
 
-@witness("conv")
+@covers("conv")
 @given(data=st.data())
 def test_conv(data: Any) -> None:
     rank, opset, runtime_weight = (data.draw(st.sampled_from(s)) for s in ([1, 2, 3], [5, 6, 7, 8], [False, True]))
@@ -94,10 +94,10 @@ def test_conv(data: Any) -> None:
     (inputs if runtime_weight else optional)["weight"] = weight
     if opset >= 7 and "bias" in optional and data.draw(st.booleans()):
         inputs["bias"] = optional.pop("bias")
-    close(play("conv", inputs, opset=opset, **optional), expected.astype(np.float32))
+    close(run("conv", inputs, opset=opset, **optional), expected.astype(np.float32))
 
 
-@witness("conv_transpose")
+@covers("conv_transpose")
 @given(data=st.data())
 def test_conv_transpose(data: Any) -> None:
     """Where output_shape asks for a size of its own, valid and custom begin where they would; same crops half on each side."""
@@ -138,7 +138,7 @@ def test_conv_transpose(data: Any) -> None:
         expected += optional["bias"].reshape(-1, *[1] * rank)
     inputs = {"x": x}
     (inputs if opset >= 7 and data.draw(st.booleans()) else optional)["weight"] = weight
-    close(play("conv_transpose", inputs, opset=opset, **optional), expected.astype(np.float32))
+    close(run("conv_transpose", inputs, opset=opset, **optional), expected.astype(np.float32))
 
 
 def test_same_lower_transposed() -> None:
@@ -146,14 +146,14 @@ def test_same_lower_transposed() -> None:
     x, weight = np.arange(1, 4, dtype=np.float32).reshape(1, 1, 3), np.float32([[[1, 10, 100, 1000]]])
     whole = spread(x, weight, [1], [1], 1)
     assert whole.shape == (1, 1, 6)
-    result = play("conv_transpose", {"x": x}, weight=weight, pad_type="same_lower", output_shape=[1, 1, 3])
+    result = run("conv_transpose", {"x": x}, weight=weight, pad_type="same_lower", output_shape=[1, 1, 3])
     close(result, np.float32(whole[..., 2:5]))
 
 
 def test_unknown_padding() -> None:
     x, weight = np.ones((1, 1, 3), np.float32), np.ones((1, 1, 2), np.float32)
     with pytest.raises(Error, match="pad_type is 'other'"):
-        play("conv_transpose", {"x": x}, weight=weight, pad_type="other", output_shape=[1, 1, 4])
+        run("conv_transpose", {"x": x}, weight=weight, pad_type="other", output_shape=[1, 1, 4])
 
 
 FAULTS: dict[str, list[Fault]] = {

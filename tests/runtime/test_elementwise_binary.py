@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tests.runtime.harness import Fault, arrays, close, covers, run, run_graph
 from tests.runtime.test_elementwise_unary import EDGES, INT32, each_close
-from tests.runtime.witness import Fault, arrays, close, play, run, witness
 
 ARITHMETIC = {
     "add": np.add,
@@ -47,55 +47,55 @@ def pairs(dtype: Any, elements: st.SearchStrategy[Any]) -> st.SearchStrategy[tup
     return shapes.flatmap(lambda both: st.tuples(*(hnp.arrays(dtype, shape, elements=elements) for shape in both)))
 
 
-@witness(*ARITHMETIC)
+@covers(*ARITHMETIC)
 @given(both=pairs(np.float32, st.sampled_from(FEW).map(lambda value: float(np.float32(value)))))
 def test_arithmetic(operation: str, both: Any) -> None:
     """In float32: what overflows is infinite."""
     x, y = both
     with np.errstate(all="ignore"):
         expected = ARITHMETIC[operation](x, y)
-    each_close(play(operation, {"x": x, "y": y}), expected)
+    each_close(run(operation, {"x": x, "y": y}), expected)
 
 
-@witness("mod", "floor_div", "real_div")
+@covers("mod", "floor_div", "real_div")
 def test_quotients_beyond_float32(operation: str) -> None:
     """Wherever in a vector they stand."""
     x, y = np.full(20, -2.5, np.float32), np.full(20, 1e-40, np.float32)
     with np.errstate(all="ignore"):
-        each_close(play(operation, {"x": x, "y": y}), ARITHMETIC[operation](x, y))
+        each_close(run(operation, {"x": x, "y": y}), ARITHMETIC[operation](x, y))
 
 
-@witness(*ARITHMETIC)
+@covers(*ARITHMETIC)
 @given(x=arrays((2, 1, 3)), y=arrays((4, 1)))
 def test_ordinary_arithmetic(operation: str, x: np.ndarray, y: np.ndarray) -> None:
     x, y = (np.abs(x) + 1, y / 2) if operation == "pow" else (x, np.where(np.abs(y) < 0.1, np.float32(1), y))
-    close(play(operation, {"x": x, "y": y}), ARITHMETIC[operation](x, y))
+    close(run(operation, {"x": x, "y": y}), ARITHMETIC[operation](x, y))
 
 
-@witness(*COMPARISONS)
+@covers(*COMPARISONS)
 @given(both=pairs(np.float32, st.sampled_from(FEW).map(lambda value: float(np.float32(value)))))
 def test_comparisons(operation: str, both: Any) -> None:
     x, y = both
-    result = play(operation, {"x": x, "y": y})
+    result = run(operation, {"x": x, "y": y})
     assert result.dtype == np.bool_
     close(result, COMPARISONS[operation](x, y))
 
 
-@witness(*COMPARISONS)
+@covers(*COMPARISONS)
 @given(both=pairs(np.int32, st.integers(-2, 2) | st.sampled_from([INT32.max, INT32.max - 1, INT32.min])))
 def test_comparisons_of_integers(operation: str, both: Any) -> None:
     """Exactly: float32 does not tell 2147483647 from its neighbour."""
     x, y = both
-    result = play(operation, {"x": x, "y": y})
+    result = run(operation, {"x": x, "y": y})
     assert result.dtype == np.bool_
     close(result, COMPARISONS[operation](x, y))
 
 
-@witness(*LOGIC)
+@covers(*LOGIC)
 @given(both=pairs(np.bool_, st.booleans()))
 def test_logic(operation: str, both: Any) -> None:
     x, y = both
-    result = play(operation, {"x": x, "y": y})
+    result = run(operation, {"x": x, "y": y})
     assert result.dtype == np.bool_
     close(result, LOGIC[operation](x, y))
 
@@ -128,7 +128,7 @@ WHOLE = {
 }
 
 
-@witness(*WHOLE)
+@covers(*WHOLE)
 @given(both=pairs(np.int32, st.integers(-9, 9) | st.sampled_from([INT32.max, 2**24 + 1])))
 @example(both=(np.int32([7, -7, 7, -7, 1, 0]), np.int32([2, 2, -2, -2, 0, 0])))
 def test_integers(operation: str, both: Any) -> None:
@@ -138,7 +138,7 @@ def test_integers(operation: str, both: Any) -> None:
     x, y = both
     if operation == "pow":
         y = np.clip(y, -9, 9)
-    result = play(operation, {"x": x, "y": y})
+    result = run(operation, {"x": x, "y": y})
     assert result.dtype == np.int32
     expected = [wrapped(WHOLE[operation](int(a), int(b))) for a, b in np.broadcast(x, y)]
     close(result, np.reshape(np.int32(expected), np.broadcast_shapes(x.shape, y.shape)))
@@ -165,7 +165,7 @@ def test_rank_0(operation: str, dtype: Any) -> None:
     if (dtype == np.bool_) != (operation in LOGIC):
         return
     x, y = np.array([7]).astype(dtype), np.array([2]).astype(dtype)
-    result = run(lambda x, y: getattr(mb, operation)(x=mb.squeeze(x=x), y=mb.squeeze(x=y)), {"x": x, "y": y})[0]
+    result = run_graph(lambda x, y: getattr(mb, operation)(x=mb.squeeze(x=x), y=mb.squeeze(x=y)), {"x": x, "y": y})[0]
     whole = operation == "real_div" and dtype == np.int32
     close(result, np.asarray(3 if whole else ALL[operation](x[0], y[0])))
     assert result.dtype == (np.bool_ if operation in COMPARISONS else dtype)
@@ -175,14 +175,14 @@ def test_rank_0(operation: str, dtype: Any) -> None:
 def test_constants(operation: str) -> None:
     """Either side may be a number of the program."""
     x = np.float32([[1.5, 2, 4]])
-    close(play(operation, {"x": x}, y=np.float32(2)), ARITHMETIC[operation](x, np.float32(2)))
-    close(play(operation, {"y": x}, x=np.float32(2)), ARITHMETIC[operation](np.float32(2), x))
+    close(run(operation, {"x": x}, y=np.float32(2)), ARITHMETIC[operation](x, np.float32(2)))
+    close(run(operation, {"y": x}, x=np.float32(2)), ARITHMETIC[operation](np.float32(2), x))
 
 
 def test_halves_overflow_where_they_are_declared() -> None:
     x = np.float16([60000, 1])
-    close(play("add", {"x": x, "y": x}, precision="declared"), np.float32([math.inf, 2]))
-    close(play("add", {"x": x, "y": x}), np.float32([120000, 2]), 1e-3)
+    close(run("add", {"x": x, "y": x}, precision="declared"), np.float32([math.inf, 2]))
+    close(run("add", {"x": x, "y": x}), np.float32([120000, 2]), 1e-3)
 
 
 FAULTS: dict[str, list[Fault]] = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from milbuild.runtime.registry import OPERATIONS
-from tests.runtime.witness import Fault, arrays, close, play, run, witness
+from tests.runtime.harness import Fault, arrays, close, covers, run, run_graph
 
 INFINITY = math.inf
 INT32 = np.iinfo(np.int32)
@@ -59,52 +59,52 @@ FORMULAS = {
 NARROW = ("acos", "asin", "atanh")
 
 
-@witness(*FORMULAS)
+@covers(*FORMULAS)
 @given(data=st.data())
 def test_formulas(operation: str, data: Any) -> None:
     bound = 1.1 if operation in NARROW else 5
     x = data.draw(edged(-bound, bound))
     with np.errstate(all="ignore"):
         expected = np.float32(FORMULAS[operation](x.astype(np.float64)))
-    each_close(play(operation, {"x": x}), expected)
+    each_close(run(operation, {"x": x}), expected)
 
 
 @pytest.mark.parametrize("operation", FORMULAS)
 def test_rank_0(operation: str) -> None:
-    result = run(lambda x: getattr(mb, operation)(x=mb.squeeze(x=x)), {"x": np.float32([0.4])})[0]
+    result = run_graph(lambda x: getattr(mb, operation)(x=mb.squeeze(x=x)), {"x": np.float32([0.4])})[0]
     close(result, np.float32(FORMULAS[operation](np.float64(np.float32(0.4)))))
 
 
-@witness("abs", "sign", "square")
+@covers("abs", "sign", "square")
 @given(x=arrays(dtype=np.int32, low=-46340, high=46340, ranks=(1, 3)))
 def test_whole_numbers(operation: str, x: np.ndarray) -> None:
-    result = play(operation, {"x": x})
+    result = run(operation, {"x": x})
     assert result.dtype == np.int32
     close(result, FORMULAS[operation](x.astype(np.int64)).astype(np.int32))
 
 
-@witness("exp2")
+@covers("exp2")
 @given(x=arrays(dtype=np.int32, low=-3, high=40, ranks=(1, 2)))
 def test_exp2_of_whole_numbers(x: np.ndarray) -> None:
     """Truncated, and saturated at the end of int32."""
     expected = [min(2 ** int(n), INT32.max) if n >= 0 else 0 for n in x.reshape(-1)]
-    result = play("exp2", {"x": x})
+    result = run("exp2", {"x": x})
     assert result.dtype == np.int32
     close(result, np.reshape(np.int32(expected), x.shape))
 
 
-@witness("abs", "square")
+@covers("abs", "square")
 def test_whole_numbers_wrap(operation: str) -> None:
     lowest = np.int32([INT32.min])
     expected = {"abs": [INT32.min], "square": [0]}
-    close(play(operation, {"x": lowest}), np.int32(expected[operation]))
+    close(run(operation, {"x": lowest}), np.int32(expected[operation]))
 
 
 WITH_EPSILON = {"inverse": np.reciprocal, "log": np.log, "rsqrt": lambda x: 1 / np.sqrt(x)}
 EPSILONS = {"inverse": 1e-4, "log": 1e-45, "rsqrt": 1e-12}
 
 
-@witness(*WITH_EPSILON)
+@covers(*WITH_EPSILON)
 @given(data=st.data())
 def test_epsilon(operation: str, data: Any) -> None:
     """It is added before, in float32: among small values it is what counts, and zero and infinity are known."""
@@ -115,18 +115,18 @@ def test_epsilon(operation: str, data: Any) -> None:
         shifted = np.float64(x + np.float32(EPSILONS[operation] if epsilon is None else epsilon))
         expected = np.float32(WITH_EPSILON[operation](shifted))
     constants = {} if epsilon is None else {"epsilon": np.float32(epsilon)}
-    each_close(play(operation, {"x": x}, **constants), expected)
+    each_close(run(operation, {"x": x}, **constants), expected)
 
 
-@witness(*WITH_EPSILON)
+@covers(*WITH_EPSILON)
 def test_epsilon_of_another_type(operation: str) -> None:
     """From iOS17 on epsilon may be float16 where x is float32."""
     x = np.float32([1e-3, 0.5, 3])
-    result = play(operation, {"x": x}, opset=7, epsilon=np.float16(0.25))
+    result = run(operation, {"x": x}, opset=7, epsilon=np.float16(0.25))
     close(result, np.float32(WITH_EPSILON[operation](np.float64(x) + 0.25)))
 
 
-@witness(*WITH_EPSILON)
+@covers(*WITH_EPSILON)
 def test_epsilon_left_out(operation: str) -> None:
     """coremltools writes its default into every program; others may leave it to the runtime."""
     x = np.float32([0, 1e-13, 1e-5])
@@ -135,40 +135,40 @@ def test_epsilon_left_out(operation: str) -> None:
     each_close(OPERATIONS[operation].function(x=torch.from_numpy(x)).numpy(), expected)
 
 
-@witness("inverse", "log", "rsqrt")
+@covers("inverse", "log", "rsqrt")
 def test_below_zero(operation: str) -> None:
     x = np.float32([-1, -math.inf])
     with np.errstate(all="ignore"):
-        close(play(operation, {"x": x}), np.float32(WITH_EPSILON[operation](np.float64(x) + EPSILONS[operation])))
+        close(run(operation, {"x": x}), np.float32(WITH_EPSILON[operation](np.float64(x) + EPSILONS[operation])))
 
 
-@witness("clip")
+@covers("clip")
 @given(x=edged(), first=st.integers(-8, 8), second=st.integers(-8, 8))
 def test_clip(x: np.ndarray, first: int, second: int) -> None:
     """Where alpha is above beta, which iOS15 admits, beta wins."""
     alpha, beta = np.float32(first / 2), np.float32(second / 2)
     opset = 8 if alpha < beta else 5
-    each_close(play("clip", {"x": x}, opset=opset, alpha=alpha, beta=beta), np.minimum(np.maximum(x, alpha), beta))
+    each_close(run("clip", {"x": x}, opset=opset, alpha=alpha, beta=beta), np.minimum(np.maximum(x, alpha), beta))
 
 
-@witness("threshold")
+@covers("threshold")
 @given(x=edged(), alpha=st.integers(-8, 8))
 def test_threshold(x: np.ndarray, alpha: int) -> None:
-    each_close(play("threshold", {"x": x}, alpha=np.float32(alpha / 2)), np.maximum(x, np.float32(alpha / 2)))
+    each_close(run("threshold", {"x": x}, alpha=np.float32(alpha / 2)), np.maximum(x, np.float32(alpha / 2)))
 
 
-@witness("threshold")
+@covers("threshold")
 @given(x=arrays(dtype=np.int32, ranks=(1, 3)), alpha=st.integers(-8, 8))
 def test_threshold_of_whole_numbers(x: np.ndarray, alpha: int) -> None:
-    result = play("threshold", {"x": x}, alpha=np.int32(alpha))
+    result = run("threshold", {"x": x}, alpha=np.int32(alpha))
     assert result.dtype == np.int32
     close(result, np.where(x < alpha, np.int32(alpha), x))
 
 
-@witness("logical_not")
+@covers("logical_not")
 @given(x=arrays(dtype=np.bool_))
 def test_logical_not(x: np.ndarray) -> None:
-    result = play("logical_not", {"x": x})
+    result = run("logical_not", {"x": x})
     assert result.dtype == np.bool_
     close(result, ~x)
 
@@ -176,7 +176,7 @@ def test_logical_not(x: np.ndarray) -> None:
 NUMPY = {"int8": np.int8, "uint8": np.uint8, "int16": np.int16, "uint16": np.uint16, "int32": np.int32}
 
 
-@witness("cast")
+@covers("cast")
 @given(
     x=hnp.arrays(
         np.float32,
@@ -196,51 +196,51 @@ def test_floats_become_integers(x: np.ndarray, dtype: str) -> None:
         0 if math.isnan(value) else max(ends.min, min(ends.max, math.trunc(max(-1e30, min(1e30, value)))))
         for value in x.reshape(-1).tolist()
     ]
-    result = play("cast", {"x": x}, opset=7, dtype=dtype)
+    result = run("cast", {"x": x}, opset=7, dtype=dtype)
     assert result.dtype == np.int32
     close(result, np.reshape(np.int32(expected), x.shape))
 
 
-@witness("cast")
+@covers("cast")
 @given(
     x=arrays(dtype=np.int32, low=INT32.min, high=INT32.max, ranks=(1, 3)) | arrays(dtype=np.int32, low=-300, high=300),
     dtype=st.sampled_from(list(NUMPY)),
 )
 def test_integers_become_narrower(x: np.ndarray, dtype: str) -> None:
     """They wrap, as numpy's do; what comes out is used by the next operation."""
-    first, second = run(lambda x: (y := mb.cast(x=x, dtype=dtype), mb.cast(x=y, dtype="fp32")), {"x": x}, opset=7)
+    first, second = run_graph(lambda x: (y := mb.cast(x=x, dtype=dtype), mb.cast(x=y, dtype="fp32")), {"x": x}, opset=7)
     expected = x.astype(NUMPY[dtype])
     close(first, expected.astype(np.int32))
     close(second, expected.astype(np.float32))
 
 
-@witness("cast")
+@covers("cast")
 @given(x=edged(ranks=(1, 3)))
 def test_floats_become_truths(x: np.ndarray) -> None:
     """Everything but zeros is true, NaN as well."""
-    result = play("cast", {"x": x}, dtype="bool")
+    result = run("cast", {"x": x}, dtype="bool")
     assert result.dtype == np.bool_
     close(result, x != 0)
 
 
-@witness("cast")
+@covers("cast")
 @given(x=arrays(dtype=np.bool_, ranks=(1, 3)) | arrays(dtype=np.int32, low=-2, high=2, ranks=(1, 3)))
 def test_truths_and_integers_become_anything(x: np.ndarray) -> None:
     kinds = {"fp16": np.float32, "fp32": np.float32, "int32": np.int32, "bool": np.bool_}
-    results = run(lambda x: [mb.cast(x=x, dtype=dtype) for dtype in kinds], {"x": x})
+    results = run_graph(lambda x: [mb.cast(x=x, dtype=dtype) for dtype in kinds], {"x": x})
     for result, kind in zip(results, kinds.values(), strict=True):
         assert result.dtype == kind
         close(result, x.astype(kind))
 
 
-@witness("cast")
+@covers("cast")
 @given(x=edged(-70000, 70000, ranks=(1, 3)))
 def test_halves(x: np.ndarray) -> None:
     """float16 is rounded to, with infinities beyond 65504, if the declared precision is played; else not."""
     with np.errstate(over="ignore"):
         half = x.astype(np.float16).astype(np.float32)
-    close(play("cast", {"x": x}, dtype="fp16", precision="declared"), half)
-    for result in run(lambda x: (mb.cast(x=x, dtype="fp16"), mb.cast(x=x, dtype="fp32")), {"x": x}):
+    close(run("cast", {"x": x}, dtype="fp16", precision="declared"), half)
+    for result in run_graph(lambda x: (mb.cast(x=x, dtype="fp16"), mb.cast(x=x, dtype="fp32")), {"x": x}):
         close(result, x)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from milbuild.errors import Error
 from milbuild.runtime import image_resizing
 from milbuild.runtime.registry import OPERATIONS
-from tests.runtime.witness import Fault, arrays, close, play, run, witness
+from tests.runtime.harness import Fault, arrays, close, covers, run, run_graph
 
 MODES = ["STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "DEFAULT", "OFFSET_CORNERS", "UNALIGN_CORNERS"]
 SIZES = st.integers(1, 6)
@@ -59,7 +59,7 @@ def nearest(x: np.ndarray, sizes: list[int], mode: str) -> np.ndarray:
     return x
 
 
-@witness("resize_bilinear")
+@covers("resize_bilinear")
 @given(
     x=arrays(ranks=(3, 5)), height=st.none() | SIZES, width=st.none() | SIZES, mode=st.none() | st.sampled_from(MODES)
 )
@@ -67,10 +67,10 @@ def test_resize_bilinear(x: np.ndarray, height: int | None, width: int | None, m
     given_ones = {"target_size_height": height, "target_size_width": width, "sampling_mode": mode}
     constants = {name: value for name, value in given_ones.items() if value is not None}
     expected = linear(x, [height or 1, width or 1], mode or "DEFAULT")
-    close(play("resize_bilinear", {"x": x}, **constants), np.float32(expected))
+    close(run("resize_bilinear", {"x": x}, **constants), np.float32(expected))
 
 
-@witness("resize_bilinear", "resize")
+@covers("resize_bilinear", "resize")
 def test_every_grid(operation: str) -> None:
     cases = [(mode, xin, xout) for mode in MODES for xin in range(1, 5) for xout in range(1, 7)]
 
@@ -87,14 +87,14 @@ def test_every_grid(operation: str) -> None:
         ]
 
     xs = {f"x{n}": np.float32([[[3, -1, 4, 1][:n]]]) for n in range(1, 5)}
-    results = iter(run(build, xs))
+    results = iter(run_graph(build, xs))
     for mode, xin, xout in cases:
         close(next(results), np.float32(linear(xs[f"x{xin}"], [xout], mode)))
         if operation == "resize":
             close(next(results), nearest(xs[f"x{xin}"], [xout], mode))
 
 
-@witness("resize_bilinear")
+@covers("resize_bilinear")
 def test_documented_grids() -> None:
     """The examples of its documentation, of two pixels."""
     x = np.float32([[[0, 1]]])
@@ -108,18 +108,18 @@ def test_documented_grids() -> None:
         ("DEFAULT", 6, [0, 1 / 3, 2 / 3, 1, 1, 1]),
         ("OFFSET_CORNERS", 6, [1 / 12, 0.25, 5 / 12, 7 / 12, 0.75, 11 / 12]),
     ):
-        close(play("resize_bilinear", {"x": x}, target_size_width=size, sampling_mode=mode), np.float32([[expected]]))
+        close(run("resize_bilinear", {"x": x}, target_size_width=size, sampling_mode=mode), np.float32([[expected]]))
 
 
-@witness("resize_nearest_neighbor")
+@covers("resize_nearest_neighbor")
 @given(x=arrays(ranks=(3, 5)), height=SIZES, width=SIZES)
 def test_resize_nearest_neighbor(x: np.ndarray, height: int, width: int) -> None:
     planes = torch.from_numpy(x).reshape(1, -1, *x.shape[-2:])
     expected = F.interpolate(planes, (height, width), mode="nearest-exact").reshape(*x.shape[:-2], height, width)
-    close(play("resize_nearest_neighbor", {"x": x}, target_size_height=height, target_size_width=width), expected)
+    close(run("resize_nearest_neighbor", {"x": x}, target_size_height=height, target_size_width=width), expected)
 
 
-@witness("resize")
+@covers("resize")
 @given(data=st.data())
 def test_resize(data: Any) -> None:
     """Over the last axes, whichever of the shape's sizes are theirs; a size of zero keeps the axis."""
@@ -135,7 +135,7 @@ def test_resize(data: Any) -> None:
     constants = {name: value for name, value in constants.items() if value is not None}
     inputs = {"x": x}
     (inputs if data.draw(st.booleans()) else constants)["shape"] = np.int32(shape)
-    result = play("resize", inputs, opset=7, **constants)
+    result = run("resize", inputs, opset=7, **constants)
     expected = (nearest if how == "NEAREST_NEIGHBOR" else linear)(x, sizes, mode or "DEFAULT")
     if x.dtype == np.int32:
         assert result.dtype == np.int32
@@ -145,17 +145,17 @@ def test_resize(data: Any) -> None:
         close(result, np.float32(expected))
 
 
-@witness("resize")
+@covers("resize")
 def test_nearest_of_resize() -> None:
     """coremltools' own test: the middle of three lies on the border of two and takes the latter."""
     x = np.float32([[-6, 9]])
-    result = play(
+    result = run(
         "resize", {"x": x}, opset=7, shape=[3], resized_dims=np.uint32(1), interpolation_mode="NEAREST_NEIGHBOR"
     )
     close(result, np.float32([[-6, 9, 9]]))
 
 
-@witness("upsample_nearest_neighbor", "upsample_bilinear")
+@covers("upsample_nearest_neighbor", "upsample_bilinear")
 @given(data=st.data())
 def test_upsampling(operation: str, data: Any) -> None:
     """The scale is what the sizes come to: floor(size * scale) / size. Sizes are those that coremltools declares."""
@@ -185,23 +185,23 @@ def test_upsampling(operation: str, data: Any) -> None:
             optional["half_pixel_centers"] = half
         mode = "DEFAULT" if optional.get("half_pixel_centers", True) is False else "UNALIGN_CORNERS"
         expected = linear(x, sizes, mode if align is False else "STRICT_ALIGN_CORNERS")
-    close(play(operation, {"x": x}, opset=opset, **optional), np.float32(expected))
+    close(run(operation, {"x": x}, opset=opset, **optional), np.float32(expected))
 
 
-@witness("upsample_bilinear")
+@covers("upsample_bilinear")
 @given(x=arrays((2, 3, 4, 5)), scale=st.sampled_from([1, 2, 3]), align=st.booleans())
 def test_upsample_as_torch(x: np.ndarray, scale: int, align: bool) -> None:
     sizes = {"scale_factor_height": scale, "scale_factor_width": scale}
     expected = F.interpolate(torch.from_numpy(x), scale_factor=scale, mode="bilinear", align_corners=align)
-    close(play("upsample_bilinear", {"x": x}, align_corners=align, **sizes), expected)
+    close(run("upsample_bilinear", {"x": x}, align_corners=align, **sizes), expected)
 
 
-@witness("upsample_bilinear", "upsample_nearest_neighbor")
+@covers("upsample_bilinear", "upsample_nearest_neighbor")
 def test_sizes_in_float32(operation: str) -> None:
     """0.7 of 10 is 7 in float32, where coremltools multiplies, and less than 7 in float64. Declared or not."""
     x, scale = torch.arange(10.0).reshape(1, 1, 10), np.float32(0.7)
     assert math.floor(float(scale) * 10) == 6
-    result = play(operation, {"x": x.numpy()}, scale_factor_height=np.float32(1), scale_factor_width=scale)
+    result = run(operation, {"x": x.numpy()}, scale_factor_height=np.float32(1), scale_factor_width=scale)
     assert result.shape == (1, 1, 7)
 
     class Unknown:
@@ -212,19 +212,19 @@ def test_sizes_in_float32(operation: str) -> None:
     close(again.numpy(), result.repeat(2, 1))
 
 
-@witness("upsample_bilinear")
+@covers("upsample_bilinear")
 def test_both_corners_and_centers() -> None:
     with pytest.raises(Error, match="exclude each other"):
-        play("upsample_bilinear", {"x": np.ones((1, 2, 2), np.float32)}, align_corners=True, half_pixel_centers=True)
+        run("upsample_bilinear", {"x": np.ones((1, 2, 2), np.float32)}, align_corners=True, half_pixel_centers=True)
 
 
-@witness("crop")
+@covers("crop")
 @given(data=st.data())
 def test_crop(data: Any) -> None:
     x = data.draw(arrays(ranks=(3, 5)))
     top, left = (data.draw(st.integers(0, n - 1)) for n in x.shape[-2:])
     bottom, right = (data.draw(st.integers(0, n - 1 - cut)) for n, cut in zip(x.shape[-2:], (top, left), strict=True))
-    result = play("crop", {"x": x}, crop_height=[top, bottom], crop_width=[left, right])
+    result = run("crop", {"x": x}, crop_height=[top, bottom], crop_width=[left, right])
     close(result, x[..., top:, left:][..., : x.shape[-2] - top - bottom, : x.shape[-1] - left - right])
 
 
@@ -251,7 +251,7 @@ def cropped(image: np.ndarray, box: list[float], sizes: tuple[int, int], how: di
     return y
 
 
-@witness("crop_resize")
+@covers("crop_resize")
 @given(data=st.data())
 def test_crop_resize(data: Any) -> None:
     """Each sample outside of the image is pad_value; an end before its start turns the crop round."""
@@ -291,10 +291,10 @@ def test_crop_resize(data: Any) -> None:
         ]  # coremltools declares as many crops a box as there are images, wrongly for more than one
         inputs["roi"] = np.concatenate([np.zeros((count, 1), np.float32), boxes], 1).reshape(count, 1, 5, 1, 1)
         expected = np.stack([cropped(x[0], box, sizes, how)[None] for box in boxes])
-    close(play("crop_resize", inputs, opset=opset, **how), np.float32(expected))
+    close(run("crop_resize", inputs, opset=opset, **how), np.float32(expected))
 
 
-@witness("crop_resize")
+@covers("crop_resize")
 def test_image_of_a_roi() -> None:
     """The first of five numbers is the image. (The shape that coremltools declares fits one image only.)"""
     x, roi = torch.arange(12.0).reshape(3, 1, 2, 2), torch.tensor([2.0, 0, 1, 1, 1]).reshape(1, 1, 5, 1, 1)
@@ -317,7 +317,7 @@ def pixels(coordinates: np.ndarray, size: int, mode: str, align: bool) -> np.nda
     return low + part * (high - low)
 
 
-@witness("resample")
+@covers("resample")
 @given(data=st.data())
 def test_resample(data: Any) -> None:
     x = data.draw(arrays((2, 2, *(data.draw(st.integers(1, 4)) for _ in range(2)))))
@@ -348,14 +348,14 @@ def test_resample(data: Any) -> None:
             expected[b, :, i, j] = h @ large[b] @ w
     constants = {"sampling_mode": sampling, "padding_mode": padding, "padding_value": value}
     constants |= {"coordinates_mode": mode, "align_corners": align}
-    result = play("resample", {"x": x, "coordinates": coordinates}, opset=opset, **constants)
+    result = run("resample", {"x": x, "coordinates": coordinates}, opset=opset, **constants)
     if sampling == "nearest":  # which of two equally near pixels is meant is not documented
         tie = (np.abs(rows % 1 - 0.5) < 1e-4) | (np.abs(columns % 1 - 0.5) < 1e-4)
         expected = np.where(tie[:, None], result, expected)
     close(result, np.float32(expected))
 
 
-@witness("resample")
+@covers("resample")
 def test_resample_by_hand() -> None:
     """One row of two pixels, at 1.25 pixels before the first, between them, and at 1.25 behind the last one."""
     x, coordinates = np.float32([[[[10, 20]]]]), np.float32([[[[-1.25, 0], [0.25, 0], [2.25, 0]]]])
@@ -371,10 +371,10 @@ def test_resample_by_hand() -> None:
     ):
         constants = {"sampling_mode": sampling, "padding_mode": padding, "padding_value": 6.0, "align_corners": True}
         inputs = {"x": x, "coordinates": coordinates}
-        close(play("resample", inputs, coordinates_mode="unnormalized", **constants), np.float32([[[expected]]]))
+        close(run("resample", inputs, coordinates_mode="unnormalized", **constants), np.float32([[[expected]]]))
 
 
-@witness("resample")
+@covers("resample")
 @given(data=st.data())
 def test_resample_as_torch(data: Any) -> None:
     """Of which coremltools makes it; also where two pixels are equally near."""
@@ -384,7 +384,7 @@ def test_resample_as_torch(data: Any) -> None:
     theirs, ours = data.draw(st.sampled_from([("zeros", "constant"), ("border", "border"), ("reflection", "")]))
     constants = {"sampling_mode": sampling, "padding_value": 0.0, "align_corners": align}
     constants |= {"padding_mode": ours or ("reflection" if align else "symmetric")}
-    result = play(
+    result = run(
         "resample",
         {"x": x, "coordinates": coordinates},
         coordinates_mode="normalized_minus_one_to_one",
@@ -398,7 +398,7 @@ AFFINE = {"padding_mode": "constant", "coordinates_mode": "normalized_minus_one_
 
 
 @pytest.mark.filterwarnings("ignore:Since version 1.3.0")  # what a single pixel means
-@witness("affine")
+@covers("affine")
 @given(data=st.data())
 def test_affine(data: Any) -> None:
     """As torch, of whose affine_grid and grid_sample coremltools makes it. One matrix for all images, or one for each."""
@@ -410,16 +410,16 @@ def test_affine(data: Any) -> None:
     expected = F.grid_sample(torch.from_numpy(x), grid, "bilinear", "zeros", align)
     sizes = {"output_height": height, "output_width": width, "sampling_mode": "bilinear"}
     inputs = {"x": x, "transform_matrix": matrices}
-    close(play("affine", inputs, align_corners=align, **AFFINE, **sizes), expected, 1e-4)
+    close(run("affine", inputs, align_corners=align, **AFFINE, **sizes), expected, 1e-4)
 
 
-@witness("affine")
+@covers("affine")
 def test_affine_by_hand() -> None:
     """coremltools' own test, which says what x and y are."""
     inputs = {"x": np.float32([[[[11, 22], [33, 44]]]]), "transform_matrix": np.float32([[-1, -2, -3.7, -1, 3.5, 1.2]])}
     sizes = {"output_height": 2, "output_width": 5, "sampling_mode": "bilinear"}
     expected = [[10.7525, 5.94, 2.5025, 0.44, 0], [0] * 5]
-    close(play("affine", inputs, align_corners=True, **AFFINE, **sizes), np.float32([[expected]]), 1e-4)
+    close(run("affine", inputs, align_corners=True, **AFFINE, **sizes), np.float32([[expected]]), 1e-4)
 
 
 def test_what_is_refused() -> None:
@@ -428,7 +428,7 @@ def test_what_is_refused() -> None:
     known |= {"coordinates_mode": "unnormalized"}
     for name in ("sampling_mode", "padding_mode", "coordinates_mode"):
         with pytest.raises(Error, match="'other'"):
-            play("resample", {"x": x, "coordinates": places}, **known | {name: "other"})
+            run("resample", {"x": x, "coordinates": places}, **known | {name: "other"})
     tensor = torch.from_numpy(x)
     with pytest.raises(ValueError, match="affine knows"):
         image_resizing.affine(tensor, torch.ones(1, 6), 1, 1, "bilinear", "constant", 0.0, "unnormalized", True)

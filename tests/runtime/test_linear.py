@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milbuild.runtime.registry import OPERATIONS
-from tests.runtime.witness import Fault, arrays, close, play, run, witness
+from tests.runtime.harness import Fault, arrays, close, covers, run, run_graph
 
 SIDES = st.integers(1, 4)
 
 
-@witness("linear")
+@covers("linear")
 @given(data=st.data())
 def test_linear(data: Any) -> None:
     """x times the transposed weight, on the last axis of any rank, with a bias or without."""
@@ -25,34 +25,34 @@ def test_linear(data: Any) -> None:
     bias = data.draw(st.none() | arrays((narrow,), low=-50, high=50))
     expected = x.astype(np.float64) @ weight.T.astype(np.float64) + (0 if bias is None else bias)
     constants = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    close(play("linear", {"x": x}, **constants), np.float32(expected))
+    close(run("linear", {"x": x}, **constants), np.float32(expected))
 
 
-@witness("linear")
+@covers("linear")
 @given(x=arrays((2, 1, 3), np.int32), weight=arrays((2, 3), np.int32, low=-(2**25), high=2**25))
 def test_linear_of_integers(x: np.ndarray, weight: np.ndarray) -> None:
     """Exactly, beyond what float32 holds."""
     bias = np.int32([1, -2])
-    result = play("linear", {"x": x}, weight=weight, bias=bias)
+    result = run("linear", {"x": x}, weight=weight, bias=bias)
     assert result.dtype == np.int32
     close(result, (x.astype(np.int64) @ weight.T + bias).astype(np.int32))
 
 
-@witness("linear")
+@covers("linear")
 def test_linear_of_two_types() -> None:
     """From iOS17 on a weight may be of another type than x, which is the result's: an integer's is truncated."""
     x, whole = np.float32([[0.5, 1.25, 3]]), np.int32([[1, 2, 3], [-4, 5, 6]])
-    result = play("linear", {"x": x}, opset=7, weight=whole, bias=np.int32([1, 2]))
+    result = run("linear", {"x": x}, opset=7, weight=whole, bias=np.int32([1, 2]))
     assert result.dtype == np.float32
     close(result, np.float32(x @ whole.T + [1, 2]))
-    result = play("linear", {"x": np.int32([[1, 2, -3]])}, opset=7, weight=np.float32([[0.5, 0.25, 0.5], [1, 1, 2]]))
+    result = run("linear", {"x": np.int32([[1, 2, -3]])}, opset=7, weight=np.float32([[0.5, 0.25, 0.5], [1, 1, 2]]))
     assert result.dtype == np.int32
     close(result, np.int32([[0, -3]]))
-    half = play("linear", {"x": x}, opset=7, weight=np.float16([[0.5, 1, 2]]), bias=np.float16([0.25]))
+    half = run("linear", {"x": x}, opset=7, weight=np.float16([[0.5, 1, 2]]), bias=np.float16([0.25]))
     close(half, np.float32([[0.5 * 0.5 + 1.25 + 6 + 0.25]]))
 
 
-@witness("matmul")
+@covers("matmul")
 @given(data=st.data())
 def test_matmul(data: Any) -> None:
     """The last two axes, each transposed or not; the others broadcast."""
@@ -73,18 +73,18 @@ def test_matmul(data: Any) -> None:
     a, b = x.astype(np.float64), y.astype(np.float64)
     a = a.swapaxes(-1, -2) if transposed.get("transpose_x") else a
     b = b.swapaxes(-1, -2) if transposed.get("transpose_y") else b
-    close(play("matmul", {"x": x, "y": y}, **transposed), np.float32(a @ b))
+    close(run("matmul", {"x": x, "y": y}, **transposed), np.float32(a @ b))
 
 
-@witness("matmul")
+@covers("matmul")
 @given(x=arrays((3,)), y=arrays((3, 4)), transpose_y=st.booleans())
 def test_matmul_of_a_vector(x: np.ndarray, y: np.ndarray, transpose_y: bool) -> None:
     expected = np.float32(x.astype(np.float64) @ y.astype(np.float64))
     y = y.T.copy() if transpose_y else y
-    close(play("matmul", {"x": x, "y": y}, transpose_y=transpose_y), expected)
+    close(run("matmul", {"x": x, "y": y}, transpose_y=transpose_y), expected)
 
 
-@witness("matmul")
+@covers("matmul")
 def test_matmul_of_vectors_that_coremltools_does_not_build() -> None:
     """It declares a wrong shape for a vector by matrices, and fails on a vector on the right, though both are documented."""
     matmul = OPERATIONS["matmul"].function
@@ -97,15 +97,15 @@ def test_matmul_of_vectors_that_coremltools_does_not_build() -> None:
     close(matmul(vector, vector, transpose_x=True, transpose_y=True, results=[]).numpy(), np.float32(5))
 
 
-@witness("matmul")
+@covers("matmul")
 @given(x=arrays((2, 2, 3), np.int32, low=-(2**20), high=2**20), y=arrays((3, 2), np.int32))
 def test_matmul_of_integers(x: np.ndarray, y: np.ndarray) -> None:
-    result = play("matmul", {"x": x, "y": y})
+    result = run("matmul", {"x": x, "y": y})
     assert result.dtype == np.int32
     close(result, (x.astype(np.int64) @ y).astype(np.int32))
 
 
-@witness("matmul")
+@covers("matmul")
 def test_matmul_of_two_types() -> None:
     """From iOS17 on a constant may be of another type than the argument, which gives the result its own."""
     x, whole = np.float32([[0.5, 1.25], [1, -1]]), np.int32([[1, 2], [-4, 5]])
@@ -115,7 +115,7 @@ def test_matmul_of_two_types() -> None:
         ({"x": whole}, {"y": x}, np.trunc(whole @ x).astype(np.int32)),
         ({"y": whole}, {"x": x}, np.trunc(x @ whole).astype(np.int32)),
     ):
-        result = play("matmul", inputs, opset=7, **constants)
+        result = run("matmul", inputs, opset=7, **constants)
         assert result.dtype == expected.dtype
         close(result, expected)
 
@@ -129,7 +129,7 @@ EQUATIONS = {
 }
 
 
-@witness("einsum")
+@covers("einsum")
 @given(data=st.data())
 def test_einsum(data: Any) -> None:
     equation = data.draw(st.sampled_from(list(EQUATIONS)))
@@ -142,7 +142,7 @@ def test_einsum(data: Any) -> None:
     x, y = (array.astype(np.float64) for array in values)
     # Two matrices, of the axes -3 and -1, for every -2 (and -4).
     expected = (x.swapaxes(-3, -2) @ y.swapaxes(-3, -2)).swapaxes(-3, -2)
-    result = run(lambda x, y: mb.einsum(values=(x, y), equation=equation), {"x": values[0], "y": values[1]})[0]
+    result = run_graph(lambda x, y: mb.einsum(values=(x, y), equation=equation), {"x": values[0], "y": values[1]})[0]
     close(result, np.float32(expected))
 
 
@@ -154,7 +154,7 @@ def test_einsum_with_a_constant(name: str) -> None:
         both = values | given
         return mb.einsum(values=(both["x"], both["y"]), equation="chw,whr->chr")
 
-    close(run(build, {name: values[name]})[0], np.float32([[[19, 22]], [[43, 50]]]))
+    close(run_graph(build, {name: values[name]})[0], np.float32([[[19, 22]], [[43, 50]]]))
 
 
 FAULTS: dict[str, list[Fault]] = {

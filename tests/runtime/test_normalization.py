@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milbuild.runtime.registry import OPERATIONS
-from tests.runtime.witness import Fault, arrays, axes, close, play, witness
+from tests.runtime.harness import Fault, arrays, axes, close, covers, run
 
 
 def small(data: Any, ranks: tuple[int, int]) -> np.ndarray:
@@ -49,7 +49,7 @@ def agree(result: np.ndarray, expected: np.ndarray, x: np.ndarray, parameters: d
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=rounding)
 
 
-@witness("batch_norm")
+@covers("batch_norm")
 @given(data=st.data())
 def test_batch_norm(data: Any) -> None:
     x, opset = small(data, (3, 5)), data.draw(st.sampled_from([5, 7, 8]))
@@ -58,20 +58,20 @@ def test_batch_norm(data: Any) -> None:
     parameters = some(data, x.shape[1:2], "gamma", "beta")
     deviation = np.sqrt(variance.astype(np.float64) + parameters.get("epsilon", 1e-5)).reshape(channels)
     expected = scaled((x - mean.reshape(channels)) / deviation, parameters, channels)
-    close(play("batch_norm", {"x": x}, opset=opset, mean=mean, variance=variance, **parameters), expected)
+    close(run("batch_norm", {"x": x}, opset=opset, mean=mean, variance=variance, **parameters), expected)
 
 
-@witness("instance_norm")
+@covers("instance_norm")
 @given(data=st.data())
 def test_instance_norm(data: Any) -> None:
     x, opset = small(data, (3, 4)), data.draw(st.sampled_from([5, 7, 8]))
     parameters = some(data, x.shape[1:2], "gamma", "beta")
     expected = whitened(x, tuple(range(2, x.ndim)), parameters.get("epsilon", 1e-5))
     expected = scaled(expected, parameters, [x.shape[1]] + [1] * (x.ndim - 2))
-    agree(play("instance_norm", {"x": x}, opset=opset, **parameters), expected, x, parameters)
+    agree(run("instance_norm", {"x": x}, opset=opset, **parameters), expected, x, parameters)
 
 
-@witness("l2_norm")
+@covers("l2_norm")
 @given(data=st.data())
 def test_l2_norm(data: Any) -> None:
     x, opset = small(data, (3, 5)), data.draw(st.sampled_from([5, 7, 8]))
@@ -80,10 +80,10 @@ def test_l2_norm(data: Any) -> None:
     y = x.astype(np.float64)
     squares = np.einsum("...chw,...chw->...", y, y)[..., None, None, None]
     expected = y / np.sqrt(squares + parameters.get("epsilon", 1e-6))
-    close(play("l2_norm", {"x": x}, opset=opset, **parameters), np.float32(expected))
+    close(run("l2_norm", {"x": x}, opset=opset, **parameters), np.float32(expected))
 
 
-@witness("layer_norm")
+@covers("layer_norm")
 @given(data=st.data())
 def test_layer_norm(data: Any) -> None:
     """gamma and beta have the axes in the order of x, in whatever order `axes` names them."""
@@ -97,27 +97,27 @@ def test_layer_norm(data: Any) -> None:
     }
     shape = [n if axis in where else 1 for axis, n in enumerate(x.shape)]
     expected = scaled(whitened(x, where, parameters.get("epsilon", 1e-5)), parameters, shape)
-    agree(play("layer_norm", {"x": x}, opset=opset, axes=chosen, **parameters), expected, x, parameters)
+    agree(run("layer_norm", {"x": x}, opset=opset, axes=chosen, **parameters), expected, x, parameters)
 
 
-@witness("layer_norm")
+@covers("layer_norm")
 def test_layer_norm_by_hand() -> None:
     """Over the first axis, the variance of 1, 3 is 1, and 3 more make 4: half of the deviation, 1, stays."""
     x = np.float32([[1, 10], [3, 14]])
-    close(play("layer_norm", {"x": x}, axes=[0], epsilon=3.0), np.float32([[-0.5, -2 / 7**0.5], [0.5, 2 / 7**0.5]]))
+    close(run("layer_norm", {"x": x}, axes=[0], epsilon=3.0), np.float32([[-0.5, -2 / 7**0.5], [0.5, 2 / 7**0.5]]))
     gamma, beta = np.float32([2, 4]), np.float32([1, 0])
-    result = play("layer_norm", {"x": x}, axes=[-2], epsilon=3.0, gamma=gamma, beta=beta)
+    result = run("layer_norm", {"x": x}, axes=[-2], epsilon=3.0, gamma=gamma, beta=beta)
     close(result, np.float32([[0, -4 / 7**0.5 + 1], [2, 8 / 7**0.5]]))
 
 
-@witness("layer_norm")
+@covers("layer_norm")
 def test_layer_norm_over_all() -> None:
     """Without axes, which coremltools documents and cannot build."""
     result = OPERATIONS["layer_norm"].function(x=torch.tensor([[1.0, 3.0], [5.0, 7.0]]), epsilon=4.0)
     close(result.numpy(), np.float32([[-1, -1 / 3], [1 / 3, 1]]))
 
 
-@witness("local_response_norm")
+@covers("local_response_norm")
 @given(data=st.data())
 def test_local_response_norm(data: Any) -> None:
     """An even number of channels begins one more before than it ends behind."""
@@ -137,10 +137,10 @@ def test_local_response_norm(data: Any) -> None:
         near = x[:, max(0, c - size // 2) : c - size // 2 + size].astype(np.float64)
         total = optional.get("k", 1.0) + optional.get("alpha", 1e-4) / size * (near**2).sum(1)
         expected[:, c] = x[:, c] / total ** optional.get("beta", 0.75)
-    close(play("local_response_norm", {"x": x}, opset=opset, size=size, **optional), np.float32(expected))
+    close(run("local_response_norm", {"x": x}, opset=opset, size=size, **optional), np.float32(expected))
 
 
-@witness("batch_norm", "instance_norm", "l2_norm", "layer_norm", "local_response_norm")
+@covers("batch_norm", "instance_norm", "l2_norm", "layer_norm", "local_response_norm")
 def test_two_precisions(operation: str) -> None:
     """From iOS17 on parameters may be wider than x: in float16 this epsilon, and this alpha, would be zero."""
     x = np.float16([[[[1e-4, 3e-4]], [[0, 2e-4]]]])
@@ -156,7 +156,7 @@ def test_two_precisions(operation: str) -> None:
         constants, expected = {"epsilon": tiny}, whitened(x, (2, 3), 1e-8)
         if operation == "layer_norm":
             constants["axes"] = [2, 3]
-    result = play(operation, {"x": x}, opset=7, precision="declared", **constants)
+    result = run(operation, {"x": x}, opset=7, precision="declared", **constants)
     close(result, np.float32(expected), 2e-3)
 
 

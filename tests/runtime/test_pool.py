@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milbuild.errors import Error
+from tests.runtime.harness import Fault, close, covers, run
 from tests.runtime.test_conv import every, random, same
-from tests.runtime.witness import Fault, close, play, witness
 
 
 def average(inside: np.ndarray, padding: int) -> float:
@@ -51,7 +51,7 @@ def pooled(x: np.ndarray, each: list[list[tuple[range, int]]], formula: Any, exc
     return y.astype(np.float32)
 
 
-@witness("avg_pool", "l2_pool", "max_pool")
+@covers("avg_pool", "l2_pool", "max_pool")
 @given(data=st.data())
 def test_pools(operation: str, data: Any) -> None:
     rank, opset = data.draw(st.integers(1, 2 if operation == "l2_pool" else 3)), data.draw(st.sampled_from([5, 6, 8]))
@@ -84,14 +84,14 @@ def test_pools(operation: str, data: Any) -> None:
     ]
     x = random(data, *every(data, 2, 1, 2), *sizes) - data.draw(st.sampled_from([0, 5]))
     expected = pooled(x, each, FORMULAS[operation], exclude)
-    close(play(operation, {"x": x}, opset=opset, **optional), expected)
+    close(run(operation, {"x": x}, opset=opset, **optional), expected)
 
 
-@witness("avg_pool", "l2_pool", "max_pool")
+@covers("avg_pool", "l2_pool", "max_pool")
 def test_partial_windows(operation: str) -> None:
     """What ceil_mode adds is no padding: it never counts in an average. What is all negative has a negative maximum."""
     x = -np.arange(1, 7, dtype=np.float32).reshape(1, 1, 6)
-    result = play(operation, {"x": x}, kernel_sizes=[3], strides=[2], pad_type="custom", pad=[1, 1], ceil_mode=True)
+    result = run(operation, {"x": x}, kernel_sizes=[3], strides=[2], pad_type="custom", pad=[1, 1], ceil_mode=True)
     wanted = {
         "avg_pool": [-3 / 3, -9 / 3, -15 / 3, -6 / 2],
         "l2_pool": [np.sqrt(5), np.sqrt(29), np.sqrt(77), 6],
@@ -100,19 +100,19 @@ def test_partial_windows(operation: str) -> None:
     close(result, np.float32([[wanted[operation]]]))
 
 
-@witness("avg_pool", "l2_pool", "max_pool")
+@covers("avg_pool", "l2_pool", "max_pool")
 def test_last_window(operation: str) -> None:
     """A window that would begin in the padding behind x is left out, though ceil_mode would have it."""
     x = np.float32([[[3, 1, 2, 6, 4]]])
-    result = play(operation, {"x": x}, kernel_sizes=[2], strides=[2], pad_type="custom", pad=[1, 1], ceil_mode=True)
+    result = run(operation, {"x": x}, kernel_sizes=[2], strides=[2], pad_type="custom", pad=[1, 1], ceil_mode=True)
     wanted = {"avg_pool": [1.5, 1.5, 5], "l2_pool": [3, np.sqrt(5), np.sqrt(52)], "max_pool": [3, 2, 6]}
     close(result, np.float32([[wanted[operation]]]))
 
 
-@witness("avg_pool", "l2_pool", "max_pool")
+@covers("avg_pool", "l2_pool", "max_pool")
 def test_upper_case(operation: str) -> None:
     x = np.float32([[[3, 4, 5]]])
-    result = play(operation, {"x": x}, kernel_sizes=[2], strides=[1], pad_type="VALID", pad=[1, 1])
+    result = run(operation, {"x": x}, kernel_sizes=[2], strides=[1], pad_type="VALID", pad=[1, 1])
     close(result, np.float32([[{"avg_pool": [3.5, 4.5], "l2_pool": [5, np.sqrt(41)], "max_pool": [4, 5]}[operation]]]))
 
 
@@ -120,7 +120,7 @@ def test_window_behind_the_end() -> None:
     """coremltools declares three windows at 0, 3 and 6 of five elements; torch leaves the last one out."""
     x = np.ones((1, 1, 5), np.float32)
     with pytest.raises(Error, match="a window behind the end of axis 2"):
-        play("max_pool", {"x": x}, kernel_sizes=[1], strides=[3], pad_type="valid", ceil_mode=True)
+        run("max_pool", {"x": x}, kernel_sizes=[1], strides=[3], pad_type="valid", ceil_mode=True)
 
 
 BEYOND = [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milbuild.runtime import quantization
-from tests.runtime.witness import Fault, arrays, close, play, run, witness
+from tests.runtime.harness import Fault, arrays, close, covers, run, run_graph
 
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 
@@ -34,7 +34,7 @@ def parameters(data: Any, x: np.ndarray, kind: str, scale_type: Any) -> tuple[di
     return constants, scale.astype(np.float64).reshape(wide), zero.astype(np.float64).reshape(wide)
 
 
-@witness("quantize")
+@covers("quantize")
 @given(data=st.data())
 def test_quantize(data: Any) -> None:
     """clip(round(x / scale) + zero_point), halves to even: -0.5, 0.5, 1.5 and 2.5 become 0, 0, 2 and 2."""
@@ -44,10 +44,10 @@ def test_quantize(data: Any) -> None:
     constants, scale, zero = parameters(data, x, kind, float_type)
     expected = np.clip(np.rint(x.astype(np.float64) / scale) + zero, *LIMITS[kind]).astype(np.int32)
     opset = data.draw(st.sampled_from([7, 8, 9]))
-    close(play("quantize", {"input": x}, opset=opset, **constants, output_dtype=kind), expected)
+    close(run("quantize", {"input": x}, opset=opset, **constants, output_dtype=kind), expected)
 
 
-@witness("dequantize")
+@covers("dequantize")
 @given(data=st.data())
 def test_dequantize(data: Any) -> None:
     """scale * (x - zero_point), on values that the program quantizes first."""
@@ -59,20 +59,20 @@ def test_dequantize(data: Any) -> None:
         return mb.dequantize(input=mb.quantize(input=x, scale=np.float32(1), output_dtype=kind), **constants)
 
     opset = data.draw(st.sampled_from([7, 8, 9]))
-    close(run(build, {"x": whole}, opset=opset)[0], np.float32(scale * (whole - zero)))
+    close(run_graph(build, {"x": whole}, opset=opset)[0], np.float32(scale * (whole - zero)))
 
 
-@witness("dequantize")
+@covers("dequantize")
 @given(data=st.data())
 def test_dequantize_weights(data: Any) -> None:
     """As linear layers of compressed activations have them: the values are a constant."""
     kind = data.draw(st.sampled_from(sorted(LIMITS)))
     weights = data.draw(arrays(dtype=kind, low=LIMITS[kind][0], high=LIMITS[kind][1]))
     constants, scale, zero = parameters(data, weights, kind, np.float16)
-    close(play("dequantize", {}, input=weights, **constants), np.float32(scale * (weights - zero)))
+    close(run("dequantize", {}, input=weights, **constants), np.float32(scale * (weights - zero)))
 
 
-@witness("quantize", "dequantize")
+@covers("quantize", "dequantize")
 def test_there_and_back() -> None:
     """There and back again, as torch's quantization-aware training does it."""
     rng = np.random.default_rng(0)
@@ -86,14 +86,14 @@ def test_there_and_back() -> None:
 
         steps, zeros = torch.tensor(scale), torch.tensor(zero.astype(np.int32))
         expected = torch.fake_quantize_per_channel_affine(torch.tensor(x), steps, zeros, axis % 3, -128, 127)
-        close(run(build, {"x": x})[0], expected)
+        close(run_graph(build, {"x": x})[0], expected)
 
 
-@witness("quantize")
+@covers("quantize")
 def test_what_is_no_number() -> None:
     """NaN becomes the zero point; infinities become the least and the greatest number."""
     x = np.array([np.nan, -np.inf, np.inf, 1e30], np.float32)
-    result = play("quantize", {"input": x}, scale=np.float32(0.5), zero_point=np.uint8(7), output_dtype="uint8")
+    result = run("quantize", {"input": x}, scale=np.float32(0.5), zero_point=np.uint8(7), output_dtype="uint8")
     close(result, np.array([7, 0, 255, 255], np.int32))
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milbuild.runtime import random
-from tests.runtime.witness import Fault, play, witness
+from tests.runtime.harness import Fault, covers, run
 
 COUNT = 20_000
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=5)
@@ -32,23 +32,23 @@ def spread_like(values: np.ndarray, cumulative: Any) -> None:
     assert apart < 1.95 / math.sqrt(len(ordered)), apart
 
 
-@witness(*PLAIN)
+@covers(*PLAIN)
 @given(shape=shapes, seed=st.integers(0, 2**31 - 1))
 def test_shapes(operation: str, shape: list[int], seed: int) -> None:
     """The shape is known when the program is built, or only at the call; the seed decides."""
     wanted = np.array(shape, np.int32)
-    fixed = play(operation, {}, shape=wanted, seed=np.int32(seed), **PLAIN[operation])
-    late = play(operation, {"shape": wanted}, seed=np.int32(seed), **PLAIN[operation])
+    fixed = run(operation, {}, shape=wanted, seed=np.int32(seed), **PLAIN[operation])
+    late = run(operation, {"shape": wanted}, seed=np.int32(seed), **PLAIN[operation])
     assert fixed.shape == late.shape == tuple(shape)
     assert fixed.dtype == np.float32
     np.testing.assert_array_equal(fixed, late)
 
 
-@witness(*PLAIN)
+@covers(*PLAIN)
 def test_seeds(operation: str) -> None:
     def draw(seed: int | None) -> np.ndarray:
         chosen = {} if seed is None else {"seed": np.int32(seed)}
-        return play(operation, {}, shape=np.array([200], np.int32), **chosen, **PLAIN[operation])
+        return run(operation, {}, shape=np.array([200], np.int32), **chosen, **PLAIN[operation])
 
     np.testing.assert_array_equal(draw(0), draw(0))
     torch.manual_seed(0)  # torch's own numbers have no part in it, with a seed or without
@@ -58,29 +58,29 @@ def test_seeds(operation: str) -> None:
         assert not np.array_equal(one, other)
 
 
-@witness("random_bernoulli")
+@covers("random_bernoulli")
 def test_bernoulli() -> None:
     for prob in (0.0, 0.2, None, 1.0):
         chosen = {} if prob is None else {"prob": np.float32(prob)}
-        values = play("random_bernoulli", {}, shape=np.array([COUNT], np.int32), seed=np.int32(3), **chosen)
+        values = run("random_bernoulli", {}, shape=np.array([COUNT], np.int32), seed=np.int32(3), **chosen)
         wanted = 0.5 if prob is None else prob
         assert values.dtype == np.float32
         assert set(values.tolist()) <= {0.0, 1.0}
         assert abs(values.mean() - wanted) <= 3.3 * math.sqrt(wanted * (1 - wanted) / COUNT)
 
 
-@witness("random_normal")
+@covers("random_normal")
 def test_normal() -> None:
     for chosen in ({}, {"mean": np.float32(3), "stddev": np.float32(0.5)}, {"mean": np.float32(-2)}):
-        values = play("random_normal", {}, shape=np.array([COUNT // 4, 4], np.int32), seed=np.int32(5), **chosen)
+        values = run("random_normal", {}, shape=np.array([COUNT // 4, 4], np.int32), seed=np.int32(5), **chosen)
         center, width = (float(chosen.get(*default)) for default in (("mean", 0), ("stddev", 1)))
         spread_like(values, NormalDist(center, width).cdf)
 
 
-@witness("random_normal")
+@covers("random_normal")
 def test_normal_without_width() -> None:
     shape = np.array([2, 1, 3], np.int32)
-    values = play("random_normal", {}, shape=shape, mean=np.float32(1), stddev=np.float32(0))
+    values = run("random_normal", {}, shape=shape, mean=np.float32(1), stddev=np.float32(0))
     np.testing.assert_array_equal(values, np.ones((2, 1, 3)))
 
 
@@ -88,30 +88,30 @@ def cumulative(low: float, high: float) -> Any:
     return lambda x: (x - low) / (high - low)
 
 
-@witness("random_uniform")
+@covers("random_uniform")
 def test_uniform() -> None:
     for chosen in ({}, {"low": np.float32(-3), "high": np.float32(5)}, {"high": np.float32(0.25)}):
-        values = play("random_uniform", {}, shape=np.array([COUNT], np.int32), seed=np.int32(5), **chosen)
+        values = run("random_uniform", {}, shape=np.array([COUNT], np.int32), seed=np.int32(5), **chosen)
         low, high = (float(chosen.get(*default)) for default in (("low", 0), ("high", 1)))
         spread_like(values, cumulative(low, high))
         assert low <= values.min()
         assert values.max() < high
 
 
-@witness("random_uniform")
+@covers("random_uniform")
 def test_the_upper_end_is_excluded() -> None:
     """The largest of many numbers would be rounded to `high`, in float16 above all."""
     for low, high, kind in itertools.product([0, 1000, -2, 2], [0, 1001, 2], [np.float16, np.float32]):
         if low > high:
             continue
         ends, shape = {"low": kind(low), "high": kind(high)}, np.array([COUNT], np.int32)
-        values = play("random_uniform", {}, shape=shape, seed=np.int32(1), precision="declared", **ends)
+        values = run("random_uniform", {}, shape=shape, seed=np.int32(1), precision="declared", **ends)
         assert low <= values.min()
         assert values.max() < high or low == values.max() == high
         np.testing.assert_array_equal(values, values.astype(kind))
 
 
-@witness("random_categorical")
+@covers("random_categorical")
 @given(data=st.data())
 def test_categorical_shapes(data: Any) -> None:
     """Rows that leave no choice: one class has all the probability."""
@@ -124,12 +124,12 @@ def test_categorical_shapes(data: Any) -> None:
     )
     # A probability of 1 is one of 3, too: they need not sum to one.
     x = 3 * one_hot if chosen.get("mode") == "probs" else 200 * one_hot - 7
-    result = play("random_categorical", {"x": x}, **chosen)
+    result = run("random_categorical", {"x": x}, **chosen)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, np.repeat(sure[..., None], chosen.get("size", 1), -1))
 
 
-@witness("random_categorical")
+@covers("random_categorical")
 def test_categorical() -> None:
     probabilities = np.array([[0.1, 0.2, 0.7], [0.5, 0.0, 0.5]])
     with np.errstate(divide="ignore"):
@@ -137,18 +137,18 @@ def test_categorical() -> None:
     for mode, x in ((None, logits), ("logits", logits), ("probs", 2 * probabilities)):
         chosen = {} if mode is None else {"mode": mode}
         inputs = {"x": x.astype(np.float32)}
-        drawn = play("random_categorical", inputs, size=np.int32(COUNT), seed=np.int32(2), **chosen)
+        drawn = run("random_categorical", inputs, size=np.int32(COUNT), seed=np.int32(2), **chosen)
         for row, wanted in zip(drawn, probabilities, strict=True):
             shares = np.bincount(row.astype(int), minlength=3) / COUNT
             assert (np.abs(shares - wanted) <= 3.3 * np.sqrt(wanted * (1 - wanted) / COUNT)).all()
 
 
-@witness("random_categorical")
+@covers("random_categorical")
 def test_categorical_seeds() -> None:
     x = np.zeros((2, 5), np.float32)
 
     def draw(seed: int) -> np.ndarray:
-        return play("random_categorical", {"x": x}, size=np.int32(50), seed=np.int32(seed))
+        return run("random_categorical", {"x": x}, size=np.int32(50), seed=np.int32(seed))
 
     np.testing.assert_array_equal(draw(0), draw(0))
     for one, other in [(0, 1), (-1, -1)]:

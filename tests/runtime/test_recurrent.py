@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from milbuild.errors import Error
 from milbuild.runtime import recurrent
-from tests.runtime.witness import Fault, arrays, close, play, witness
+from tests.runtime.harness import Fault, arrays, close, covers, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")
 
@@ -51,7 +51,7 @@ def matching(results: list[np.ndarray], expected: tuple[Any, ...]) -> None:
         close(result, np.float32(wanted), 1e-4)
 
 
-@witness("rnn")
+@covers("rnn")
 @given(data=st.data())
 def test_rnn(data: Any) -> None:
     s, b, n, h = sizes(data)
@@ -74,11 +74,11 @@ def test_rnn(data: Any) -> None:
     for t in reversed(range(s)) if chosen.get("direction") == "reverse" else range(s):
         now = act(x[t] @ weights["weight_ih"].T + now @ weights["weight_hh"].T + weights.get("bias", 0))
         steps.append(now)
-    results = play("rnn", {"x": x, "initial_h": state}, opset=data.draw(opsets), **weights, **chosen)
+    results = run("rnn", {"x": x, "initial_h": state}, opset=data.draw(opsets), **weights, **chosen)
     matching(results, bounded(in_order(steps, chosen.get("output_sequence", False)), now))
 
 
-@witness("gru")
+@covers("gru")
 @given(data=st.data())
 def test_gru(data: Any) -> None:
     """o_t = activation(W_io x_t + b_io + W_ho (r_t * h_t-1)): the reset gate works on the state, before the product."""
@@ -118,11 +118,11 @@ def test_gru(data: Any) -> None:
             rows.append((1 - z) * o + z * now[i])
         now = np.stack(rows)
         steps.append(now)
-    results = play("gru", {"x": x, "initial_h": state}, opset=opset, **weights, **chosen)
+    results = run("gru", {"x": x, "initial_h": state}, opset=opset, **weights, **chosen)
     matching(results, bounded(in_order(steps, chosen.get("output_sequence", False)), now))
 
 
-@witness("gru")
+@covers("gru")
 def test_gru_of_torch() -> None:
     """torch resets after the product, and has two biases."""
     torch.manual_seed(0)
@@ -139,7 +139,7 @@ def test_gru_of_torch() -> None:
     }
     inputs = {"x": x.numpy(), "initial_h": state[0].numpy()}
     expected, last = layer(x, state)
-    results = play("gru", inputs, reset_after=True, output_sequence=True, **weights)
+    results = run("gru", inputs, reset_after=True, output_sequence=True, **weights)
     matching(results, (expected.detach().numpy(), last[0].detach().numpy()))
 
 
@@ -194,7 +194,7 @@ settings = st.fixed_dictionaries(
 )
 
 
-@witness("lstm")
+@covers("lstm")
 @given(data=st.data())
 def test_lstm(data: Any) -> None:
     s, b, n, h = sizes(data)
@@ -204,11 +204,11 @@ def test_lstm(data: Any) -> None:
     steps, *last = lstm_loop(x[::-1] if direction == "reverse" else x, state, cell, weights, how)
     inputs = {"x": x, "initial_h": state, "initial_c": cell}
     spelled = how if direction == "forward" else how | {"direction": direction}
-    results = play("lstm", inputs, opset=data.draw(opsets), **weights, **spelled)
+    results = run("lstm", inputs, opset=data.draw(opsets), **weights, **spelled)
     matching(results, bounded(in_order(steps, how.get("output_sequence", False)), *last))
 
 
-@witness("lstm")
+@covers("lstm")
 @given(data=st.data())
 def test_lstm_in_both_directions(data: Any) -> None:
     s, b, n, h = sizes(data)
@@ -221,7 +221,7 @@ def test_lstm_in_both_directions(data: Any) -> None:
     else:
         y = np.concatenate([steps[-1], steps_back[-1]], 1)[None]
     both = [np.concatenate(pair, 1) for pair in zip(last, last_back, strict=True)]
-    results = play(
+    results = run(
         "lstm",
         {"x": x, "initial_h": state, "initial_c": cell},
         opset=data.draw(opsets),
@@ -254,7 +254,7 @@ def test_lstm_of_torch(bidirectional: bool) -> None:
     inputs = {"x": x.numpy(), "initial_h": side_by_side(state), "initial_c": side_by_side(cell)}
     expected, (h, c) = layer(x, (state, cell))
     direction = "bidirectional" if bidirectional else "forward"
-    results = play("lstm", inputs, direction=direction, output_sequence=True, **weights)
+    results = run("lstm", inputs, direction=direction, output_sequence=True, **weights)
     matching(results, (expected.detach().numpy(), side_by_side(h), side_by_side(c)))
 
 
@@ -269,7 +269,7 @@ def test_what_cannot_be_is_said() -> None:
         recurrent.lstm(one[None], two, two, four, four, direction="bidirectional")
 
 
-@witness("rnn", "gru", "lstm")
+@covers("rnn", "gru", "lstm")
 def test_states_of_other_rows_than_the_batch(operation: str) -> None:
     """As coremltools converts a packed sequence: ten rows of zeros for a batch of three."""
     random = np.random.default_rng(0)
@@ -283,7 +283,7 @@ def test_states_of_other_rows_than_the_batch(operation: str) -> None:
 
     def results(state: np.ndarray, cell: np.ndarray) -> Any:
         inputs = {"x": x, "initial_h": state} | ({"initial_c": cell} if operation == "lstm" else {})
-        return play(operation, inputs, output_sequence=True, **weights)
+        return run(operation, inputs, output_sequence=True, **weights)
 
     expected = results(np.repeat(row, 3, 0), np.repeat(other, 3, 0))
     for rows in (10, 2, 1):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.runtime.witness import Fault, arrays, axes, close, play, witness
+from tests.runtime.harness import Fault, arrays, axes, close, covers, run
 
 FORMULAS = {
     "reduce_l1_norm": lambda x, **k: np.sum(np.abs(x), **k),
@@ -22,7 +22,7 @@ FORMULAS = {
 }
 
 
-@witness(*FORMULAS)
+@covers(*FORMULAS)
 @given(data=st.data())
 def test_reductions(operation: str, data: Any) -> None:
     # A logarithm's argument is positive; a product of a thousand values stays finite.
@@ -33,22 +33,22 @@ def test_reductions(operation: str, data: Any) -> None:
     where = None if chosen is None else tuple(chosen)
     expected = FORMULAS[operation](x.astype(np.float64), axis=where, keepdims=keep)
     constants = {} if chosen is None else {"axes": chosen}
-    result = play(operation, {"x": x}, **constants, keep_dims=keep)
+    result = run(operation, {"x": x}, **constants, keep_dims=keep)
     if operation.startswith("reduce_log"):
         # Beside 0 a logarithm has as much absolute error as elsewhere: what counts is that of its argument.
         result, expected = np.exp(result), np.exp(expected)
     close(result, np.float32(expected))
 
 
-@witness("reduce_sum", "reduce_max", "reduce_min", "reduce_prod")
+@covers("reduce_sum", "reduce_max", "reduce_min", "reduce_prod")
 @given(x=arrays(dtype=np.int32, low=-3, high=3, ranks=(2, 3)), keep=st.booleans())
 def test_whole_numbers(operation: str, x: np.ndarray, keep: bool) -> None:
-    result = play(operation, {"x": x}, axes=[0], keep_dims=keep)
+    result = run(operation, {"x": x}, axes=[0], keep_dims=keep)
     assert result.dtype == np.int32
     close(result, FORMULAS[operation](x, axis=0, keepdims=keep).astype(np.int32))
 
 
-@witness("reduce_argmax", "reduce_argmin")
+@covers("reduce_argmax", "reduce_argmin")
 @given(data=st.data())
 def test_positions(operation: str, data: Any) -> None:
     """The first of several equal values counts."""
@@ -58,7 +58,7 @@ def test_positions(operation: str, data: Any) -> None:
     first = {"reduce_argmax": np.argmax, "reduce_argmin": np.argmin}[operation]
     expected = first(x, axis=-1 if axis is None else axis, keepdims=keep)
     constants = {} if axis is None else {"axis": axis}
-    close(play(operation, {"x": x}, **constants, keep_dims=keep), expected)
+    close(run(operation, {"x": x}, **constants, keep_dims=keep), expected)
 
 
 FAULTS: dict[str, list[Fault]] = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from milbuild.errors import Error
 from milbuild.runtime.registry import OPERATIONS
-from tests.runtime.witness import Fault, arrays, close, play, run, witness
+from tests.runtime.harness import Fault, arrays, close, covers, run, run_graph
 
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 DTYPES = st.sampled_from([np.float32, np.int32])
@@ -39,7 +39,7 @@ def gathered(x: np.ndarray, indices: np.ndarray, axis: int, batch_dims: int) -> 
     return out
 
 
-@witness("gather")
+@covers("gather")
 @given(data=st.data())
 def test_gather(data: Any) -> None:
     x = data.draw(arrays(data.draw(SHAPES), data.draw(DTYPES)))
@@ -50,18 +50,18 @@ def test_gather(data: Any) -> None:
     indices = data.draw(indices_for(x.shape[axis], shape))
     given_axis = data.draw(st.sampled_from([axis, axis - x.ndim]))
     inputs, constants = split_inputs(x=x, indices=indices)
-    result = play("gather", inputs, opset=opset, axis=given_axis, batch_dims=batch_dims, **constants)
+    result = run("gather", inputs, opset=opset, axis=given_axis, batch_dims=batch_dims, **constants)
     assert result.dtype == x.dtype
     close(result, gathered(x, indices, axis, batch_dims))
 
 
-@witness("gather")
+@covers("gather")
 def test_gather_of_rows() -> None:
     x, indices = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([[3, 0], [-1, 2]], np.int32)
     for opset in (5, 6, 7, 8, 9):
-        close(play("gather", {"x": x, "indices": indices}, opset=opset), x[indices])
-    close(play("gather", {"x": x}, indices=np.int32(2)), x[2])
-    close(play("gather", {"x": x, "indices": np.array([1, 3], np.int32)}, validate_indices=True), x[[1, 3]])
+        close(run("gather", {"x": x, "indices": indices}, opset=opset), x[indices])
+    close(run("gather", {"x": x}, indices=np.int32(2)), x[2])
+    close(run("gather", {"x": x, "indices": np.array([1, 3], np.int32)}, validate_indices=True), x[[1, 3]])
 
 
 def gathered_nd(x: np.ndarray, indices: np.ndarray, batch_dims: int) -> np.ndarray:
@@ -78,7 +78,7 @@ def nd_indices(draw: Any, sizes: tuple[int, ...], outer: tuple[int, ...], least:
     return np.stack(columns, axis=-1) if columns else np.empty((*outer, 0), np.int32)
 
 
-@witness("gather_nd")
+@covers("gather_nd")
 @given(data=st.data())
 def test_gather_nd(data: Any) -> None:
     x = data.draw(arrays(data.draw(SHAPES), data.draw(DTYPES)))
@@ -89,12 +89,10 @@ def test_gather_nd(data: Any) -> None:
     # Without a batch there are programs of iOS15, too.
     opset = data.draw(st.integers(6 if batch_dims else 5, 9))
     constants = {"batch_dims": batch_dims} if opset > 5 else {}
-    close(
-        play("gather_nd", {"x": x, "indices": indices}, opset=opset, **constants), gathered_nd(x, indices, batch_dims)
-    )
+    close(run("gather_nd", {"x": x, "indices": indices}, opset=opset, **constants), gathered_nd(x, indices, batch_dims))
 
 
-@witness("gather_along_axis")
+@covers("gather_along_axis")
 @given(data=st.data())
 def test_gather_along_axis(data: Any) -> None:
     x = data.draw(arrays(data.draw(SHAPES), data.draw(DTYPES)))
@@ -108,17 +106,17 @@ def test_gather_along_axis(data: Any) -> None:
         source[axis] = indices[place]
         expected[place] = x[tuple(source)]
     close(
-        play("gather_along_axis", {"x": x, "indices": indices}, opset=data.draw(st.integers(5, 9)), axis=axis), expected
+        run("gather_along_axis", {"x": x, "indices": indices}, opset=data.draw(st.integers(5, 9)), axis=axis), expected
     )
 
 
-@witness("gather_along_axis")
+@covers("gather_along_axis")
 def test_gather_along_the_first_axis() -> None:
     x, indices = np.array([[1, 2], [3, 4]], np.float32), np.array([[1, 0], [0, 0]], np.int32)
-    close(play("gather_along_axis", {"x": x, "indices": indices}), [[3, 2], [1, 2]])
+    close(run("gather_along_axis", {"x": x, "indices": indices}), [[3, 2], [1, 2]])
 
 
-@witness("gather", "gather_along_axis", "gather_nd")
+@covers("gather", "gather_along_axis", "gather_nd")
 def test_reading_outside(operation: str) -> None:
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
     shape = (2, 4) if operation == "gather_along_axis" else (2, 1)
@@ -126,21 +124,21 @@ def test_reading_outside(operation: str) -> None:
         indices = np.zeros(shape, np.int32)
         indices[-1, -1] = wrong
         with pytest.raises(Error, match=rf"the index {wrong} is outside of 3 entries"):
-            play(operation, {"x": x, "indices": indices}, opset=8)
+            run(operation, {"x": x, "indices": indices}, opset=8)
     last = np.full(shape, -1, np.int32)
-    play(operation, {"x": x, "indices": last}, validate_indices=False)
+    run(operation, {"x": x, "indices": last}, validate_indices=False)
     with pytest.raises(Error, match=r"the index -1 is outside of 3 entries"):
-        play(operation, {"x": x, "indices": last}, validate_indices=True)
+        run(operation, {"x": x, "indices": last}, validate_indices=True)
 
 
-@witness("gather", "gather_along_axis", "gather_nd")
+@covers("gather", "gather_along_axis", "gather_nd")
 def test_nothing_to_read(operation: str) -> None:
     shape = {"gather": (0,), "gather_along_axis": (0, 4), "gather_nd": (0, 1)}[operation]
     result = OPERATIONS[operation].function(x=torch.ones(3, 4), indices=torch.zeros(shape, dtype=torch.int32))
     assert result.shape == (0, 4)
 
 
-@witness("gather", "gather_along_axis", "gather_nd")
+@covers("gather", "gather_along_axis", "gather_nd")
 def test_no_silent_broadcast_in_reading(operation: str) -> None:
     """coremltools refuses these unless lengths are known at the call only."""
     x, indices = torch.ones(3, 4), torch.zeros((1, 2), dtype=torch.int32)
@@ -191,7 +189,7 @@ def play_scatter(
     updates = data.draw(numbers(shape, mode or "add", values.dtype == np.int32))
     constants = more if mode is None else more | {"mode": mode}
     inputs = {"data": values, "indices": indices, "updates": updates}
-    result = play(operation, inputs, opset=5 if indices.min() < 0 else data.draw(st.integers(5, 9)), **constants)
+    result = run(operation, inputs, opset=5 if indices.min() < 0 else data.draw(st.integers(5, 9)), **constants)
     assert result.dtype == values.dtype
     close(result, scattered(values, mode or "add", {place: places(place) for place in np.ndindex(*shape)}, updates))
 
@@ -206,7 +204,7 @@ def values_and_axis(draw: Any) -> tuple[np.ndarray, int]:
 LEAST = st.sampled_from([None, 0])
 
 
-@witness("scatter")
+@covers("scatter")
 @given(data=st.data(), drawn=values_and_axis(), least=LEAST)
 def test_scatter(data: Any, drawn: tuple[np.ndarray, int], least: int | None) -> None:
     values, axis = drawn
@@ -223,7 +221,7 @@ def test_scatter(data: Any, drawn: tuple[np.ndarray, int], least: int | None) ->
     play_scatter("scatter", data, values, indices, shape, places, axis=given_axis)
 
 
-@witness("scatter_along_axis")
+@covers("scatter_along_axis")
 @given(data=st.data(), drawn=values_and_axis(), least=LEAST)
 def test_scatter_along_axis(data: Any, drawn: tuple[np.ndarray, int], least: int | None) -> None:
     values, axis = drawn
@@ -237,7 +235,7 @@ def test_scatter_along_axis(data: Any, drawn: tuple[np.ndarray, int], least: int
     play_scatter("scatter_along_axis", data, values, indices, shape, places, axis=given_axis)
 
 
-@witness("scatter_nd")
+@covers("scatter_nd")
 @given(data=st.data(), drawn=values_and_axis(), least=LEAST)
 def test_scatter_nd(data: Any, drawn: tuple[np.ndarray, int], least: int | None) -> None:
     values, depth = drawn[0], drawn[1] + 1
@@ -250,7 +248,7 @@ def test_scatter_nd(data: Any, drawn: tuple[np.ndarray, int], least: int | None)
     play_scatter("scatter_nd", data, values, indices, (*outer, *values.shape[depth:]), places)
 
 
-@witness("scatter_nd")
+@covers("scatter_nd")
 def test_a_mask_that_is_nowhere_true() -> None:
     """x[mask] = value as coremltools 9 converts it: the value is repeated as often as the mask is true, maybe 0 times."""
 
@@ -264,7 +262,7 @@ def test_a_mask_that_is_nowhere_true() -> None:
     for mask in (np.zeros(6), np.eye(6)[2], np.ones(6)):
         expected = np.where(mask > 0, np.float32(-1), x)
         for opset in (6, 8):
-            close(run(build, {"x": x, "mask": mask.astype(np.int32)}, opset=opset)[0], expected)
+            close(run_graph(build, {"x": x, "mask": mask.astype(np.int32)}, opset=opset)[0], expected)
 
 
 SCATTERS = ("scatter", "scatter_along_axis", "scatter_nd")
@@ -274,38 +272,38 @@ def one_dimension(operation: str, indices: list[int]) -> np.ndarray:
     return np.array(indices, np.int32).reshape((-1, 1) if operation == "scatter_nd" else -1)
 
 
-@witness(*SCATTERS)
+@covers(*SCATTERS)
 def test_every_mode_where_an_index_stands_twice(operation: str) -> None:
     start, updates = np.array([2, 7, 8], np.float32), np.array([4, 1, 2, 5], np.float32)
     whole = {"update": [2, 5, 2], "add": [2, 13, 14], "sub": [2, 1, 2], "mul": [2, 35, 64], "div": [2, 1, 1]}
     whole |= {"max": [2, 7, 8], "min": [2, 1, 2]}
     inputs = {"indices": one_dimension(operation, [2, 1, 2, 1])}
     for mode, expected in whole.items():
-        result = play(operation, inputs | {"data": start, "updates": updates}, mode=mode)
+        result = run(operation, inputs | {"data": start, "updates": updates}, mode=mode)
         close(result, np.array(expected, np.float32) if mode != "div" else start / [1, 5, 8])
         integers = {"data": start.astype(np.int32), "updates": updates.astype(np.int32)}
-        close(play(operation, inputs | integers, mode=mode), np.array(expected, np.int32))
+        close(run(operation, inputs | integers, mode=mode), np.array(expected, np.int32))
 
 
-@witness(*SCATTERS)
+@covers(*SCATTERS)
 def test_whole_numbers_are_divided_towards_zero(operation: str) -> None:
     inputs = {"data": np.array([-7, 7], np.int32), "updates": np.array([2, 2], np.int32)}
-    close(play(operation, inputs, indices=one_dimension(operation, [0, 1]), mode="div"), np.array([-3, 3], np.int32))
+    close(run(operation, inputs, indices=one_dimension(operation, [0, 1]), mode="div"), np.array([-3, 3], np.int32))
 
 
-@witness(*SCATTERS)
+@covers(*SCATTERS)
 def test_writing_outside(operation: str) -> None:
     for opset, wrong in ((5, -4), (5, 3), (6, -4), (7, -1), (8, -1), (8, 3), (9, -4)):
         inputs = {"data": np.zeros(3, np.float32), "updates": np.ones(2, np.float32)}
         inputs["indices"] = one_dimension(operation, [0, wrong])
         with pytest.raises(Error, match=rf"the index {wrong} is outside of 3 entries"):
-            play(operation, inputs, opset=opset)
+            run(operation, inputs, opset=opset)
     for opset in (5, 6):
         inputs["indices"] = one_dimension(operation, [0, -1])
-        close(play(operation, inputs, opset=opset), np.array([1, 0, 1], np.float32))
+        close(run(operation, inputs, opset=opset), np.array([1, 0, 1], np.float32))
 
 
-@witness(*SCATTERS)
+@covers(*SCATTERS)
 def test_no_silent_broadcast_in_writing(operation: str) -> None:
     def call(indices: torch.Tensor, updates: torch.Tensor) -> Any:
         return OPERATIONS[operation].function(data=torch.zeros(3, 4), indices=indices, updates=updates, opset=8)
@@ -321,11 +319,11 @@ def test_no_silent_broadcast_in_writing(operation: str) -> None:
             call(indices[:, :1], torch.ones(2, 1))
 
 
-@witness(*SCATTERS)
+@covers(*SCATTERS)
 def test_an_unknown_mode(operation: str) -> None:
     inputs = {"data": np.zeros(3, np.float32), "updates": np.ones(1, np.float32)}
     with pytest.raises(Error, match="the mode 'xor' is unknown"):
-        play(operation, inputs, indices=one_dimension(operation, [0]), mode="xor")
+        run(operation, inputs, indices=one_dimension(operation, [0]), mode="xor")
 
 
 SCATTERED: list[Fault] = [

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from milbuild import runtime
 from milbuild.errors import Error
 from milbuild.runtime.engine import _fits
-from tests.runtime.witness import TARGETS, save
+from tests.runtime.harness import TARGETS, save
 
 
-def play(build: Callable[[Any], Any], x: np.ndarray, known: tuple[bool, ...]) -> tuple[np.ndarray, tuple[Any, ...]]:
+def run(build: Callable[[Any], Any], x: np.ndarray, known: tuple[bool, ...]) -> tuple[np.ndarray, tuple[Any, ...]]:
     """The result of `build` for an input of whose extents the program knows some, and the shape that it declares."""
     shape = [size if given else get_new_symbol() for size, given in zip(x.shape, known, strict=True)]
     with Function({"x": mb.placeholder(shape, types.fp32)}, opset_version=TARGETS[8]) as function:
@@ -56,7 +56,7 @@ def test_an_axis_of_unknown_extent_may_go(name: str, known: tuple[bool, ...]) ->
     build, expected = SHAPED[name]
     for shape in ((2, 1, 3, 1), (2, 5, 3, 4)):
         x = np.random.default_rng(0).random(shape, np.float32)
-        np.testing.assert_allclose(play(build, x, known)[0], expected(x), rtol=1e-6)
+        np.testing.assert_allclose(run(build, x, known)[0], expected(x), rtol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)
@@ -67,7 +67,7 @@ def test_whatever_coremltools_declares_of_a_squeeze_fits(data: Any) -> None:
     axes = data.draw(st.none() | st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True))
     x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     gone = [axis for axis in range(x.ndim) if x.shape[axis] == 1 and (axes is None or axis in axes)]
-    result, declared = play(lambda x: mb.squeeze(x=x, **({} if axes is None else {"axes": axes})), x, tuple(known))
+    result, declared = run(lambda x: mb.squeeze(x=x, **({} if axes is None else {"axes": axes})), x, tuple(known))
     np.testing.assert_array_equal(result, x.squeeze(tuple(gone)))
     assert _fits(result.shape, declared)
 

@@ -13,7 +13,7 @@ from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 from milbuild.runtime import engine
 from milbuild.runtime.registry import OPERATIONS
 from tests.runtime import mutants
-from tests.runtime.witness import WITNESSES
+from tests.runtime.harness import COVERED_BY
 
 assert definitions  # importing it fills the registry
 # Every operation, with its versions, each once.
@@ -132,9 +132,9 @@ def faults() -> dict[str, list[tuple[str, str]]]:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "cond", "while_loop", "read_state", "write_state"])
-def test_every_operation_has_witnesses_and_faults(name: str, faults: Any) -> None:
+def test_every_operation_has_tests_and_faults(name: str, faults: Any) -> None:
     """Three faults at least where there is more to it than its operands; and each passage stands in the source."""
-    assert name in WITNESSES
+    assert name in COVERED_BY
     written = faults.get(name, [])
     assert written
     for old, new in written:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from milbuild.errors import Error
 from milbuild.runtime.registry import OPERATIONS
-from tests.runtime.witness import Fault, arrays, close, play, run, witness
+from tests.runtime.harness import Fault, arrays, close, covers, run, run_graph
 
 ANY = st.sampled_from([np.float32, np.int32, np.bool_])
 NUMBERS = st.sampled_from([np.float32, np.int32])
@@ -32,7 +32,7 @@ def sorted_places(row: np.ndarray, ascending: bool) -> list[int]:
     return sorted(range(len(row)), key=lambda i: row[i] if ascending else -row[i])
 
 
-@witness("argsort")
+@covers("argsort")
 @given(data=st.data())
 def test_argsort(data: Any) -> None:
     x = data.draw(arrays(dtype=data.draw(NUMBERS), low=-3, high=3, ranks=(1, 4)))
@@ -40,10 +40,10 @@ def test_argsort(data: Any) -> None:
         x = np.round(x)  # so that many are equal
     options = one_of(data, axis=st.integers(-x.ndim, x.ndim - 1), ascending=st.booleans())
     expected = np.apply_along_axis(sorted_places, options.get("axis", -1), x, options.get("ascending", False))
-    close(play("argsort", {"x": x}, **options), expected.astype(np.int32))
+    close(run("argsort", {"x": x}, **options), expected.astype(np.int32))
 
 
-@witness("topk")
+@covers("topk")
 @given(data=st.data())
 def test_topk(data: Any) -> None:
     x = data.draw(arrays(dtype=data.draw(NUMBERS), low=-3, high=3, ranks=(1, 4)))
@@ -62,7 +62,7 @@ def test_topk(data: Any) -> None:
         results = OPERATIONS["topk"].function(x=torch.from_numpy(x), **options)
         results = [one.numpy() for one in (results if isinstance(results, tuple) else (results,))]
     else:
-        results = play("topk", {"x": x}, opset=opset, **options)
+        results = run("topk", {"x": x}, opset=opset, **options)
         results = results if isinstance(results, list) else [results]
     places = np.apply_along_axis(sorted_places, axis, x, ascending)
     places = places.take(range(x.shape[axis] if k == -1 else k), axis)
@@ -72,23 +72,23 @@ def test_topk(data: Any) -> None:
         close(indices, places.astype(np.int32))
 
 
-@witness("topk")
+@covers("topk")
 def test_topk_at_the_edges_of_numbers() -> None:
     inf, small = np.float32(np.inf), np.float32(1e-45)
     x = np.array([0, -0.0, -small, small, -inf, inf, 1, -1, 3e38, -3e38, 0], np.float32)
     order = [5, 8, 6, 3, 0, 1, 10, 2, 7, 9, 4]
-    values, indices = play("topk", {"x": x}, k=11)
+    values, indices = run("topk", {"x": x}, k=11)
     assert indices.tolist() == order
     close(values, x[order])
-    _, indices = play("topk", {"x": x}, k=11, ascending=True)
+    _, indices = run("topk", {"x": x}, k=11, ascending=True)
     assert indices.tolist() == [4, 9, 7, 2, 0, 1, 10, 3, 6, 8, 5]
     whole = np.array([2**31 - 1, -(2**31), 0, 2**31 - 2], np.int32)
-    assert play("topk", {"x": whole}, k=4)[1].tolist() == [0, 3, 2, 1]
+    assert run("topk", {"x": whole}, k=4)[1].tolist() == [0, 3, 2, 1]
     for nan in (np.float32(np.nan), -np.float32(np.nan)):
-        assert play("topk", {"x": np.array([1, nan, inf], np.float32)}, k=3)[1].tolist() == [1, 2, 0]
+        assert run("topk", {"x": np.array([1, nan, inf], np.float32)}, k=3)[1].tolist() == [1, 2, 0]
 
 
-@witness("topk")
+@covers("topk")
 def test_topk_of_too_many() -> None:
     for k in (4, -2):
         with pytest.raises(ValueError, match=f"k is {k} of 3 entries"):
@@ -98,7 +98,7 @@ def test_topk_of_too_many() -> None:
 # Parts of a matrix, sums
 
 
-@witness("band_part")
+@covers("band_part")
 @given(data=st.data())
 def test_band_part(data: Any) -> None:
     x = data.draw(arrays(dtype=data.draw(ANY), low=1, high=9, ranks=(2, 4)))
@@ -109,16 +109,16 @@ def test_band_part(data: Any) -> None:
         for n in range(x.shape[-1]):
             if not ((lower < 0 or m - n <= lower) and (upper < 0 or n - m <= upper)):
                 expected[..., m, n] = 0
-    close(play("band_part", {"x": x}, **options), expected)
+    close(run("band_part", {"x": x}, **options), expected)
 
 
-@witness("band_part")
+@covers("band_part")
 def test_nothing_is_left_outside_the_band() -> None:
     x = np.full((2, 2), np.inf, np.float32)
-    close(play("band_part", {"x": x}, lower=0, upper=0), np.array([[np.inf, 0], [0, np.inf]], np.float32))
+    close(run("band_part", {"x": x}, lower=0, upper=0), np.array([[np.inf, 0], [0, np.inf]], np.float32))
 
 
-@witness("cumsum")
+@covers("cumsum")
 @given(data=st.data())
 def test_cumsum(data: Any) -> None:
     x = data.draw(arrays(dtype=data.draw(NUMBERS), ranks=(1, 4)))
@@ -130,13 +130,13 @@ def test_cumsum(data: Any) -> None:
             before = j >= i if options.get("reverse") else j <= i
             if before and not (options.get("exclusive") and i == j):
                 expected.swapaxes(0, axis)[i] += x.swapaxes(0, axis)[j]
-    close(play("cumsum", {"x": x}, **options), expected.astype(x.dtype))
+    close(run("cumsum", {"x": x}, **options), expected.astype(x.dtype))
 
 
-@witness("cumsum")
+@covers("cumsum")
 def test_an_exclusive_sum_leaves_infinity_out() -> None:
     x = np.array([1, 2, np.inf], np.float32)
-    close(play("cumsum", {"x": x}, exclusive=True), np.array([0, 1, 3], np.float32))
+    close(run("cumsum", {"x": x}, exclusive=True), np.array([0, 1, 3], np.float32))
 
 
 # Joining and splitting
@@ -157,11 +157,11 @@ def tensors(draw: Any, same: bool, ranks: tuple[int, int] = (1, 4)) -> tuple[lis
 
 def joined(operation: str, values: list[np.ndarray], **constants: Any) -> np.ndarray:
     inputs = {f"x{i}": value for i, value in enumerate(values)}
-    (result,) = run(lambda **x: getattr(mb, operation)(values=tuple(x.values()), **constants), inputs)
+    (result,) = run_graph(lambda **x: getattr(mb, operation)(values=tuple(x.values()), **constants), inputs)
     return result
 
 
-@witness("concat")
+@covers("concat")
 @given(data=st.data())
 def test_concat(data: Any) -> None:
     options = one_of(data, interleave=st.booleans())
@@ -180,7 +180,7 @@ def test_concat(data: Any) -> None:
     close(joined("concat", values, axis=given_axis, **options), expected)
 
 
-@witness("concat")
+@covers("concat")
 def test_scalars_make_a_vector() -> None:
     x = np.array([5.0, 7.0], np.float32)
 
@@ -188,10 +188,10 @@ def test_scalars_make_a_vector() -> None:
         ends = [mb.squeeze(x=mb.slice_by_index(x=x, begin=[i], end=[i + 1]), axes=[0]) for i in (1, 0)]
         return mb.concat(values=ends, axis=0)
 
-    close(run(build, {"x": x})[0], np.array([7, 5], np.float32))
+    close(run_graph(build, {"x": x})[0], np.array([7, 5], np.float32))
 
 
-@witness("stack")
+@covers("stack")
 @given(data=st.data(), drawn=tensors(same=True))
 def test_stack(data: Any, drawn: tuple[list[np.ndarray], int]) -> None:
     values, _ = drawn
@@ -203,7 +203,7 @@ def test_stack(data: Any, drawn: tuple[list[np.ndarray], int]) -> None:
     assert result.shape[axis] == len(values)
 
 
-@witness("split")
+@covers("split")
 @given(data=st.data())
 def test_split(data: Any) -> None:
     sizes = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
@@ -214,40 +214,40 @@ def test_split(data: Any) -> None:
     x = data.draw(arrays((*shape[:axis], sum(sizes), *shape[axis:]), data.draw(ANY)))
     forms: list[dict[str, Any]] = [{"split_sizes": sizes}, {"split_sizes": sizes, "num_splits": len(sizes)}]
     options = data.draw(st.sampled_from(forms + [{"num_splits": len(sizes)}] * even))
-    results = play("split", {"x": x}, axis=data.draw(st.sampled_from([axis, axis - x.ndim])), **options)
+    results = run("split", {"x": x}, axis=data.draw(st.sampled_from([axis, axis - x.ndim])), **options)
     first = 0
     for result, size in zip(results if isinstance(results, list) else [results], sizes, strict=True):
         close(result, x[(slice(None),) * axis + (slice(first, first + size),)])
         first += size
 
 
-@witness("split")
+@covers("split")
 def test_parts_that_do_not_add_up() -> None:
     for options in ({"num_splits": 2}, {"split_sizes": [1, 1]}, {"split_sizes": [2, 2]}):
         with pytest.raises((ValueError, RuntimeError), match=r"equal parts|sum exactly"):
             OPERATIONS["split"].function(x=torch.ones(3), axis=0, **options)
 
 
-@witness("tile")
+@covers("tile")
 @given(data=st.data())
 def test_tile(data: Any) -> None:
     x = data.draw(arrays(dtype=data.draw(ANY), ranks=(1, 4)))
     reps = data.draw(st.lists(st.integers(1, 3), min_size=x.ndim, max_size=x.ndim))
     if data.draw(st.booleans()):
-        result = play("tile", {"x": x}, reps=reps)
+        result = run("tile", {"x": x}, reps=reps)
     else:
-        result = play("tile", {"x": x, "reps": np.array(reps, np.int32)})
+        result = run("tile", {"x": x, "reps": np.array(reps, np.int32)})
     close(result, np.tile(x, reps))
 
 
-@witness("tile")
+@covers("tile")
 def test_wrong_repetitions() -> None:
     for reps in ([2], [1, 1, 2], [-2, 1]):
         with pytest.raises(ValueError, match="2 axes cannot be repeated"):
             OPERATIONS["tile"].function(x=torch.ones(1, 3), reps=reps)
 
 
-@witness("tile")
+@covers("tile")
 @given(
     wanted=st.sampled_from([(4, 3, -1), (-1, 3, 5), (4, -1, 5), (-1, -1, -1)]),
     divide=st.sampled_from(["real_div", "floor_div"]),
@@ -261,7 +261,7 @@ def test_an_axis_that_is_kept(wanted: tuple[int, ...], divide: str) -> None:
     x = np.arange(5, dtype=np.float32).reshape(1, 1, 5)
     expected = torch.from_numpy(x).expand(*wanted)
     for opset in (5, 8):
-        close(run(build, {"x": x, "wanted": np.array(wanted, np.int32)}, opset=opset)[0], expected)
+        close(run_graph(build, {"x": x, "wanted": np.array(wanted, np.int32)}, opset=opset)[0], expected)
 
 
 # Making tensors
@@ -269,31 +269,31 @@ def test_an_axis_that_is_kept(wanted: tuple[int, ...], divide: str) -> None:
 VALUES = st.sampled_from([np.float32(2.5), np.int32(-3), np.bool_(True)])
 
 
-@witness("fill")
+@covers("fill")
 @given(data=st.data())
 def test_fill(data: Any) -> None:
     shape = np.array(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)), np.int32)
     options = one_of(data, value=VALUES)
     expected = np.full(shape, options.get("value", np.float32(0)))
     # The shape as an input, and as a constant.
-    result = play("fill", {"shape": shape}, **options)
+    result = run("fill", {"shape": shape}, **options)
     assert result.dtype == expected.dtype
     close(result, expected)
-    close(run(lambda x: mb.fill(shape=shape, **options), {"x": shape})[0], expected)
+    close(run_graph(lambda x: mb.fill(shape=shape, **options), {"x": shape})[0], expected)
 
 
-@witness("fill_like")
+@covers("fill_like")
 @given(data=st.data())
 def test_fill_like(data: Any) -> None:
     reference = data.draw(arrays(dtype=data.draw(ANY), ranks=(1, 4)))
     options = one_of(data, value=VALUES)
     expected = np.full(reference.shape, options.get("value", np.float32(0)))
-    result = play("fill_like", {"ref_tensor": reference}, opset=data.draw(st.integers(6, 9)), **options)
+    result = run("fill_like", {"ref_tensor": reference}, opset=data.draw(st.integers(6, 9)), **options)
     assert result.dtype == expected.dtype
     close(result, expected)
 
 
-@witness("range_1d")
+@covers("range_1d")
 @given(data=st.data())
 def test_range(data: Any) -> None:
     whole = data.draw(st.booleans())
@@ -310,19 +310,19 @@ def test_range(data: Any) -> None:
         return mb.range_1d(**values)
 
     if len(expected):
-        result = run(build, {"x": np.array([start, end, step], kind)})[0]
+        result = run_graph(build, {"x": np.array([start, end, step], kind)})[0]
         assert result.dtype == kind
         close(result, expected)
 
 
-@witness("range_1d")
+@covers("range_1d")
 def test_the_length_of_a_range_of_constants() -> None:
     """coremltools declares it by its own arithmetic in float32, where 0.6 / 0.1 is 6 exactly."""
-    result = run(lambda x: mb.range_1d(start=0.0, end=0.6, step=0.1), {"x": np.zeros(1, np.float32)})[0]
+    result = run_graph(lambda x: mb.range_1d(start=0.0, end=0.6, step=0.1), {"x": np.zeros(1, np.float32)})[0]
     close(result, np.arange(6, dtype=np.float32) / 10)
 
 
-@witness("range_1d")
+@covers("range_1d")
 def test_a_range_of_nothing() -> None:
     for kind, dtype in ((np.int32, torch.int32), (np.float32, torch.float32)):
 
@@ -339,34 +339,34 @@ def test_a_range_of_nothing() -> None:
     ).shape == (0,)
 
 
-@witness("shape")
+@covers("shape")
 @given(x=arrays(dtype=np.float32))
 def test_shape(x: np.ndarray) -> None:
-    result = play("shape", {"x": x})
+    result = run("shape", {"x": x})
     assert result.dtype == np.int32
     close(result, np.array(x.shape, np.int32))
 
 
-@witness("identity")
+@covers("identity")
 @given(data=st.data())
 def test_identity(data: Any) -> None:
     x = data.draw(arrays(dtype=data.draw(ANY)))
-    result = play("identity", {"x": x})
+    result = run("identity", {"x": x})
     assert result.dtype == x.dtype
     close(result, x)
 
 
-@witness("identity")
+@covers("identity")
 def test_identity_of_a_list() -> None:
     def build(x: Any) -> Any:
         ls = mb.list_write(ls=mb.make_list(init_length=2, elem_shape=(3,)), index=1, value=x)
         return mb.list_read(ls=mb.identity(x=ls), index=1)
 
     x = np.array([1, 2, 3], np.float32)
-    close(run(build, {"x": x})[0], x)
+    close(run_graph(build, {"x": x})[0], x)
 
 
-@witness("flatten2d")
+@covers("flatten2d")
 @given(data=st.data())
 def test_flatten2d(data: Any) -> None:
     x = data.draw(arrays(dtype=data.draw(ANY)))
@@ -376,21 +376,21 @@ def test_flatten2d(data: Any) -> None:
     rows = 1
     for size in x.shape[:axis]:
         rows *= size
-    close(play("flatten2d", {"x": x}, **options), x.reshape(rows, x.size // rows))
+    close(run("flatten2d", {"x": x}, **options), x.reshape(rows, x.size // rows))
 
 
-@witness("non_zero")
+@covers("non_zero")
 @given(data=st.data())
 def test_non_zero(data: Any) -> None:
     x = data.draw(arrays(dtype=data.draw(ANY), low=-1, high=1, ranks=(1, 3)))
     expected = [place for place in np.ndindex(x.shape) if x[place] != 0]
-    result = play("non_zero", {"x": np.round(x) if x.dtype == np.float32 else x})
+    result = run("non_zero", {"x": np.round(x) if x.dtype == np.float32 else x})
     expected = [place for place in np.ndindex(x.shape) if np.round(x[place].astype(np.float32)) != 0]
     assert result.dtype == np.int32
     close(result, np.array(expected, np.int32).reshape(-1, x.ndim))
 
 
-@witness("one_hot")
+@covers("one_hot")
 @given(data=st.data())
 def test_one_hot(data: Any) -> None:
     size = data.draw(st.integers(1, 5))
@@ -406,25 +406,25 @@ def test_one_hot(data: Any) -> None:
     expected = np.full((*indices.shape, size), off)
     for place in np.ndindex(indices.shape):
         expected[(*place, indices[place])] = on
-    result = play("one_hot", {"indices": indices}, one_hot_vector_size=np.int32(size), **options)
+    result = run("one_hot", {"indices": indices}, one_hot_vector_size=np.int32(size), **options)
     assert result.dtype == expected.dtype
     close(result, np.moveaxis(expected, -1, options.get("axis", -1)))
 
 
-@witness("one_hot")
+@covers("one_hot")
 def test_one_hot_of_a_size_that_the_call_tells() -> None:
     def build(indices: Any, size: Any) -> Any:
         return mb.one_hot(indices=indices, one_hot_vector_size=mb.squeeze(x=size, axes=[0]), on_value=3, off_value=7)
 
     inputs = {"indices": np.array([2, 0], np.int32), "size": np.array([3], np.int32)}
-    close(run(build, inputs)[0], np.array([[7, 7, 3], [3, 7, 7]], np.int32))
+    close(run_graph(build, inputs)[0], np.array([[7, 7, 3], [3, 7, 7]], np.int32))
 
 
-@witness("one_hot")
+@covers("one_hot")
 def test_one_hot_outside() -> None:
     for wrong in (4, -1):
         with pytest.raises(Error, match="an index is outside of 4 places"):
-            play("one_hot", {"indices": np.array([0, wrong], np.int32)}, one_hot_vector_size=4)
+            run("one_hot", {"indices": np.array([0, wrong], np.int32)}, one_hot_vector_size=4)
 
 
 # Padding
@@ -444,7 +444,7 @@ def padded(x: np.ndarray, sides: list[tuple[int, int]], mode: str, value: float)
     return result
 
 
-@witness("pad")
+@covers("pad")
 @given(data=st.data())
 def test_pad(data: Any) -> None:
     x = data.draw(arrays(ranks=(1, 4)))
@@ -459,12 +459,12 @@ def test_pad(data: Any) -> None:
     expected = padded(x, sides, mode, options.get("constant_val", 0))
     whole = np.array(sides, np.int32).reshape(-1)
     if data.draw(st.booleans()):
-        close(play("pad", {"x": x}, pad=whole[2 * first :], **options), expected)
+        close(run("pad", {"x": x}, pad=whole[2 * first :], **options), expected)
     else:
-        close(play("pad", {"x": x, "pad": whole}, **options), expected)
+        close(run("pad", {"x": x, "pad": whole}, **options), expected)
 
 
-@witness("pad")
+@covers("pad")
 def test_padding_that_there_is_not() -> None:
     x = np.ones((2, 3), np.float32)
     for pad, mode, text in (
@@ -474,7 +474,7 @@ def test_padding_that_there_is_not() -> None:
         ([0, 0, -1, 0], "replicate", "the padding is"),
     ):
         with pytest.raises(Error, match=text):
-            play("pad", {"x": x, "pad": np.array(pad, np.int32)}, mode=mode)
+            run("pad", {"x": x, "pad": np.array(pad, np.int32)}, mode=mode)
     for pad, mode, text in (([1] * 6, "constant", "the padding is"), ([1, 1], "wrap", "the mode 'wrap' is unknown")):
         with pytest.raises(ValueError, match=text):
             OPERATIONS["pad"].function(x=torch.ones(2, 3), pad=pad, mode=mode)
@@ -503,7 +503,7 @@ def suppressed(boxes: np.ndarray, scores: np.ndarray, iou: float, least: float, 
     return kept[:most] or [int(best.argmax())]
 
 
-@witness("non_maximum_suppression")
+@covers("non_maximum_suppression")
 @given(data=st.data())
 def test_boxes(data: Any) -> None:
     batch, count, classes = (data.draw(st.integers(1, most)) for most in (2, 6, 3))
@@ -518,11 +518,11 @@ def test_boxes(data: Any) -> None:
     known = {"iou_threshold": np.float32(iou), "max_boxes": most} | options
     if opset < 7:
         known["score_threshold"] = np.float32(least)
-        results = play("non_maximum_suppression", {"boxes": boxes, "scores": scores}, opset=opset, **known)
+        results = run("non_maximum_suppression", {"boxes": boxes, "scores": scores}, opset=opset, **known)
     else:
         least = -math.inf
         columns = {"boxes": boxes.transpose(0, 2, 1).copy(), "scores": scores.transpose(0, 2, 1).copy()}
-        results = play("non_maximum_suppression", columns, opset=opset, **known)
+        results = run("non_maximum_suppression", columns, opset=opset, **known)
         results[:2] = [result.transpose(0, 2, 1) for result in results[:2]]
     assert len(results) == (4 if opset < 7 else 3)
     for b in range(batch):
@@ -536,7 +536,7 @@ def test_boxes(data: Any) -> None:
             assert results[3][b] == len(kept)
 
 
-@witness("non_maximum_suppression")
+@covers("non_maximum_suppression")
 def test_boxes_of_several_classes() -> None:
     """Two boxes on one place, of different classes, and one that scores exactly the threshold."""
     boxes = np.array([[[1, 1, 2, 2], [1, 1, 2, 2], [9, 9, 1, 1], [5, 5, 1, 1]]], np.float32)
@@ -544,7 +544,7 @@ def test_boxes_of_several_classes() -> None:
     known = {"iou_threshold": np.float32(0.5), "score_threshold": np.float32(1), "max_boxes": 4}
     for each, expected in ((True, [0, 1, 2, -1]), (False, [0, 2, -1, -1])):
         inputs = {"boxes": boxes, "scores": scores}
-        results = play("non_maximum_suppression", inputs, opset=6, per_class_suppression=each, **known)
+        results = run("non_maximum_suppression", inputs, opset=6, per_class_suppression=each, **known)
         assert results[2].tolist() == [expected]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from milbuild.errors import Error
 from milbuild.runtime.registry import OPERATIONS
-from tests.runtime.witness import Fault, arrays, axes, close, play, run, witness
+from tests.runtime.harness import Fault, arrays, axes, close, covers, run, run_graph
 
 ANY = st.sampled_from([np.float32, np.int32, np.bool_])
 SMALL = st.integers(1, 3)
@@ -27,7 +27,7 @@ def as_input_or_constant(data: Any, operation: str, x: np.ndarray, opset: int = 
     values = {name: np.array(vector, np.int32) for name, vector in vectors.items()}
     inputs = {name: value for name, value in values.items() if data.draw(st.booleans())}
     constants = {name: value for name, value in values.items() if name not in inputs}
-    return play(operation, {"x": x} | inputs, opset=opset, **constants)
+    return run(operation, {"x": x} | inputs, opset=opset, **constants)
 
 
 # Blocks of channels, of batches, and of places
@@ -46,28 +46,28 @@ def blocks(draw: Any) -> tuple[np.ndarray, np.ndarray, int]:
     return large, deep, b
 
 
-@witness("depth_to_space", "space_to_depth")
+@covers("depth_to_space", "space_to_depth")
 @given(drawn=blocks())
 def test_depth_and_space(operation: str, drawn: tuple[np.ndarray, np.ndarray, int]) -> None:
     large, deep, b = drawn
     x, expected = (deep, large) if operation == "depth_to_space" else (large, deep)
-    close(play(operation, {"x": x}, block_size=b), expected)
+    close(run(operation, {"x": x}, block_size=b), expected)
 
 
-@witness("depth_to_space", "space_to_depth", "pixel_shuffle")
+@covers("depth_to_space", "space_to_depth", "pixel_shuffle")
 def test_the_example_of_the_neural_network_format(operation: str) -> None:
     deep = np.arange(1, 17, dtype=np.float32).reshape(1, 8, 1, 2)
     large = np.array([[[[1, 5, 2, 6], [9, 13, 10, 14]], [[3, 7, 4, 8], [11, 15, 12, 16]]]], np.float32)
     shuffled = np.array([[[[1, 3, 2, 4], [5, 7, 6, 8]], [[9, 11, 10, 12], [13, 15, 14, 16]]]], np.float32)
     if operation == "depth_to_space":
-        close(play(operation, {"x": deep}, block_size=2), large)
+        close(run(operation, {"x": deep}, block_size=2), large)
     elif operation == "space_to_depth":
-        close(play(operation, {"x": large}, block_size=2), deep)
+        close(run(operation, {"x": large}, block_size=2), deep)
     else:
-        close(play(operation, {"x": deep}, upscale_factor=2), shuffled)
+        close(run(operation, {"x": deep}, upscale_factor=2), shuffled)
 
 
-@witness("pixel_shuffle", "pixel_unshuffle")
+@covers("pixel_shuffle", "pixel_unshuffle")
 @given(data=st.data())
 def test_pixels(operation: str, data: Any) -> None:
     n, c, h, w, f = (data.draw(SMALL) for _ in range(5))
@@ -78,12 +78,12 @@ def test_pixels(operation: str, data: Any) -> None:
             for j in range(f):
                 deep[:, channel * f * f + i * f + j] = large[:, channel, i::f, j::f]
     if operation == "pixel_shuffle":
-        close(play(operation, {"x": deep}, upscale_factor=f), large)
+        close(run(operation, {"x": deep}, upscale_factor=f), large)
     else:
-        close(play(operation, {"x": large}, downscale_factor=np.uint32(f)), deep)
+        close(run(operation, {"x": large}, downscale_factor=np.uint32(f)), deep)
 
 
-@witness("space_to_batch", "batch_to_space")
+@covers("space_to_batch", "batch_to_space")
 @given(data=st.data())
 def test_batches(operation: str, data: Any) -> None:
     """Batch i * n + b holds what stands at place i of every block of example b."""
@@ -101,14 +101,14 @@ def test_batches(operation: str, data: Any) -> None:
         return batches
 
     if operation == "batch_to_space":
-        close(play(operation, {"x": fold(whole)}, block_shape=[high, wide], crops=edge), whole[inner])
+        close(run(operation, {"x": fold(whole)}, block_shape=[high, wide], crops=edge), whole[inner])
     else:
         framed = np.zeros_like(whole)
         framed[inner] = whole[inner]
-        close(play(operation, {"x": whole[inner]}, block_shape=[high, wide], paddings=edge), fold(framed))
+        close(run(operation, {"x": whole[inner]}, block_shape=[high, wide], paddings=edge), fold(framed))
 
 
-@witness("batch_to_space")
+@covers("batch_to_space")
 def test_a_batch_that_makes_no_blocks() -> None:
     with pytest.raises(ValueError, match="a batch of 3 does not make blocks of 2 x 1"):
         OPERATIONS["batch_to_space"].function(x=torch.ones(3, 1, 1, 1), block_shape=[2, 1], crops=[0, 0, 0, 0])
@@ -117,7 +117,7 @@ def test_a_batch_that_makes_no_blocks() -> None:
 # Shapes
 
 
-@witness("expand_dims")
+@covers("expand_dims")
 @given(data=st.data(), x=tensors())
 def test_expand_dims(data: Any, x: np.ndarray) -> None:
     count = data.draw(st.integers(1, 3))
@@ -127,12 +127,12 @@ def test_expand_dims(data: Any, x: np.ndarray) -> None:
     for axis in range(rank):
         shape.append(1 if axis in chosen else rest.pop(0))
     close(
-        play("expand_dims", {"x": x}, axes=[data.draw(st.sampled_from([a, a - rank])) for a in chosen]),
+        run("expand_dims", {"x": x}, axes=[data.draw(st.sampled_from([a, a - rank])) for a in chosen]),
         x.reshape(shape),
     )
 
 
-@witness("squeeze")
+@covers("squeeze")
 @given(data=st.data())
 def test_squeeze(data: Any) -> None:
     shape = data.draw(st.lists(st.sampled_from([1, 1, 2, 3]), min_size=1, max_size=5))
@@ -140,10 +140,10 @@ def test_squeeze(data: Any) -> None:
     chosen = data.draw(st.none() | axes(x.ndim))
     gone = range(x.ndim) if chosen is None else {axis % x.ndim for axis in chosen}
     expected = x.reshape([size for axis, size in enumerate(shape) if size != 1 or axis not in gone])
-    close(play("squeeze", {"x": x}, **({} if chosen is None else {"axes": chosen})), expected)
+    close(run("squeeze", {"x": x}, **({} if chosen is None else {"axes": chosen})), expected)
 
 
-@witness("transpose")
+@covers("transpose")
 @given(data=st.data(), x=tensors())
 def test_transpose(data: Any, x: np.ndarray) -> None:
     perm = data.draw(st.permutations(range(x.ndim)))
@@ -151,7 +151,7 @@ def test_transpose(data: Any, x: np.ndarray) -> None:
     for place in np.ndindex(expected.shape):
         expected[place] = x[tuple(place[perm.index(axis)] for axis in range(x.ndim))]
     given_perm = [data.draw(st.sampled_from([axis, axis - x.ndim])) for axis in perm]
-    close(play("transpose", {"x": x}, perm=given_perm), expected)
+    close(run("transpose", {"x": x}, perm=given_perm), expected)
 
 
 @st.composite
@@ -165,7 +165,7 @@ def shapes_of(draw: Any, count: int) -> list[int]:
     return shape
 
 
-@witness("reshape")
+@covers("reshape")
 @given(data=st.data(), x=tensors())
 def test_reshape(data: Any, x: np.ndarray) -> None:
     target = data.draw(shapes_of(x.size))
@@ -182,10 +182,10 @@ def test_reshape(data: Any, x: np.ndarray) -> None:
     close(as_input_or_constant(data, "reshape", x, opset=opset, shape=asked), x.reshape(target))
 
 
-@witness("reshape")
+@covers("reshape")
 def test_what_0_keeps() -> None:
     def reshaped(x: np.ndarray, shape: list[int], opset: int) -> tuple[int, ...]:
-        return play("reshape", {"x": x, "shape": np.array(shape, np.int32)}, opset=opset).shape
+        return run("reshape", {"x": x, "shape": np.array(shape, np.int32)}, opset=opset).shape
 
     x = np.ones((2, 50), np.float32)
     for opset in (7, 8, 9):
@@ -199,7 +199,7 @@ def test_what_0_keeps() -> None:
             reshaped(x, [1, 10, 0], opset)
 
 
-@witness("reshape_like")
+@covers("reshape_like")
 @given(data=st.data(), x=tensors())
 def test_reshape_like(data: Any, x: np.ndarray) -> None:
     target = data.draw(shapes_of(x.size))
@@ -227,22 +227,22 @@ def test_reshape_like(data: Any, x: np.ndarray) -> None:
             for size in inputs[f"r{i}"].shape[begin : None if mask else end]
         ]
     )
-    close(run(build, inputs, opset=data.draw(st.integers(6, 9)))[0], expected)
+    close(run_graph(build, inputs, opset=data.draw(st.integers(6, 9)))[0], expected)
 
 
 # Order
 
 
-@witness("reverse")
+@covers("reverse")
 @given(data=st.data(), x=tensors())
 def test_reverse(data: Any, x: np.ndarray) -> None:
     chosen = data.draw(st.none() | axes(x.ndim))
     turned = range(x.ndim) if chosen is None else {axis % x.ndim for axis in chosen}
     expected = x[tuple(slice(None, None, -1 if axis in turned else 1) for axis in range(x.ndim))]
-    close(play("reverse", {"x": x}, **({} if chosen is None else {"axes": chosen})), expected)
+    close(run("reverse", {"x": x}, **({} if chosen is None else {"axes": chosen})), expected)
 
 
-@witness("reverse_sequence")
+@covers("reverse_sequence")
 @given(data=st.data(), x=tensors(least=2))
 def test_reverse_sequence(data: Any, x: np.ndarray) -> None:
     sequence, batch = data.draw(st.permutations(range(x.ndim)))[:2]
@@ -255,20 +255,20 @@ def test_reverse_sequence(data: Any, x: np.ndarray) -> None:
     options = {"seq_axis": sequence, "batch_axis": batch}
     options = {key: data.draw(st.sampled_from([axis, axis - x.ndim])) for key, axis in options.items()}
     options = {key: axis for key, axis in options.items() if axis or data.draw(st.booleans())}
-    close(play("reverse_sequence", {"x": x, "lengths": lengths}, **options), expected)
+    close(run("reverse_sequence", {"x": x, "lengths": lengths}, **options), expected)
 
 
-@witness("reverse_sequence")
+@covers("reverse_sequence")
 def test_wrong_sequences() -> None:
     x = np.zeros((2, 3), np.float32)
     for lengths in ([1, 4], [-1, 2], [1, 2, 3]):
         with pytest.raises(Error, match=r"should be 2 numbers up to 3"):
-            play("reverse_sequence", {"x": x, "lengths": np.array(lengths, np.int32)}, seq_axis=1)
+            run("reverse_sequence", {"x": x, "lengths": np.array(lengths, np.int32)}, seq_axis=1)
     with pytest.raises(Error, match="both the sequence's and the batch's"):
-        play("reverse_sequence", {"x": x, "lengths": np.array([1, 2], np.int32)})
+        run("reverse_sequence", {"x": x, "lengths": np.array([1, 2], np.int32)})
 
 
-@witness("sliding_windows")
+@covers("sliding_windows")
 @given(data=st.data())
 def test_sliding_windows(data: Any) -> None:
     x = data.draw(arrays(dtype=data.draw(st.sampled_from([np.float32, np.int32])), ranks=(1, 4)))
@@ -279,7 +279,7 @@ def test_sliding_windows(data: Any) -> None:
     expected = np.stack([x.take(range(start, start + size), axis) for start in starts], axis)
     given_axis = data.draw(st.sampled_from([axis, axis - x.ndim]))
     options = {} if stride is None else {"stride": stride}
-    close(play("sliding_windows", {"x": x}, axis=given_axis, size=size, **options), expected)
+    close(run("sliding_windows", {"x": x}, axis=given_axis, size=size, **options), expected)
 
 
 # Slices
@@ -330,15 +330,15 @@ def with_edges(data: Any, known: dict[str, list[Any]]) -> tuple[dict[str, np.nda
     return inputs, {name: value for name, value in known.items() if name not in inputs}
 
 
-@witness("slice_by_index")
+@covers("slice_by_index")
 @given(data=st.data(), x=tensors())
 def test_slice_by_index(data: Any, x: np.ndarray) -> None:
     known, index, gone = data.draw(slices(x.shape))
     inputs, constants = with_edges(data, known)
-    close(play("slice_by_index", {"x": x} | inputs, **constants), x[index].squeeze(gone))
+    close(run("slice_by_index", {"x": x} | inputs, **constants), x[index].squeeze(gone))
 
 
-@witness("slice_update")
+@covers("slice_update")
 @given(data=st.data())
 def test_slice_update(data: Any) -> None:
     kind = data.draw(ANY)
@@ -350,7 +350,7 @@ def test_slice_update(data: Any) -> None:
     update = data.draw(arrays(x[index].squeeze(gone).shape, kind))
     expected = x.copy()
     expected[index] = np.expand_dims(update, gone)
-    close(play("slice_update", {"x": x, "update": update} | inputs, **constants), expected)
+    close(run("slice_update", {"x": x, "update": update} | inputs, **constants), expected)
 
 
 def call(operation: str, x: torch.Tensor, *others: torch.Tensor, **constants: Any) -> torch.Tensor:
@@ -358,7 +358,7 @@ def call(operation: str, x: torch.Tensor, *others: torch.Tensor, **constants: An
     return OPERATIONS[operation].function(**dict(zip(names, (x, *others), strict=False)), **constants)
 
 
-@witness("slice_by_index", "slice_update")
+@covers("slice_by_index", "slice_update")
 def test_every_slice_of_a_line(operation: str) -> None:
     """All begins and ends around five elements, and the empty slices that coremltools does not build."""
     line = np.arange(5, dtype=np.float32)
@@ -377,7 +377,7 @@ def test_every_slice_of_a_line(operation: str) -> None:
                 assert call(operation, torch.from_numpy(line), update, **known).tolist() == expected.tolist()
 
 
-@witness("slice_by_index", "slice_update")
+@covers("slice_by_index", "slice_update")
 def test_slices_that_there_are_not(operation: str) -> None:
     x, updates = torch.arange(6.0).reshape(2, 3), [torch.ones(2)] if operation == "slice_update" else []
     for wrong in (3, -4):
@@ -389,14 +389,14 @@ def test_slices_that_there_are_not(operation: str) -> None:
         call(operation, x, *updates, begin=[0, 0], end=[1, 1], stride=[1, 0])
 
 
-@witness("slice_update")
+@covers("slice_update")
 def test_an_update_is_not_broadcast() -> None:
     for shape in ((1,), (1, 2), (3, 2), ()):
         with pytest.raises(ValueError, match=r"the slice has the shape \(2,\)"):
             call("slice_update", torch.zeros(4), torch.ones(shape), begin=[1], end=[3])
 
 
-@witness("slice_update")
+@covers("slice_update")
 def test_the_tensor_that_is_updated_stays_as_it_is() -> None:
     x = torch.zeros(4)
     assert call("slice_update", x, torch.ones(2), begin=[1], end=[3]).tolist() == [0, 1, 1, 0]
@@ -405,7 +405,7 @@ def test_the_tensor_that_is_updated_stays_as_it_is() -> None:
     assert x.tolist() == y.tolist() == [0, 1, 1, 0]
 
 
-@witness("slice_update")
+@covers("slice_update")
 def test_what_is_moved_within_itself() -> None:
     """The update is a part of what it updates: in place, neither may overwrite the other."""
     for begin, part in ((0, slice(1, None)), (1, slice(0, -1))):
@@ -418,7 +418,7 @@ def test_what_is_moved_within_itself() -> None:
     assert call("slice_update", x, x, **turned).tolist() == [3, 2, 1, 0]
 
 
-@witness("slice_by_size")
+@covers("slice_by_size")
 @given(data=st.data(), x=tensors())
 def test_slice_by_size(data: Any, x: np.ndarray) -> None:
     begin, size, index = [], [], []
@@ -434,12 +434,12 @@ def test_slice_by_size(data: Any, x: np.ndarray) -> None:
     ]
     if turned != begin:
         inputs = {"x": x, "begin": np.array(turned, np.int32)}
-        close(play("slice_by_size", inputs, size=size), x[tuple(index)])
+        close(run("slice_by_size", inputs, size=size), x[tuple(index)])
     else:
         close(as_input_or_constant(data, "slice_by_size", x, begin=begin, size=size), x[tuple(index)])
 
 
-@witness("slice_by_size")
+@covers("slice_by_size")
 def test_more_than_there_is() -> None:
     x = torch.zeros(2, 3)
     for begin, size in (([0, 1], [2, 3]), ([0, 4], [2, -1]), ([0, -4], [2, 1]), ([0, 0], [2, -2]), ([2, 0], [1, 3])):

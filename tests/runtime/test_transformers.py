@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.runtime.witness import Fault, arrays, close, play, witness
+from tests.runtime.harness import Fault, arrays, close, covers, run
 
 SIDES = st.integers(1, 4)
 
@@ -40,23 +40,23 @@ def mask_shape(data: Any, scores: tuple[int, ...]) -> tuple[int, ...]:
     return (*(side if data.draw(st.booleans()) else 1 for side in scores[start:-1]), scores[-1])
 
 
-@witness("scaled_dot_product_attention")
+@covers("scaled_dot_product_attention")
 @given(data=st.data())
 def test_without_a_mask(data: Any) -> None:
     inputs, _ = drawn(data)
-    close(play("scaled_dot_product_attention", inputs), attention(**inputs, mask=None))
+    close(run("scaled_dot_product_attention", inputs), attention(**inputs, mask=None))
 
 
-@witness("scaled_dot_product_attention")
+@covers("scaled_dot_product_attention")
 @given(data=st.data())
 def test_masks_of_truths(data: Any) -> None:
     """They say what takes part."""
     inputs, scores = drawn(data)
     mask = data.draw(arrays(mask_shape(data, scores), bool))
-    close(play("scaled_dot_product_attention", {**inputs, "attn_mask": mask}), attention(**inputs, mask=mask))
+    close(run("scaled_dot_product_attention", {**inputs, "attn_mask": mask}), attention(**inputs, mask=mask))
 
 
-@witness("scaled_dot_product_attention")
+@covers("scaled_dot_product_attention")
 @given(data=st.data())
 def test_masks_of_numbers(data: Any) -> None:
     """They are added, not scaled."""
@@ -66,27 +66,27 @@ def test_masks_of_numbers(data: Any) -> None:
     mask = np.where(
         data.draw(arrays(shape, bool)), mask, data.draw(st.sampled_from([np.float32(-math.inf), np.float32(-20)]))
     )
-    close(play("scaled_dot_product_attention", {**inputs, "attn_mask": mask}), attention(**inputs, mask=mask))
+    close(run("scaled_dot_product_attention", {**inputs, "attn_mask": mask}), attention(**inputs, mask=mask))
 
 
-@witness("scaled_dot_product_attention")
+@covers("scaled_dot_product_attention")
 def test_rows_that_may_look_at_nothing() -> None:
     rng = np.random.default_rng(0)
     truths = np.array([[True, False, True], [False] * 3, [False, True, False]])
     for batch in ((2,), (1, 2), (1, 1, 2)):
         inputs = {name: rng.normal(size=(*batch, 3, 4)).astype(np.float32) for name in ("query", "key", "value")}
         for mask in (truths, np.where(truths, 0, -math.inf).astype(np.float32)):
-            result = play("scaled_dot_product_attention", {**inputs, "attn_mask": mask})
+            result = run("scaled_dot_product_attention", {**inputs, "attn_mask": mask})
             assert not result[..., 1, :].any()
             close(result[..., 2, :], inputs["value"][..., 1, :])
 
 
-@witness("scaled_dot_product_attention")
+@covers("scaled_dot_product_attention")
 def test_the_mask_may_be_a_constant() -> None:
     rng = np.random.default_rng(0)
     inputs = {name: rng.normal(size=(1, 2, 3, 4)).astype(np.float32) for name in ("query", "key", "value")}
     mask = np.tril(np.ones((3, 3), bool))
-    close(play("scaled_dot_product_attention", inputs, attn_mask=mask), attention(**inputs, mask=mask))
+    close(run("scaled_dot_product_attention", inputs, attn_mask=mask), attention(**inputs, mask=mask))
 
 
 FAULTS: dict[str, list[Fault]] = {
@@ -112,7 +112,7 @@ def test_a_nan_is_not_hidden(where: str, batch: tuple[int, ...], masked: bool) -
     inputs = {name: random.standard_normal((*batch, 3, 4), np.float32) for name in ("query", "key", "value")}
     inputs[where][..., 1, 2] = math.nan
     given = inputs | ({"attn_mask": np.zeros((3, 3), np.float32)} if masked else {})
-    found = np.isnan(play("scaled_dot_product_attention", given))
+    found = np.isnan(run("scaled_dot_product_attention", given))
     expected = np.zeros_like(found)
     expected[(..., 1, slice(None)) if where == "query" else (..., 2) if where == "value" else ...] = True
     np.testing.assert_array_equal(found, expected)

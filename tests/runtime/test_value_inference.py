@@ -14,8 +14,8 @@ from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 from coremltools.converters.mil.mil.types.type_mapping import nptype_from_builtin
 
 from milbuild.runtime.registry import OPERATIONS
+from tests.runtime.harness import TARGETS, close, covers, run_graph
 from tests.runtime.test_signatures import ELSEWHERE, NOT_FOR_PROGRAMS, REGISTRY
-from tests.runtime.witness import TARGETS, close, run, witness
 
 RNG = np.random.default_rng(20)
 # (inputs, constants) or (inputs, a function of the inputs that builds the operation).
@@ -329,7 +329,7 @@ def folded(build: Callable[..., Any], inputs: dict[str, np.ndarray], opset: int)
     return [np.asarray(var.val).astype(nptype_from_builtin(var.dtype)) for var in variables]
 
 
-@witness(*CASES)
+@covers(*CASES)
 def test_values(operation: str) -> None:
     for opset, version in inferred(operation).items():
         played = 0
@@ -337,7 +337,7 @@ def test_values(operation: str) -> None:
             if build := builds(operation, version, case):
                 played += 1
                 expected = folded(build, case[0], opset)
-                results = run(build, case[0], opset=opset)
+                results = run_graph(build, case[0], opset=opset)
                 for result, wanted in zip(results, expected, strict=True):
                     assert result.dtype.kind == wanted.dtype.kind.replace("u", "i")
                     close(result, wanted)
@@ -353,7 +353,7 @@ def test_deviations(operation: str) -> None:
     assert build is not None
     with np.errstate(all="ignore"):
         expected = folded(build, inputs, opset)[0]
-    assert not np.allclose(run(build, inputs, opset=opset)[0], expected)
+    assert not np.allclose(run_graph(build, inputs, opset=opset)[0], expected)
 
 
 @pytest.mark.parametrize("operation", FAILURES)
@@ -362,7 +362,7 @@ def test_failures(operation: str) -> None:
     opset, version = max(inferred(operation).items())
     build = builds(operation, version, (inputs, how))
     assert build is not None
-    run(build, inputs, opset=opset)
+    run_graph(build, inputs, opset=opset)
     with pytest.raises((TypeError, ValueError)):
         folded(build, inputs, opset)
 

@@ -1,4 +1,4 @@
-"""How an operation is put to the test: `play` runs it through a saved package, `witness` says which tests would see it fail.
+"""How an operation is tested: `run` runs it from a saved package, `covers` says which tests would see it fail.
 
 A test compares with torch or numpy, called as the operation's documentation says, never as the runtime's code does.
 FAULTS of a test file are deliberate mistakes for `make mutants` (mutants.py): each must be seen by the operation's tests.
@@ -30,7 +30,7 @@ TARGETS = {5: ct.target.iOS15, 6: ct.target.iOS16, 7: ct.target.iOS17, 8: ct.tar
 KINDS = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32, "bool": types.bool, "int16": types.int16}
 
 # Which tests would see an operation go wrong: its name -> what to call.
-WITNESSES: dict[str, list[Callable[[], Any]]] = {}
+COVERED_BY: dict[str, list[Callable[[], Any]]] = {}
 
 # A quarter of a second an operation in `make test`; more where time is no matter.
 EXAMPLES = 30 if os.environ.get("MILBUILD_HYPOTHESIS", "steady") == "steady" else 200
@@ -38,8 +38,8 @@ EXAMPLES = 30 if os.environ.get("MILBUILD_HYPOTHESIS", "steady") == "steady" els
 Fault = tuple[str, str]  # a passage of the runtime's source, and what stands there instead
 
 
-def witness(*operations: str) -> Callable[[Any], Any]:
-    """Marks a test as a witness of operations. A test with a parameter `operation` runs once for each of them."""
+def covers(*operations: str) -> Callable[[Any], Any]:
+    """Marks a test as one of these operations. A test with a parameter `operation` runs once for each of them."""
 
     def mark(test: Any) -> Any:
         if hypothesis.is_hypothesis_test(test):
@@ -47,7 +47,7 @@ def witness(*operations: str) -> Callable[[Any], Any]:
         each = "operation" in inspect.signature(test).parameters
         for name in operations:
             call = (lambda name=name: test(operation=name)) if each else test
-            WITNESSES.setdefault(name, []).append(call)
+            COVERED_BY.setdefault(name, []).append(call)
         return pytest.mark.parametrize("operation", operations)(test) if each else test
 
     return mark
@@ -82,7 +82,7 @@ def save(function: Function, path: Path, opset: int = 8) -> Path:
     return path
 
 
-def run(
+def run_graph(
     build: Callable[..., Any], inputs: dict[str, np.ndarray], opset: int = 8, precision: str = "float32"
 ) -> list[np.ndarray]:
     """The values of the variables that `build(**inputs)` returns, in a program of these inputs (any of KINDS)."""
@@ -106,7 +106,7 @@ def run(
     ]
 
 
-def play(
+def run(
     operation: str,
     inputs: dict[str, np.ndarray],
     /,
@@ -115,7 +115,7 @@ def play(
     **constants: Any,
 ) -> Any:
     """An operation's result (a list of several) on inputs known at the call only, and constants of the program."""
-    results = run(
+    results = run_graph(
         lambda **variables: getattr(mb, operation)(**variables, **constants), inputs, opset=opset, precision=precision
     )
     return results if len(results) > 1 else results[0]

@@ -1,6 +1,6 @@
-"""Writes docs/support.md from the tables that the tests run over: python -m tests.support
+"""Writes docs/support.md from the tables that the tests run over: python -m tests.docs.support
 
-A row stands there only if tests/tiny.py has it, and what it lists is what the tests compare with transformers.
+A row stands there only if tests/tiny has it, and what it lists is what the tests compare with transformers.
 """
 
 import sys
@@ -9,19 +9,19 @@ from pathlib import Path
 from milbuild import architectures, tasks
 from tests.tiny import TABLE
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "support.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "support.md"
 
 BEGINNING = """# What can be built, and what is proved of it
 
-Written by `python -m tests.support` from the tables that the tests run over; a test holds this page to them.
+Written by `python -m tests.docs.support` from the tables that the tests run over; a test holds this page to them.
 
 Every line is compared with transformers' PyTorch model, eager, in float32, on perturbed weights: in float32 within 1e-5 of the
-output's range (2e-3 with a state), in float16 with a PSNR of at least 55 dB; every module's output; texts and sounds of every
+output's range (2e-3 with a state), in float16 with a PSNR of at least 55 dB; every module's output; text and audio of every
 task at fixed, listed and ranged lengths; every cache in parts of several sizes against one forward pass. Of an encoder and a
 decoder both functions, as one package and as two, and greedy answers as transformers generates them. *Variations* are
 configurations that change the graph, each proved in both precisions, and drawn together at random.
-That is for iOS 18. For every other target, from iOS 15 to iOS 26, the same is seen in both precisions of every text model with
-every task (without a cache or padding, at a fixed, a listed and a ranged length), of one task of each picture model, of
+That is for iOS 18. For every other target, from iOS 15 to iOS 26, the same holds in both precisions of every text model with
+every task (without a cache or padding, at a fixed, a listed and a ranged length), of one task of each vision model, of
 wav2vec 2.0 with two tasks, and of T5, BART and Whisper as two packages. Fields of a configuration that no graph honours are
 refused by name.
 

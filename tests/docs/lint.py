@@ -1,4 +1,4 @@
-"""Writes docs/lint.md from the rules: python -m tests.rules
+"""Writes docs/lint.md from the rules: python -m tests.docs.lint
 
 What our own builds are told is explained there, and the tests hold the builds to it.
 """
@@ -15,11 +15,11 @@ from milbuild.linting.rules import SEVERITIES
 from milbuild.program import options
 from tests.tiny import TABLE
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "lint.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "lint.md"
 
 BEGINNING = """# What lint knows
 
-Written by `python -m tests.rules` from the rules in milbuild/linting; a test holds this page to them.
+Written by `python -m tests.docs.lint` from the rules in milbuild/linting; a test holds this page to them.
 
 ```
 milbuild lint gpt2.mlpackage               # the rules that hold whatever unit runs it
@@ -36,7 +36,7 @@ could not be read. In Python: `milbuild.lint("gpt2.mlpackage", unit="ane")` give
 `milbuild.build` and `milbuild build` end with the rules that hold whatever unit runs it, over the program before it is saved.
 An error stops the build; warnings are one `milbuild.LintWarning` in Python and a line each in the shell, and `Model.lint_report`
 has the whole report. `lint=False` (`--no-lint`) builds without, and the package's metadata says so: `milbuild.lint: off`. No
-weights are read for that: what only their values show (NaN, an infinite or zero constant in weight.bin, a weight that stands
+weights are read for that: what only their values show (NaN, an infinite or zero constant in weight.bin, a weight that is
 there twice) is found by `milbuild lint` in the saved package; NaN and what overflows float16 also while it is saved.
 
 An *error* is refused by Core ML or gives wrong numbers; a *warning* costs speed or exactness, or may fail; a *note* is worth
@@ -64,7 +64,7 @@ EXPLAINED_UNITS = {
     "ane-softmax-axis": "The same, before iOS 18, where attention is written out.",
     "ane-linear": "The same: products are `linear`.",
     "ane-rank": "The same: tensors are (batch, tokens, width).",
-    "ane-layout": "SegFormer goes between pictures and tokens in every stage.",
+    "ane-layout": "SegFormer goes between images and tokens in every stage.",
     "ane-integers": "Positions and masks are worked out from `position`, or from the mask, so that nobody outside has to.",
     "ane-operation": "With a mask or a past of any length, the slots that are filled are counted (`cumsum`), and a vector is "
     "taken out of a sequence by its place.",

@@ -1,0 +1,31 @@
+"""What a row of the table says."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# What a model takes, in the words of milbuild.options; SEQ2SEQ and SPEECH_SEQ2SEQ have an encoder and a decoder.
+KINDS = TEXT, VISION, AUDIO, SEQ2SEQ, SPEECH_SEQ2SEQ = "text", "pictures", "sound", "answers", "speech"
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """`config`: what differs from the class's defaults; `operations`: the most that are not constants, without a cache, in
+    float16 for iOS 18; `flags`: variations, each tested in both precisions; `module_outputs`: modules of transformers whose
+    outputs must be among those compared, `*` for every layer; `kind`: what it takes; `size`: (height, width) of images, in
+    the tests."""
+
+    model_type: str
+    config: dict[str, Any]
+    operations: int
+    flags: dict[str, dict[str, Any]] = field(default_factory=dict)
+    module_outputs: tuple[str, ...] = ()
+    kind: str = TEXT
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of a build, small and with transformers' own outputs."""
+        if self.kind == VISION:
+            return {"postprocess": False} | ({} if "image_size" in self.config else {"image_size": self.size})
+        lengths = {AUDIO: 431, SPEECH_SEQ2SEQ: 34 * 160}
+        return {"sequence_length": lengths.get(self.kind, 7), "postprocess": self.kind != SPEECH_SEQ2SEQ}

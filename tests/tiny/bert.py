@@ -1,0 +1,3 @@
+from tests.tiny import _bert
+
+ROW = _bert.encoder("bert", "bert", operations=11 + 14 * 3)

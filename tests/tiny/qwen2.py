@@ -1,0 +1,10 @@
+from tests.tiny import _llama
+from tests.tiny._row import Tiny
+
+ROW = Tiny(
+    "qwen2",
+    _llama.CONFIG | {"max_window_layers": 2},
+    operations=6 + 31 * 4,
+    flags={**_llama.FLAGS, **_llama.WINDOWS},
+    module_outputs=_llama.MODULE_OUTPUTS,
+)
