@@ -8,6 +8,7 @@ from milbuild.architectures.llama import Llama
 
 class Mistral(Llama):
     unused_config: tuple[str, ...] = ("attention_dropout",)
+    spellings: tuple[tuple[str, str], ...] = ()
 
     def bias(self, where: str) -> bool:
         return False

@@ -54,6 +54,18 @@ class Segformer:
         ),  # training
         *("semantic_loss_ignore_index", "layer_norm_eps"),  # training; transformers' own model does not read it
     )
+    spellings: tuple[tuple[str, str], ...] = (
+        (r"\bencoder\.(patch_embeddings|layer_norm)\.(\d+)", r"stages.\2.\1"),
+        (r"\bencoder\.block\.(\d+)", r"stages.\1.blocks"),
+        (r"\battention\.self\.(q|k|v)(uery|ey|alue)\b", r"attention.\1_proj"),
+        (r"\battention\.self\.sr\b", "attention.sequence_reduction.sequence_reduction"),
+        (r"\battention\.self\.layer_norm\b", "attention.sequence_reduction.layer_norm"),
+        (r"\battention\.output\.dense\b", "attention.o_proj"),
+        (r"\bmlp\.dense([12])\b", r"mlp.fc\1"),
+        (r"\blayer_norm_1\b", "layernorm_before"),
+        (r"\blayer_norm_2\b", "layernorm_after"),
+        (r"\bdecode_head\.linear_c\b", "decode_head.linear_projections"),
+    )
     ignored_weights: tuple[str, ...] = (r".*\.num_batches_tracked",)
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:

@@ -41,6 +41,10 @@ class Yolos(ViT):
         *("auxiliary_loss", "class_cost", "bbox_cost", "giou_cost"),  # training
         *("bbox_loss_coefficient", "giou_loss_coefficient", "eos_coefficient"),  # training
     )
+    spellings = (
+        *ViT.spellings,  # transformers' own modules are still called as ViT's were
+        (r"\bencoder\.mid_position_embeddings\b", "encoder.interpolation.mid_position_embeddings"),
+    )
     ignored_weights = (r"pooler\.dense\.(weight|bias)",)
 
     def hidden_states(self, pixel_values: Var) -> Var:  # type: ignore[override]

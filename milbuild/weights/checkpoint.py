@@ -36,52 +36,16 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 
-# Spellings of old checkpoints, as transformers renames them for every type (conversion_mapping.py, "legacy").
-RENAMES = (
-    (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
-    (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
-    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
-    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
-)
+# How tensors were called -> how transformers 5 calls them: (pattern, replacement), applied one after another.
+Spellings = tuple[tuple[str, str], ...]
 
-_PREFIX = ((re.compile(r"^transformer\."), "model."),)  # the class for question-answering calls its base model so
-
-# ViT and those who took over its modules
-_VIT = (
-    (re.compile(r"\bencoder\.layer\."), "layers."),
-    (re.compile(r"\battention\.attention\.(q|k|v)(uery|ey|alue)\b"), r"attention.\1_proj"),
-    (re.compile(r"\battention\.output\.dense\b"), "attention.o_proj"),
-    (re.compile(r"\bintermediate\.dense\b"), "mlp.fc1"),
-    (re.compile(r"\bintermediate\.intermediate_act_fn\b"), "mlp.activation_fn"),
-    (re.compile(r"\b(layers\.\d+)\.output\.dense\b"), r"\1.mlp.fc2"),
+# For every model type (conversion_mapping.py, "legacy"); those of one type are its class's `spellings`.
+RENAMES: Spellings = (
+    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
+    (r"LayerNorm\.beta$", "LayerNorm.bias"),
+    (r"\.weight_g$", ".parametrizations.weight.original0"),
+    (r"\.weight_v$", ".parametrizations.weight.original1"),
 )
-_YOLOS = (
-    *_VIT,  # transformers has not renamed these modules of its yet; the graph is ViT's
-    (re.compile(r"\bencoder\.mid_position_embeddings\b"), "encoder.interpolation.mid_position_embeddings"),
-)
-_SEGFORMER = (
-    (re.compile(r"\bencoder\.(patch_embeddings|layer_norm)\.(\d+)"), r"stages.\2.\1"),
-    (re.compile(r"\bencoder\.block\.(\d+)"), r"stages.\1.blocks"),
-    (re.compile(r"\battention\.self\.(q|k|v)(uery|ey|alue)\b"), r"attention.\1_proj"),
-    (re.compile(r"\battention\.self\.sr\b"), "attention.sequence_reduction.sequence_reduction"),
-    (re.compile(r"\battention\.self\.layer_norm\b"), "attention.sequence_reduction.layer_norm"),
-    (re.compile(r"\battention\.output\.dense\b"), "attention.o_proj"),
-    (re.compile(r"\bmlp\.dense([12])\b"), r"mlp.fc\1"),
-    (re.compile(r"\blayer_norm_1\b"), "layernorm_before"),
-    (re.compile(r"\blayer_norm_2\b"), "layernorm_after"),
-    (re.compile(r"\bdecode_head\.linear_c\b"), "decode_head.linear_projections"),
-)
-
-# How the hub spells the modules of a model_type -> how transformers 5 does; what is spelled the new way is left alone.
-SPELLINGS: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
-    "llama": _PREFIX,
-    "qwen2": _PREFIX,
-    "qwen3": _PREFIX,
-    "segformer": _SEGFORMER,
-    "smollm3": _PREFIX,
-    "vit": _VIT,
-    "yolos": _YOLOS,
-}
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -117,7 +81,8 @@ class Checkpoint:
         self.name = name
         self.folder = folder
         self.config = config
-        self.tensors = {modern(key, str(config.get("model_type")), tensors): array for key, array in tensors.items()}
+        self.tensors = tensors
+        self.respell(RENAMES)
         self.read: set[str] = set()
         self.missing: dict[str, tuple[int, ...]] = {}
         self.misshapen: dict[str, tuple[int, ...]] = {}
@@ -209,6 +174,11 @@ class Checkpoint:
     def vocabulary(self) -> dict[str, Any]:
         """vocab.json as it stands, token by token; empty where there is none."""
         return read_json(self.folder / "vocab.json") if (self.folder / "vocab.json").is_file() else {}
+
+    def respell(self, spellings: Spellings) -> None:
+        """Calls the tensors as transformers 5 does. One whose new name the file has as well keeps its old one, and is found to
+        be left over."""
+        self.tensors = {modern(key, spellings, self.tensors): array for key, array in self.tensors.items()}
 
     def has(self, path: str, prefix: str) -> bool:
         """Whether the file has the parameter `path`, with or without the base model's prefix."""
@@ -469,11 +439,11 @@ def _refuse_wrapped(name: str, tensors: dict[str, np.ndarray]) -> None:
             )
 
 
-def modern(key: str, model_type: str, taken: Container[str] = ()) -> str:
-    """A name as transformers 5 spells it; as it stands if the new name is `taken`."""
+def modern(key: str, spellings: Spellings, taken: Container[str] = ()) -> str:
+    """A name as transformers 5 spells it; as it was if the new name is `taken`."""
     new = key
-    for pattern, replacement in (*RENAMES, *SPELLINGS.get(model_type, ())):
-        new = pattern.sub(replacement, new)
+    for pattern, replacement in spellings:
+        new = re.sub(pattern, replacement, new)
     return key if new in taken else new
 
 
