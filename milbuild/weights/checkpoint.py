@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Container, Iterable
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ class Checkpoint:
         self.read: set[str] = set()
         self.missing: dict[str, tuple[int, ...]] = {}
         self.misshapen: dict[str, tuple[int, ...]] = {}
+        self.reasons: dict[str, str] = {}
 
     @classmethod
     def open(cls, source: str | os.PathLike[str], revision: str | None = None) -> "Checkpoint":
@@ -205,6 +207,10 @@ class Checkpoint:
             self.check((), (), prefix)
         return Tensor(path, path, np.broadcast_to(np.float32(0), shape))
 
+    def expect(self, path: str, reason: str) -> None:
+        """Keeps why the parameter `path` has to be there, which is said where it is missing."""
+        self.reasons[path] = f" ({reason})"
+
     def same(self, path: str, other: str, prefix: str) -> bool:
         """Whether two parameters are equal, byte by byte: a tied tensor that was stored twice."""
         one, two = (self.tensors[self._key(name, prefix) or ""] for name in (path, other))
@@ -232,11 +238,7 @@ class Checkpoint:
         and the tensors of `other_heads`, modules that another task reads.
         """
         if self.missing:
-            kinds = {path.rsplit(".", 1)[-1] for path in self.missing}
-            alike = [name for name in self.tensors if name.rsplit(".", 1)[-1] in kinds]
-            wanted = ", ".join(f"{path} of shape {shape}" for path, shape in self.missing.items())
-            hint = "The checkpoint is incomplete, or its config.json belongs to another model."
-            raise Error(f"{self.name} has no tensor {wanted}; it has {_list(sorted(alike or self.tensors))}", hint)
+            raise self._missing(self.unread(ignored, prefix))
         if self.misshapen:
             shapes = "; ".join(
                 f"{key} has the shape {self.tensors[key].shape}, config.json asks for {shape}"
@@ -253,6 +255,34 @@ class Checkpoint:
             hint = "What the graph leaves out would change its numbers silently. Is config.json this checkpoint's own?"
             named = ", ".join(sorted(unused))
             raise Error(f"{self.name} has {len(unused)} tensors that its architecture does not use: {named}", hint)
+
+    def _missing(self, unused: list[str]) -> Error:
+        """What to say of tensors that the file lacks, where it has others that nobody asked for."""
+        wanted = ", ".join(
+            f"{path} of shape {shape}{self.reasons.get(path, '')}" for path, shape in self.missing.items()
+        )
+        alike = {path: self._alike(path, shape, unused) for path, shape in self.missing.items()}
+        pairs = [f"{' or '.join(names)} for {path}" for path, names in alike.items() if names]
+        if not pairs:
+            kinds = {path.rsplit(".", 1)[-1] for path in self.missing}
+            near = [name for name in self.tensors if name.rsplit(".", 1)[-1] in kinds]
+            has = f"it has {_list(sorted(near or self.tensors))}"
+            hint = "The checkpoint is incomplete, or its config.json belongs to another model."
+        else:
+            has = f"of the same shape it has tensors that nothing uses: {_list(pairs)}"
+            hint = (
+                "Are they the same under another name? Then save the file with the names above, as "
+                "save_pretrained of transformers' own class does; `spellings` of a model type's class rename them in every "
+                "checkpoint. Else the checkpoint is incomplete, or its config.json belongs to another model."
+            )
+        if self.reasons.keys() & self.missing.keys():
+            hint = f"{hint} If the module shares the token embedding, set tie_word_embeddings to true in config.json."
+        return Error(f"{self.name} has no tensor {wanted}; {has}", hint)
+
+    def _alike(self, path: str, shape: tuple[int, ...], unused: list[str], most: int = 3) -> list[str]:
+        """The names of `unused` tensors of a shape, those first that are most like `path`."""
+        same = [key for key in unused if self.tensors[key].shape == shape]
+        return sorted(same, key=lambda key: (-SequenceMatcher(None, path, key).ratio(), key))[:most]
 
     def unread(self, ignored: Iterable[str], prefix: str) -> list[str]:
         """Tensors that nobody asked for, but for those that match `ignored_weights` (see `check`)."""
