@@ -66,7 +66,7 @@ class Segformer:
         (r"\blayer_norm_2\b", "layernorm_after"),
         (r"\bdecode_head\.linear_c\b", "decode_head.linear_projections"),
     )
-    ignored_weights: tuple[str, ...] = (r".*\.num_batches_tracked",)
+    ignored_weights: tuple[str, ...] = ()
 
     def __init__(self, config: Any, weights: Cursor, cache: Cache) -> None:
         self.config, self.weights, self.cache = config, weights, cache
