@@ -191,13 +191,21 @@ def test_hub_id_is_named_in_the_package(hub: Path, command: CommandLine, tmp_pat
         ("---\nlicense:\n- bsd\n- mit\n---\n", "bsd"),
         ("---\nlicense: other\nlicense_name: some-license\n---\n", "some-license"),
         ("---\nlicense: other\n---\n", "other"),
+        ("---\nlicense: [mit]  # the code\n---\n", "mit"),
+        ("---\ntags:\n- license: gpl\nlicense: mit\n---\n", "mit"),
+        ("---\nlicense: [a: b: c\n---\n", ""),
+        ("---\n- license\n---\n", ""),
+        ("---\nlicense: 3\n---\n", ""),
+        ("---\nlicense: []\n---\n", ""),
+        ("---\nlicense: !!python/object:os.x mit\n---\n", ""),
+        ("\ud800", ""),
     ],
 )
 def test_license_of_the_card(card: str | None, license_: str, tmp_path: Path) -> None:
     """What no card says is not made up."""
     folder = broken.checkpoint(tmp_path / "c")
     if card is not None:
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, "utf-8", errors="surrogatepass")
     assert milbuild.build(folder).get_spec().description.metadata.license == license_
     assert COMMIT_KEY not in milbuild.build(folder).user_defined_metadata
 

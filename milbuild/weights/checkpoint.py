@@ -117,16 +117,19 @@ class Checkpoint:
     def credits(self) -> tuple[str, str]:
         """(author, license) as far as the checkpoint says, "" where it does not: the hub's organisation, and the model card's
         front matter."""
+        from huggingface_hub import metadata_load
+        from yaml import YAMLError
+
         author = self.name.split("/")[0] if "/" in self.name else ""
-        card = self.folder / "README.md"
-        text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
-        front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-        named = [
-            found[1].strip("\"'")
-            for field in ("license", "license_name")
-            if front and (found := re.search(rf"^{field}:[ \t]*(?:\n\s*-[ \t]*)?(\S+)", front[1], re.MULTILINE))
-        ]
-        return author, "" if not named else named[-1] if named[0] == "other" else named[0]
+        try:
+            # Not ModelCard, which warns on stderr of a card without front matter.
+            found = metadata_load(self.folder / "README.md") or {}
+        except (OSError, ValueError, YAMLError):  # there is none, or it is damaged: no more than a credit is lost
+            found = {}
+        first, named = found.get("license"), found.get("license_name")
+        first = first[0] if isinstance(first, list) and first else first
+        said = named if first == "other" and named else first
+        return author, said if isinstance(said, str) else ""
 
     @property
     def commit(self) -> str | None:
