@@ -624,7 +624,7 @@ def test_command_for_machines(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ),
         (("w.mlpackage", "--audio", "a.wav", "--seed", "0"), "--seed belongs to text", None),
         (("w.mlpackage", "--audio", "b.wav"), "no audio file b.wav", None),
-        (("w.mlpackage", "--audio", "c/config.json"), "is no WAV file", "ffmpeg"),
+        (("w.mlpackage", "--audio", "c/config.json"), "is no audio file that soundfile can read", "ffmpeg"),
         (("w.mlpackage", "--audio", "a.wav", "--language", "xx"), "'xx'; the checkpoint knows de", None),
         (("decode.mlpackage", "--audio", "a.wav"), "the function decode only", "--encoder"),
         (("w.mlpackage", "--prompt", "Hello"), "for speech-seq2seq, not for text-generation", "--audio"),
