@@ -328,8 +328,8 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str | None]] = 
     ),
     "untied without a head": (
         _changed(tie_word_embeddings=False),
-        ("no lm_head.weight", "tie_word_embeddings: false"),
-        "random numbers",
+        ("no tensor lm_head.weight", "tie_word_embeddings: false"),
+        "set tie_word_embeddings to true",
     ),
 }
 

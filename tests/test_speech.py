@@ -367,7 +367,7 @@ def test_the_same_window_is_not_heard_for_ever() -> None:
         (MANY, {"audio": np.zeros((5, 2))}, "shape (5, 2)"),
         (MANY, {"audio": np.zeros(0)}, "shape (0,)"),
         (MANY, {"audio": np.full(5, np.nan)}, "not finite numbers"),
-        (MANY, {"audio": "nowhere.wav"}, "there is no sound file nowhere.wav"),
+        (MANY, {"audio": "nowhere.wav"}, "there is no audio file nowhere.wav"),
     ],
 )
 def test_what_cannot_be_written_down(fields: dict[str, Any], options: dict[str, Any], words: str) -> None:
@@ -440,7 +440,8 @@ def test_resampling_an_ideal_sine(rate: int) -> None:
         assert len(found) == 16000
         expected = np.sin(2 * np.pi * frequency * np.arange(16000) / 16000)
         # At its ends the sine begins out of silence.
-        assert np.abs(found - expected)[200:-200].max() < 2e-5, frequency
+        # soxr's own error: at 44100 and 22050 Hz it grows with the frequency, to 7.5e-4 of a tone of 7000 Hz.
+        assert np.abs(found - expected)[200:-200].max() < (2e-5 if frequency < 7000 else 1e-3), frequency
 
 
 @pytest.mark.parametrize(("rate", "frequency"), [(48000, 8000), (44100, 11000), (96000, 30000), (32000, 9000)])
@@ -452,7 +453,7 @@ def test_resampling_leaves_nothing_beyond_the_band(rate: int, frequency: int) ->
 @pytest.mark.parametrize("count", [1, 2, 441, 442, 1000])
 def test_resampling_keeps_the_place_and_the_length(count: int) -> None:
     for rate in (8000, 16000, 44100, 47999):
-        assert len(audio.resample(np.ones(count, np.float32), rate)) == -(-count * 16000 // rate)
+        assert abs(len(audio.resample(np.ones(count, np.float32), rate)) - count * 16000 / rate) <= 0.5
     pulse = np.zeros(4410, np.float32)
     pulse[2205] = 1
     assert audio.resample(pulse, 44100).argmax() == 800
@@ -463,6 +464,38 @@ def test_resampling_a_file(tmp_path: Path) -> None:
     found = audio.read(write(tmp_path / "a.wav", sine, 3, rate=22050))
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     assert np.abs(found - expected)[200:-200].max() < 2e-5
+
+
+def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain WAV file of 16 kHz needs none; others say what to install, and what to do without it."""
+    for name in ("soundfile", "soxr"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert len(audio.read(write(tmp_path / "a.wav", noise(1), 2))) == len(noise(1))
+    write(tmp_path / "b.wav", noise(1), 2, rate=44100)
+    (tmp_path / "c.flac").write_bytes(b"fLaC")
+    for file, said in ("b.wav", "has 44100 samples a second"), ("c.flac", "is no WAV file"):
+        with pytest.raises(milbuild.Error, match=said) as error:
+            audio.read(tmp_path / file)
+        assert (error.value.hint or "").startswith(
+            "pip install 'milbuild[audio]', or make a WAV file of it: ffmpeg -i "
+        )
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("flac", "PCM_24"), ("wav", "FLOAT"), ("ogg", "VORBIS")])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_formats_that_soundfile_reads(suffix: str, subtype: str, rate: int, tmp_path: Path) -> None:
+    """Of two channels, whose mean is what soundfile and soxr give by themselves."""
+    import soundfile
+    import soxr
+
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (4410, 2))
+    soundfile.write(tmp_path / f"a.{suffix}", samples, rate, subtype=subtype)
+    decoded = soundfile.read(tmp_path / f"a.{suffix}", dtype="float32")[0].mean(axis=1)
+    expected = decoded if rate == 16000 else soxr.resample(decoded, rate, 16000, "VHQ")
+    found = audio.read(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(found, expected)
+    if suffix != "ogg" and rate == 16000:
+        assert np.abs(found - samples.mean(axis=1)).max() < 2e-7
 
 
 def spoiled(tmp_path: Path, change: Callable[[bytearray], Any]) -> Path:
@@ -483,7 +516,7 @@ RUBBISH: dict[str, tuple[Callable[[bytearray], Any], str]] = {
     "no rate": (lambda data: data.__setitem__(slice(24, 28), bytes(4)), "0 samples a second"),
     "a rate of a million": (lambda data: data.__setitem__(slice(24, 28), struct.pack("<I", 10**6)), "1000000 samples"),
     "64 bits": (lambda data: data.__setitem__(slice(34, 36), struct.pack("<H", 64)), "64 bits"),
-    "nothing in it": (lambda data: data.__setitem__(slice(40, 44), bytes(4)), "no sound in it"),
+    "nothing in it": (lambda data: data.__setitem__(slice(40, 44), bytes(4)), "has no samples"),
 }
 
 
@@ -494,7 +527,7 @@ def test_rubbish(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(milbuild.Error, match=words) as caught:
         audio.read(spoiled(tmp_path, change))
     assert str(tmp_path / "a.wav") in caught.value.message
-    if "samples a second" not in words and "samples" not in words and "no sound" not in words:
+    if "samples a second" not in words and "samples" not in words and "no samples" not in words:
         assert "ffmpeg -i a.wav" in str(caught.value.hint)
 
 
@@ -516,9 +549,9 @@ def test_other_formats_are_left_to_soundfile(tmp_path: Path, monkeypatch: pytest
     assert len(found) == 1600
     assert np.allclose(found[200:-200], 0.375, atol=1e-5)
     (tmp_path / "b.flac").write_bytes(b"blob")
-    with pytest.raises(milbuild.Error, match="that soundfile can read: Format not recognised"):
+    with pytest.raises(milbuild.Error, match="no audio file that soundfile can read: Format not recognised"):
         audio.read(tmp_path / "b.flac")
-    with pytest.raises(milbuild.Error, match="there is no sound file"):
+    with pytest.raises(milbuild.Error, match="there is no audio file"):
         audio.read(tmp_path)
 
 
@@ -589,8 +622,8 @@ def test_command_for_machines(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "--audio",
         ),
         (("w.mlpackage", "--audio", "a.wav", "--seed", "0"), "--seed belongs to text", None),
-        (("w.mlpackage", "--audio", "b.wav"), "no sound file b.wav", None),
-        (("w.mlpackage", "--audio", "c/config.json"), "is no WAV file", "ffmpeg"),
+        (("w.mlpackage", "--audio", "b.wav"), "no audio file b.wav", None),
+        (("w.mlpackage", "--audio", "c/config.json"), "is no audio file that soundfile can read", "ffmpeg"),
         (("w.mlpackage", "--audio", "a.wav", "--language", "xx"), "'xx'; the checkpoint knows de", None),
         (("decode.mlpackage", "--audio", "a.wav"), "the function decode only", "--encoder"),
         (("w.mlpackage", "--prompt", "Hello"), "for speech-seq2seq, not for text-generation", "--audio"),

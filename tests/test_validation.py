@@ -355,7 +355,7 @@ def test_sounds_go_through_the_feature_extractor(tmp_path: Path) -> None:
     report = milbuild.validate(model, folder, audio=sound)
     assert report.passed, str(report)
     assert report.rows[0].case.endswith("431 samples of the sound")
-    with pytest.raises(milbuild.Error, match="no sound file"):
+    with pytest.raises(milbuild.Error, match="no audio file"):
         milbuild.validate(model, folder, audio=tmp_path / "nothing.wav")
 
 

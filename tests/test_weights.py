@@ -26,6 +26,7 @@ from tests.conftest import checkpoint as checkpoint_of
 from tests.helpers import checkpoints_by_hand as by_hand
 from tests.helpers.checkpoints_by_hand import LAYERS, POSITIONS, VOCABULARY, WIDTH
 from tests.helpers.command_line import CommandLine, assert_refused, files
+from tests.tiny import TABLE as TABLE_OF_ALL
 
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -191,13 +192,21 @@ def test_hub_id_is_named_in_the_package(hub: Path, command: CommandLine, tmp_pat
         ("---\nlicense:\n- bsd\n- mit\n---\n", "bsd"),
         ("---\nlicense: other\nlicense_name: some-license\n---\n", "some-license"),
         ("---\nlicense: other\n---\n", "other"),
+        ("---\nlicense: [mit]  # the code\n---\n", "mit"),
+        ("---\ntags:\n- license: gpl\nlicense: mit\n---\n", "mit"),
+        ("---\nlicense: [a: b: c\n---\n", ""),
+        ("---\n- license\n---\n", ""),
+        ("---\nlicense: 3\n---\n", ""),
+        ("---\nlicense: []\n---\n", ""),
+        ("---\nlicense: !!python/object:os.x mit\n---\n", ""),
+        ("\ud800", ""),
     ],
 )
 def test_license_of_the_card(card: str | None, license_: str, tmp_path: Path) -> None:
     """What no card says is not made up."""
     folder = by_hand.checkpoint(tmp_path / "c")
     if card is not None:
-        (folder / "README.md").write_text(card)
+        (folder / "README.md").write_text(card, "utf-8", errors="surrogatepass")
     assert milbuild.build(folder).get_spec().description.metadata.license == license_
     assert COMMIT_KEY not in milbuild.build(folder).user_defined_metadata
 
@@ -625,9 +634,65 @@ def test_untied_head(own: bool, tmp_path: Path) -> None:
 
 def test_untied_head_that_is_missing(tmp_path: Path) -> None:
     folder = by_hand.checkpoint(tmp_path / "c", config={"tie_word_embeddings": False})
-    with pytest.raises(milbuild.Error, match=r"no lm_head.weight, and config.json says tie_word_embeddings: false"):
+    said = r"no tensor lm_head\.weight of shape \(61, 32\) \(config\.json says tie_word_embeddings: false\); it has "
+    with pytest.raises(milbuild.Error, match=said) as error:
         milbuild.build(folder)
+    assert "set tie_word_embeddings to true" in (error.value.hint or "")
     built(folder, tmp_path / "c.mlpackage", task="feature-extraction")  # which needs none
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_under_another_name(tied: bool, tmp_path: Path) -> None:
+    """As hub files of GPT-NeoX call it. Where config.json ties the head, the table is the head, and the other is left over."""
+    stored = by_hand.tensors() | {"embed_out.weight": np.ones((VOCABULARY, WIDTH), np.float32)}
+    folder = by_hand.checkpoint(tmp_path / "c", stored, config={"tie_word_embeddings": tied})
+    with pytest.raises(milbuild.Error) as error:
+        milbuild.build(folder)
+    if tied:
+        assert "1 tensors that its architecture does not use: embed_out.weight" in error.value.message
+    else:
+        assert error.value.message == (
+            "c has no tensor lm_head.weight of shape (61, 32) (config.json says tie_word_embeddings: false); "
+            "of the same shape it has tensors that nothing uses: embed_out.weight for lm_head.weight"
+        )
+        assert "the same under another name" in (error.value.hint or "")
+
+
+def test_missing_tensors_are_paired_with_unused_ones_of_their_shape(tmp_path: Path) -> None:
+    """The most alike first, never one of another shape or one that is used."""
+    stored = by_hand.tensors()
+    for layer in range(LAYERS):
+        stored[f"transformer.h.{layer}.norm_1.weight"] = stored.pop(f"transformer.h.{layer}.ln_1.weight")
+    stored["transformer.h.0.ln_1.scale"] = np.ones(WIDTH + 1, np.float32)
+    with pytest.raises(milbuild.Error) as error:
+        milbuild.build(by_hand.checkpoint(tmp_path / "c", stored))
+    said = error.value.message.split("nothing uses: ")[1].split(", ")
+    assert len(said) == LAYERS
+    for layer, pair in enumerate(said):
+        names, path = pair.split(" for ")
+        assert names.split(" or ")[0] == f"transformer.h.{layer}.norm_1.weight"
+        assert path == f"transformer.h.{layer}.ln_1.weight"
+    assert "ln_1.scale" not in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task", "name"),
+    [
+        ("llama", "text-classification", "score.weight"),
+        ("bert", "text-classification", "classifier.weight"),
+        ("vit", "image-classification", "classifier.weight"),
+        ("t5", "text-classification", "classification_head.out_proj.weight"),
+        ("wav2vec2", "ctc", "lm_head.weight"),
+        ("whisper", "audio-classification", "projector.weight"),
+    ],
+)
+def test_any_head_under_another_name_is_paired(model_type: str, task: str, name: str, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint_of(model_type, task), tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["hub_head.weight"] = tensors.pop(name)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(milbuild.Error, match=re.escape(f"hub_head.weight for {name}")):
+        milbuild.build(tmp_path, task=task, **TABLE_OF_ALL[model_type].options)
 
 
 def test_head_of_another_task_is_left_out(tmp_path: Path) -> None:

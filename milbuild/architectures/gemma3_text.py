@@ -22,6 +22,7 @@ class Gemma3(Qwen3):
     function = "hidden_activation"
     also = ("sliding_window_pattern",)  # transformers' class makes layer_types of it
     unused_config = ("attention_dropout", "attn_logit_softcapping")  # which transformers' attention leaves out, too
+    spellings = ()
     heads = {
         "feature-extraction": states(),
         "text-generation": tied("lm_head", to="embed_tokens", softcap="final_logit_softcapping"),

@@ -22,6 +22,7 @@ class Llama(Decoder):
     prefix = "model"
     function = "hidden_act"  # the field of the MLP's activation
     unused_config: tuple[str, ...] = ("attention_dropout", "pretraining_tp")
+    spellings: tuple[tuple[str, str], ...] = ((r"^transformer\.", "model."),)  # the base model for question answering
     ignored_weights: tuple[str, ...] = (r"rotary_emb\.inv_freq", r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
     heads = {
         "feature-extraction": states(),

@@ -8,6 +8,7 @@ from milbuild.architectures.llama import Llama
 
 class Mistral(Llama):
     unused_config = ("attention_dropout",)
+    spellings = ()
 
     def bias(self, where: str) -> bool:
         return False

@@ -10,10 +10,11 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.family import Family
 from milbuild.heads.head import Head, Inputs, Outputs, pooled
+from milbuild.heads.images import segmentation
 from milbuild.layers import image
 from milbuild.layers.activation import activation
 from milbuild.layers.attention import attention, merge_heads, split_heads
-from milbuild.layers.convolution import check_stages, convolution, convolution_norm
+from milbuild.layers.convolution import check_stages, convolution
 from milbuild.layers.linear import add, fused_linear, linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Cursor
@@ -22,19 +23,6 @@ STAGES = ("depths", "sr_ratios", "hidden_sizes", "patch_sizes", "strides", "num_
 EPSILON = 1e-5  # of every norm, whatever layer_norm_eps says
 
 Stage = tuple[Var, tuple[int, int]]  # patches (B, N, D), and how many of them are below and beside each other, (H, W)
-
-
-def segmentation(family: "Segformer", stages: list[Stage], inputs: Inputs) -> Outputs:
-    """Every stage, as large as the first -> logits (B, labels, H, W)."""
-    width, w = family.config.decoder_hidden_size, family.weights.root / "decode_head"
-    parts = []
-    for i, (patches, grid) in enumerate(stages):
-        x = image.feature_map(linear(patches, w / f"linear_projections.{i}.proj", width), grid, w / f"pictures.{i}")
-        parts.append(image.resized(x, stages[0][1], (w / f"resized.{i}").name))
-    x = image.joined_channels(parts[::-1], w / "stages")
-    x = convolution_norm(x, w / "linear_fuse", w / "batch_norm", width, 1, EPSILON)
-    x = activation(x, "relu", w / "activation")
-    return {"logits": convolution(x, w / "classifier", family.config.num_labels, 1)}
 
 
 def last(family: Family, stages: list[Stage]) -> Var:
@@ -53,14 +41,25 @@ class Segformer(Family):
         *("drop_path_rate", "semantic_loss_ignore_index"),  # training
         "layer_norm_eps",  # transformers' own model does not read it
     )
-    ignored_weights = (r".*\.num_batches_tracked",)
+    spellings = (
+        (r"\bencoder\.(patch_embeddings|layer_norm)\.(\d+)", r"stages.\2.\1"),
+        (r"\bencoder\.block\.(\d+)", r"stages.\1.blocks"),
+        (r"\battention\.self\.(q|k|v)(uery|ey|alue)\b", r"attention.\1_proj"),
+        (r"\battention\.self\.sr\b", "attention.sequence_reduction.sequence_reduction"),
+        (r"\battention\.self\.layer_norm\b", "attention.sequence_reduction.layer_norm"),
+        (r"\battention\.output\.dense\b", "attention.o_proj"),
+        (r"\bmlp\.dense([12])\b", r"mlp.fc\1"),
+        (r"\blayer_norm_1\b", "layernorm_before"),
+        (r"\blayer_norm_2\b", "layernorm_after"),
+        (r"\bdecode_head\.linear_c\b", "decode_head.linear_projections"),
+    )
     heads = {
         "feature-extraction": Head((), ("last_hidden_state",), states),
         # (B, D), of the last stage
         "image-classification": pooled(
             "classifier", lambda of, stages: image.mean_token(stages[-1][0], of.weights / "mean")
         ),
-        "semantic-segmentation": Head(("decode_head",), ("logits",), segmentation),
+        "semantic-segmentation": segmentation("decode_head", EPSILON),
     }
 
     def hidden_states(self, pixel_values: Var) -> list[Stage]:

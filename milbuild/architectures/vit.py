@@ -22,6 +22,14 @@ class ViT(Family):
     prefix = "vit"
     also: tuple[str, ...] = ("head_dim",)  # which transformers' attention reads, though the class has none
     unused_config: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # training
+    spellings: tuple[tuple[str, str], ...] = (
+        (r"\bencoder\.layer\.", "layers."),
+        (r"\battention\.attention\.(q|k|v)(uery|ey|alue)\b", r"attention.\1_proj"),
+        (r"\battention\.output\.dense\b", "attention.o_proj"),
+        (r"\bintermediate\.dense\b", "mlp.fc1"),
+        (r"\bintermediate\.intermediate_act_fn\b", "mlp.activation_fn"),
+        (r"\b(layers\.\d+)\.output\.dense\b", r"\1.mlp.fc2"),
+    )
     ignored_weights: tuple[str, ...] = (r"embeddings\.mask_token", r"pooler\.dense\.(weight|bias)")
     first_tokens: tuple[str, ...] = ("cls_token",)  # learned, before the patches
     heads = {

@@ -19,6 +19,10 @@ class Yolos(ViT):
         *(*ViT.unused_config, "auxiliary_loss", "class_cost", "bbox_cost", "giou_cost"),  # training
         *("bbox_loss_coefficient", "giou_loss_coefficient", "eos_coefficient"),  # training
     )
+    spellings = (
+        *ViT.spellings,  # transformers' own modules are still called as ViT's were
+        (r"\bencoder\.mid_position_embeddings\b", "encoder.interpolation.mid_position_embeddings"),
+    )
     ignored_weights = (r"pooler\.dense\.(weight|bias)",)
     heads = {
         "feature-extraction": pooled_states("pooler", first_pooled("pooler")),

@@ -8,7 +8,7 @@ from milbuild.errors import Error
 from milbuild.heads.head import Family, Head, Inputs, Outputs
 from milbuild.layers import image
 from milbuild.layers.activation import activation
-from milbuild.layers.convolution import convolution
+from milbuild.layers.convolution import convolution, convolution_norm
 from milbuild.layers.linear import first_token, linear, split
 from milbuild.weights import Cursor
 
@@ -48,6 +48,25 @@ def detection(classes: str, boxes: str) -> Head:
         }
 
     return Head((classes, boxes), ("logits", "pred_boxes"), compute)
+
+
+def segmentation(module: str, epsilon: float) -> Head:
+    """Stages, each patches (B, N, D) and how many of them are below and beside each other -> logits (B, labels, H, W) of all of
+    them, as large as the first. SegFormer's; `epsilon` is its batch norm's."""
+
+    def compute(family: Any, stages: list[tuple[Var, tuple[int, int]]], inputs: Inputs) -> Outputs:
+        width, w = family.config.decoder_hidden_size, family.weights.root / module
+        parts = []
+        for i, (patches, grid) in enumerate(stages):
+            x = linear(patches, w / f"linear_projections.{i}.proj", width)
+            x = image.feature_map(x, grid, w / f"pictures.{i}")
+            parts.append(image.resized(x, stages[0][1], (w / f"resized.{i}").name))
+        x = image.joined_channels(parts[::-1], w / "stages")
+        x = convolution_norm(x, w / "linear_fuse", w / "batch_norm", width, 1, epsilon)
+        x = activation(x, "relu", w / "activation")
+        return {"logits": convolution(x, w / "classifier", family.config.num_labels, 1)}
+
+    return Head((module,), ("logits",), compute)
 
 
 def _mlp(x: Var, w: Cursor, inner: int, width: int) -> Var:

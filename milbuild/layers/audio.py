@@ -3,6 +3,7 @@
 Inside a convolution the layout is (B, C, T): batch, channels, time; outside it is (B, T, D), as everywhere.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from milbuild.layers.activation import activation
 from milbuild.layers.layout import layer
 from milbuild.layers.linear import add, constant, like, linear, mul, split
 from milbuild.layers.normalization import layer_norm
-from milbuild.weights import Computed, Cursor, Tensor
+from milbuild.weights import Computed, Cursor, Rowwise, Tensor
 
 EPSILON = 1e-5  # torch's own, which group norms and the norms between convolutions keep
 
@@ -64,11 +65,22 @@ def add_position_embeddings(x: Var, table: Cursor, rows: int, w: Cursor) -> Var:
 def weight_norm(w: Cursor, *shape: int) -> Tensor:
     """The weight (D, C, kernel) that torch's weight_norm over the kernel makes: v scaled to the length g at each place."""
 
-    def fold(g: np.ndarray, v: np.ndarray) -> Any:
-        return g * v / np.sqrt(np.square(v).sum((0, 1), keepdims=True))
-
     w = w / "parametrizations.weight"
-    return Computed("weight norm", fold, shape, w.tensor("original0", 1, 1, shape[-1]), w.tensor("original1", *shape))
+    lengths, directions = w.tensor("original0", 1, 1, shape[-1]), w.tensor("original1", *shape)
+
+    @functools.cache
+    def scale() -> tuple[np.ndarray, np.ndarray]:
+        """g and the length of v, (kernel,) each."""
+        total = np.zeros(shape[-1])
+        for rows in directions.bands(1):
+            total = np.concatenate([total[None], np.square(rows[0])]).sum(0)
+        return lengths.values(np.dtype(np.float64)).reshape(-1), np.sqrt(total)
+
+    def fold(v: np.ndarray) -> Any:
+        g, length = scale()
+        return g * v / length
+
+    return Rowwise("weight norm", fold, shape, directions)
 
 
 @layer
@@ -189,9 +201,8 @@ def time_delay(x: Var, w: Cursor, width: int, kernel: int, dilation: int) -> Var
     channels, at = x.shape[1], w / "kernel"
 
     def steps_last(weight: np.ndarray) -> np.ndarray:
-        return weight.reshape(width, kernel, channels).transpose(0, 2, 1)
+        return weight.reshape(-1, kernel, channels).transpose(0, 2, 1)
 
-    weight = Computed(
-        "steps last", steps_last, (width, channels, kernel), at.tensor("weight", width, kernel * channels)
-    )
+    stored = at.tensor("weight", width, kernel * channels)
+    weight = Rowwise("steps last", steps_last, (width, channels, kernel), stored)
     return activation(convolution(x, at, weight, True, dilation=dilation), "relu", w / "activation")

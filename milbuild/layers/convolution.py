@@ -8,7 +8,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
 from milbuild.layers.linear import constant
-from milbuild.weights import Computed, Cursor, Tensor
+from milbuild.weights import Cursor, Rowwise, Tensor
 
 # Above and below, left and right.
 Padding = int | tuple[int, int, int, int]
@@ -51,13 +51,13 @@ def convolution_norm(
         return shift
 
     recipe = f"batch norm ({epsilon:g})"
-    weight = Computed(recipe, scaled, raw.shape, raw, gamma, variance)
+    weight = Rowwise(recipe, scaled, raw.shape, raw, gamma, variance)
     old = (w.tensor("bias", width),) if bias else ()
     return _conv(
         x,
         w,
         weight,
-        Computed(recipe, shifted, (width,), gamma, beta, mean, variance, *old),
+        Rowwise(recipe, shifted, (width,), gamma, beta, mean, variance, *old),
         groups,
         norm.name,
         **how,

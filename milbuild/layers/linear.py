@@ -124,8 +124,7 @@ def tied_weight(w: Cursor, table: Cursor, rows: int, width: int, shares: bool) -
     if "weight" in w:
         shares = shares and w.equals(table, "weight")
     elif not shares:
-        hint = "transformers would make up random numbers. Save the checkpoint with it, or set tie_word_embeddings."
-        raise Error(f"the checkpoint has no {w.path}.weight, and config.json says tie_word_embeddings: false", hint)
+        w.expect("weight", "config.json says tie_word_embeddings: false")
     return table.tensor("weight", rows, width) if shares else w.tensor("weight", rows, width)
 
 

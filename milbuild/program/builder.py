@@ -132,6 +132,7 @@ def build(
     checkpoint = Checkpoint.open(source, revision)
     config = read_config(checkpoint, model_type)
     family = architectures.find(config.model_type)
+    checkpoint.respell(family.spellings)
     fields.check(config, checkpoint.config, checkpoint.name)
     for name, (value, reason) in family.required_config.items():
         if getattr(config, name) != value:

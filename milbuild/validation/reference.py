@@ -13,6 +13,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from milbuild import architectures
 from milbuild.errors import Error
 from milbuild.program.options import PROMPT, Plan, parse_pooling
 from milbuild.program.outputs import CLASSIFIERS, SENTENCE
@@ -368,6 +369,9 @@ def modules(model: Any) -> Iterator[dict[str, np.ndarray]]:
         else f"{model.base_model_prefix}."
     )
 
+    known = model.config.model_type in architectures.SUPPORTED
+    spellings = architectures.find(model.config.model_type).spellings if known else ()
+
     def remember(name: str) -> Any:
         def hook(module: Any, arguments: Any, output: Any) -> None:
             value = output[0] if isinstance(output, tuple) else output
@@ -378,7 +382,7 @@ def modules(model: Any) -> Iterator[dict[str, np.ndarray]]:
         return hook
 
     handles = [
-        module.register_forward_hook(remember(modern(prefix + name, model.config.model_type)))
+        module.register_forward_hook(remember(modern(prefix + name, spellings)))
         for name, module in model.named_modules()
         if name
     ]

@@ -2,6 +2,6 @@
 
 from milbuild.weights.checkpoint import Checkpoint
 from milbuild.weights.cursor import Cursor
-from milbuild.weights.tensor import Computed, Joined, Tensor, Unread, zeros
+from milbuild.weights.tensor import Computed, Joined, Rowwise, Tensor, Unread, interleaved, zeros
 
-__all__ = ["Checkpoint", "Computed", "Cursor", "Joined", "Tensor", "Unread", "zeros"]
+__all__ = ["Checkpoint", "Computed", "Cursor", "Joined", "Rowwise", "Tensor", "Unread", "interleaved", "zeros"]

@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Container, Iterable
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -36,52 +37,16 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
 )
 
-# Spellings of old checkpoints, as transformers renames them for every type (conversion_mapping.py, "legacy").
-RENAMES = (
-    (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
-    (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
-    (re.compile(r"\.weight_g$"), ".parametrizations.weight.original0"),
-    (re.compile(r"\.weight_v$"), ".parametrizations.weight.original1"),
-)
+# How tensors were called -> how transformers 5 calls them: (pattern, replacement), applied one after another.
+Spellings = tuple[tuple[str, str], ...]
 
-_PREFIX = ((re.compile(r"^transformer\."), "model."),)  # the class for question-answering calls its base model so
-
-# ViT and those who took over its modules
-_VIT = (
-    (re.compile(r"\bencoder\.layer\."), "layers."),
-    (re.compile(r"\battention\.attention\.(q|k|v)(uery|ey|alue)\b"), r"attention.\1_proj"),
-    (re.compile(r"\battention\.output\.dense\b"), "attention.o_proj"),
-    (re.compile(r"\bintermediate\.dense\b"), "mlp.fc1"),
-    (re.compile(r"\bintermediate\.intermediate_act_fn\b"), "mlp.activation_fn"),
-    (re.compile(r"\b(layers\.\d+)\.output\.dense\b"), r"\1.mlp.fc2"),
+# For every model type (conversion_mapping.py, "legacy"); those of one type are its class's `spellings`.
+RENAMES: Spellings = (
+    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
+    (r"LayerNorm\.beta$", "LayerNorm.bias"),
+    (r"\.weight_g$", ".parametrizations.weight.original0"),
+    (r"\.weight_v$", ".parametrizations.weight.original1"),
 )
-_YOLOS = (
-    *_VIT,  # transformers has not renamed these modules of its yet; the graph is ViT's
-    (re.compile(r"\bencoder\.mid_position_embeddings\b"), "encoder.interpolation.mid_position_embeddings"),
-)
-_SEGFORMER = (
-    (re.compile(r"\bencoder\.(patch_embeddings|layer_norm)\.(\d+)"), r"stages.\2.\1"),
-    (re.compile(r"\bencoder\.block\.(\d+)"), r"stages.\1.blocks"),
-    (re.compile(r"\battention\.self\.(q|k|v)(uery|ey|alue)\b"), r"attention.\1_proj"),
-    (re.compile(r"\battention\.self\.sr\b"), "attention.sequence_reduction.sequence_reduction"),
-    (re.compile(r"\battention\.self\.layer_norm\b"), "attention.sequence_reduction.layer_norm"),
-    (re.compile(r"\battention\.output\.dense\b"), "attention.o_proj"),
-    (re.compile(r"\bmlp\.dense([12])\b"), r"mlp.fc\1"),
-    (re.compile(r"\blayer_norm_1\b"), "layernorm_before"),
-    (re.compile(r"\blayer_norm_2\b"), "layernorm_after"),
-    (re.compile(r"\bdecode_head\.linear_c\b"), "decode_head.linear_projections"),
-)
-
-# How the hub spells the modules of a model_type -> how transformers 5 does; what is spelled the new way is left alone.
-SPELLINGS: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
-    "llama": _PREFIX,
-    "qwen2": _PREFIX,
-    "qwen3": _PREFIX,
-    "segformer": _SEGFORMER,
-    "smollm3": _PREFIX,
-    "vit": _VIT,
-    "yolos": _YOLOS,
-}
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -117,10 +82,12 @@ class Checkpoint:
         self.name = name
         self.folder = folder
         self.config = config
-        self.tensors = {modern(key, str(config.get("model_type")), tensors): array for key, array in tensors.items()}
+        self.tensors = tensors
+        self.respell(RENAMES)
         self.read: set[str] = set()
         self.missing: dict[str, tuple[int, ...]] = {}
         self.misshapen: dict[str, tuple[int, ...]] = {}
+        self.reasons: dict[str, str] = {}
 
     @classmethod
     def open(cls, source: str | os.PathLike[str], revision: str | None = None) -> "Checkpoint":
@@ -150,16 +117,19 @@ class Checkpoint:
     def credits(self) -> tuple[str, str]:
         """(author, license) as far as the checkpoint says, "" where it does not: the hub's organisation, and the model card's
         front matter."""
+        from huggingface_hub import metadata_load
+        from yaml import YAMLError
+
         author = self.name.split("/")[0] if "/" in self.name else ""
-        card = self.folder / "README.md"
-        text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
-        front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-        named = [
-            found[1].strip("\"'")
-            for field in ("license", "license_name")
-            if front and (found := re.search(rf"^{field}:[ \t]*(?:\n\s*-[ \t]*)?(\S+)", front[1], re.MULTILINE))
-        ]
-        return author, "" if not named else named[-1] if named[0] == "other" else named[0]
+        try:
+            # Not ModelCard, which warns on stderr of a card without front matter.
+            found = metadata_load(self.folder / "README.md") or {}
+        except (OSError, ValueError, YAMLError):  # there is none, or it is damaged: no more than a credit is lost
+            found = {}
+        first, named = found.get("license"), found.get("license_name")
+        first = first[0] if isinstance(first, list) and first else first
+        said = named if first == "other" and named else first
+        return author, said if isinstance(said, str) else ""
 
     @property
     def commit(self) -> str | None:
@@ -210,6 +180,11 @@ class Checkpoint:
         """vocab.json as it stands, token by token; empty where there is none."""
         return read_json(self.folder / "vocab.json") if (self.folder / "vocab.json").is_file() else {}
 
+    def respell(self, spellings: Spellings) -> None:
+        """Calls the tensors as transformers 5 does. One whose new name the file has as well keeps its old one, and is found to
+        be left over."""
+        self.tensors = {modern(key, spellings, self.tensors): array for key, array in self.tensors.items()}
+
     def has(self, path: str, prefix: str) -> bool:
         """Whether the file has the parameter `path`, with or without the base model's prefix."""
         return self._key(path, prefix) is not None
@@ -234,6 +209,10 @@ class Checkpoint:
             # More than the whole checkpoint holds: sizes that no graph should be tried with.
             self.check((), (), prefix)
         return Tensor(path, path, np.broadcast_to(np.float32(0), shape))
+
+    def expect(self, path: str, reason: str) -> None:
+        """Keeps why the parameter `path` has to be there, which is said where it is missing."""
+        self.reasons[path] = f" ({reason})"
 
     def same(self, path: str, other: str, prefix: str) -> bool:
         """Whether two parameters are equal, byte by byte: a tied tensor that was stored twice."""
@@ -262,11 +241,7 @@ class Checkpoint:
         and the tensors of `other_heads`, modules that another task reads.
         """
         if self.missing:
-            kinds = {path.rsplit(".", 1)[-1] for path in self.missing}
-            alike = [name for name in self.tensors if name.rsplit(".", 1)[-1] in kinds]
-            wanted = ", ".join(f"{path} of shape {shape}" for path, shape in self.missing.items())
-            hint = "The checkpoint is incomplete, or its config.json belongs to another model."
-            raise Error(f"{self.name} has no tensor {wanted}; it has {_list(sorted(alike or self.tensors))}", hint)
+            raise self._missing(self.unread(ignored, prefix))
         if self.misshapen:
             shapes = "; ".join(
                 f"{key} has the shape {self.tensors[key].shape}, config.json asks for {shape}"
@@ -283,6 +258,34 @@ class Checkpoint:
             hint = "What the graph leaves out would change its numbers silently. Is config.json this checkpoint's own?"
             named = ", ".join(sorted(unused))
             raise Error(f"{self.name} has {len(unused)} tensors that its architecture does not use: {named}", hint)
+
+    def _missing(self, unused: list[str]) -> Error:
+        """What to say of tensors that the file lacks, where it has others that nobody asked for."""
+        wanted = ", ".join(
+            f"{path} of shape {shape}{self.reasons.get(path, '')}" for path, shape in self.missing.items()
+        )
+        alike = {path: self._alike(path, shape, unused) for path, shape in self.missing.items()}
+        pairs = [f"{' or '.join(names)} for {path}" for path, names in alike.items() if names]
+        if not pairs:
+            kinds = {path.rsplit(".", 1)[-1] for path in self.missing}
+            near = [name for name in self.tensors if name.rsplit(".", 1)[-1] in kinds]
+            has = f"it has {_list(sorted(near or self.tensors))}"
+            hint = "The checkpoint is incomplete, or its config.json belongs to another model."
+        else:
+            has = f"of the same shape it has tensors that nothing uses: {_list(pairs)}"
+            hint = (
+                "Are they the same under another name? Then save the file with the names above, as "
+                "save_pretrained of transformers' own class does; `spellings` of a model type's class rename them in every "
+                "checkpoint. Else the checkpoint is incomplete, or its config.json belongs to another model."
+            )
+        if self.reasons.keys() & self.missing.keys():
+            hint = f"{hint} If the module shares the token embedding, set tie_word_embeddings to true in config.json."
+        return Error(f"{self.name} has no tensor {wanted}; {has}", hint)
+
+    def _alike(self, path: str, shape: tuple[int, ...], unused: list[str], most: int = 3) -> list[str]:
+        """The names of `unused` tensors of a shape, those first that are most like `path`."""
+        same = [key for key in unused if self.tensors[key].shape == shape]
+        return sorted(same, key=lambda key: (-SequenceMatcher(None, path, key).ratio(), key))[:most]
 
     def unread(self, ignored: Iterable[str], prefix: str) -> list[str]:
         """Tensors that nobody asked for, but for those that match `ignored_weights` (see `check`)."""
@@ -469,11 +472,11 @@ def _refuse_wrapped(name: str, tensors: dict[str, np.ndarray]) -> None:
             )
 
 
-def modern(key: str, model_type: str, taken: Container[str] = ()) -> str:
-    """A name as transformers 5 spells it; as it stands if the new name is `taken`."""
+def modern(key: str, spellings: Spellings, taken: Container[str] = ()) -> str:
+    """A name as transformers 5 spells it; as it was if the new name is `taken`."""
     new = key
-    for pattern, replacement in (*RENAMES, *SPELLINGS.get(model_type, ())):
-        new = pattern.sub(replacement, new)
+    for pattern, replacement in spellings:
+        new = re.sub(pattern, replacement, new)
     return key if new in taken else new
 
 

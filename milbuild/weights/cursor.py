@@ -50,6 +50,10 @@ class Cursor:
         """The parameter `name` of this module, not read yet, which must have `shape` (see `Checkpoint.tensor`)."""
         return self.checkpoint.tensor(f"{self.path}.{name}".strip("."), shape, self.prefix)
 
+    def expect(self, name: str, reason: str) -> None:
+        """Keeps why this module has to have the parameter `name` (see `Checkpoint.expect`)."""
+        self.checkpoint.expect(f"{self.path}.{name}".strip("."), reason)
+
     def __contains__(self, name: str) -> bool:
         return self.checkpoint.has(f"{self.path}.{name}".strip("."), self.prefix)
 

@@ -1,6 +1,7 @@
 """A tensor of the checkpoint that nobody has read yet, and what is still to be done to it."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,7 @@ from milbuild.weights.safetensors import PIECE, Stored, pieces
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
 UNSIGNED = {size: np.dtype(f"u{size}") for size in (2, 4, 8)}
 HELD = 5 << 20  # bytes of a transposed matrix that are held at once; for more its rows are read again
 # Of float32's bits without the sign, doubled: 2^-14, float16's smallest normal number, and how far from there to 65,520, from
@@ -50,6 +52,21 @@ class Tensor:
             raise AssertionError(f"{self.key} is no longer as it stands in the file; reshape it before")
         return Tensor(self.name, f"{self.key} as {shape}", data.reshape(shape))
 
+    def bands(self, count: int) -> Iterator[np.ndarray]:
+        """`count` rows at a time in float64, the last time what is left of them; each valid until the next is asked for."""
+        row = math.prod(self.shape[1:])
+        held, filled = np.empty(count * row), 0
+        for piece in self.pieces(FLOAT64):
+            while piece.size:
+                part = piece[: held.size - filled]
+                held[filled : filled + part.size] = part
+                piece, filled = piece[part.size :], filled + part.size
+                if filled == held.size:
+                    yield held.reshape(count, *self.shape[1:])
+                    filled = 0
+        if filled:
+            yield held[:filled].reshape(-1, *self.shape[1:])
+
     def values(self, dtype: np.dtype[Any] = FLOAT32) -> np.ndarray:
         """The values themselves, for the few that become numbers in the program (an activation's slope, a short bias)."""
         return np.concatenate([piece.copy() for piece in self.pieces(dtype)]).reshape(self.shape)
@@ -59,7 +76,10 @@ class Tensor:
 
         Raises `Error` for NaN, infinity, and values that `dtype` cannot hold, with their number and the largest.
         """
-        for piece in _converted(self.data, dtype):
+        yield from self._checked(self.data, dtype)
+
+    def _checked(self, data: np.ndarray, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+        for piece in _converted(data, dtype):
             if dtype.kind == "f" and not _finite(piece):
                 raise self._not_finite(dtype)
             yield piece
@@ -67,7 +87,7 @@ class Tensor:
     def _not_finite(self, dtype: np.dtype[Any]) -> Error:
         nan = infinite = overflowing = 0
         largest = 0.0
-        for piece in _converted(self.data, np.dtype(np.float64)):
+        for piece in _converted(self.data, FLOAT64):
             with np.errstate(over="ignore"):
                 narrow = np.isinf(piece.astype(dtype)) & np.isfinite(piece)
             nan += int(np.isnan(piece).sum())
@@ -104,7 +124,7 @@ class Computed(Tensor):
 
     @property
     def data(self) -> np.ndarray:  # type: ignore[override]
-        value = self._compute(*(part.values(np.dtype(np.float64)) for part in self._parts))
+        value = self._compute(*(part.values(FLOAT64) for part in self._parts))
         if value.shape != self._shape:
             raise AssertionError(f"{self.name} has the shape {value.shape}, not {self._shape}")
         return value
@@ -113,27 +133,94 @@ class Computed(Tensor):
     def T(self) -> Tensor:
         return Computed("transposed", np.transpose, self.shape[::-1], self)
 
+    def reshaped(self, *shape: int) -> Tensor:
+        return _Reshaped(self, shape)
+
     def rows(self, start: int, stop: int) -> Tensor:
         shape = (stop - start, *self.shape[1:])
         return Computed(f"rows {start} to {stop}", lambda values: values[start:stop], shape, self)
 
 
-class Joined(Computed):
-    """Tensors behind one another along the first axis, read one by one: weights that are multiplied in one product."""
-
-    def __init__(self, *parts: Tensor) -> None:
-        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-        super().__init__("joined", lambda *arrays: np.concatenate(arrays), shape, *parts)
+class Rowwise(Computed):
+    """Computed a few rows at a time: each row of the result, which `compute` gives in order, is made of the same row of every
+    part."""
 
     def pieces(self, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
-        for part in self._parts:
-            yield from part.pieces(dtype)
+        largest = max(math.prod(part.shape[1:]) for part in (self, *self._parts))
+        count = min(self.shape[0], max(1, PIECE // largest))
+        for rows in zip(*(part.bands(count) for part in self._parts), strict=True):
+            yield from self._checked(np.ascontiguousarray(self._compute(*rows)), dtype)
 
-    def reshaped(self, *shape: int) -> Tensor:
-        other = Joined(*self._parts)
-        other._shape, other.key = shape, f"{self.key} as {shape}"
-        other._compute = lambda *arrays: np.concatenate(arrays).reshape(shape)
-        return other
+
+class Joined(Computed):
+    """Tensors after one another along the first axis, or matrices along the second, read one by one: weights that are
+    multiplied in one product."""
+
+    def __init__(self, *parts: Tensor, axis: int = 0) -> None:
+        shape = list(parts[0].shape)
+        shape[axis] = sum(part.shape[axis] for part in parts)
+        self._axis = axis
+        recipe = "joined" if axis == 0 else "side by side"
+        super().__init__(recipe, lambda *arrays: np.concatenate(arrays, axis), tuple(shape), *parts)
+
+    def pieces(self, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+        if self._axis == 0:
+            for part in self._parts:
+                yield from part.pieces(dtype)
+            return
+        # As many rows as may be held: a transposed part reads all of its file's rows for them.
+        height, width = self.shape
+        count = max(1, HELD // (width * dtype.itemsize))
+        for start in range(0, height, count):
+            rows = [part.rows(start, min(start + count, height)).values(dtype) for part in self._parts]
+            yield from pieces(np.concatenate(rows, 1).reshape(-1))
+
+    @property
+    def T(self) -> Tensor:
+        if len(self.shape) != 2:
+            return super().T
+        return Joined(*(part.T for part in self._parts), axis=1 - self._axis)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        if self._axis == 1:
+            return Joined(*(part.rows(start, stop) for part in self._parts), axis=1)
+        found, at = [], 0
+        for part in self._parts:
+            first, last = (min(max(place - at, 0), part.shape[0]) for place in (start, stop))
+            if first < last:
+                found.append(part.rows(first, last))
+            at += part.shape[0]
+        return Joined(*found) if found else super().rows(start, stop)
+
+
+class _Reshaped(Computed):
+    """The values of a tensor that is worked out, in the same order, in another shape."""
+
+    def __init__(self, tensor: Tensor, shape: tuple[int, ...]) -> None:
+        super().__init__("reshaped", lambda values: values.reshape(shape), shape, tensor)
+        self.name = tensor.name
+
+    def pieces(self, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+        return self._parts[0].pieces(dtype)
+
+
+def interleaved(tensor: Tensor, heads: int, sizes: Sequence[int]) -> list[Tensor]:
+    """The parts of a fused weight (heads * sum(sizes), ...) whose rows stand head by head, `sizes[i]` of each for part i: each
+    (heads * sizes[i], ...), head by head. With 1 for `heads` the parts stand after one another.
+
+    They stay in the file: nothing is copied but what a piece holds. GPT-NeoX, BLOOM and Falcon store queries, keys and values
+    so, where torch users write `weight.view(heads, 3, head_width, -1)[:, i]`.
+    """
+    height = sum(sizes)
+    if heads * height != tensor.shape[0]:
+        raise AssertionError(f"{tensor.name} has {tensor.shape[0]} rows, not {heads} times {height}")
+    found: list[Tensor] = []
+    begin = 0
+    for size in sizes:
+        rows = [tensor.rows(first + begin, first + begin + size) for first in range(0, heads * height, height)]
+        found.append(rows[0] if heads == 1 else Joined(*rows))
+        begin += size
+    return found
 
 
 def zeros(*shape: int) -> Tensor:
