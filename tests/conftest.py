@@ -120,6 +120,18 @@ def little_memory() -> Iterator[None]:
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * kilobytes < 1_000_000
 
 
+# Checkpoints that tests share, and the files of each.
+_MADE: dict[Path, set[str]] = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_checkpoints_stay_as_they_were() -> Iterator[None]:
+    """A file that a test adds to one would change what later tests build of it: it takes a copy for that."""
+    yield
+    for folder, names in _MADE.items():
+        assert {path.name for path in folder.iterdir()} == names, folder.name
+
+
 def checkpoint(model_type: str = "gpt2", task: str = "text-generation", **flags: Any) -> Path:
     """A saved Hugging Face checkpoint of the table's configuration, its weights perturbed: with the initial ones a
     dropped bias or norm goes unseen."""
@@ -145,6 +157,7 @@ def _checkpoint(model_type: str, task: str, flags: str) -> Path:
                 buffer.mul_(1 + torch.rand_like(buffer))
     folder = Path(_folder().name) / f"{model_type}-{task}-{len(list(Path(_folder().name).iterdir()))}"
     model.save_pretrained(folder)
+    _MADE[folder] = {path.name for path in folder.iterdir()}
     return folder
 
 

@@ -189,7 +189,7 @@ def test_packages_that_do_not_belong_together() -> None:
         with pytest.raises(milbuild.Error, match=message):
             Session(model, encoder)
     session = Session(whole)
-    with pytest.raises(milbuild.Error, match="read nothing yet"):
+    with pytest.raises(milbuild.Error, match="the encoder has not run yet"):
         session.feed([1])
     with pytest.raises(milbuild.Error, match="the encoder takes 11"):
         session.read({"input_ids": np.zeros((1, 12), np.int32)})

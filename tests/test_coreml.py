@@ -6,8 +6,10 @@ MILBUILD_COREML=runtime puts `milbuild.runtime` in Core ML's place, so that the 
 
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import coremltools as ct
@@ -131,9 +133,10 @@ def test_open_lengths(model_type: str, length: Any, unit: str) -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("model_type", ["vit", "convnext", "resnet", "mobilenet_v2"])
-def test_an_image_and_its_label(model_type: str, unit: str) -> None:
+def test_an_image_and_its_label(model_type: str, unit: str, tmp_path: Path) -> None:
     """An image input, which the package scales itself, and a classifier's dictionary."""
-    folder, tiny = checkpoint(model_type, "image-classification"), TABLE[model_type]
+    folder = shutil.copytree(checkpoint(model_type, "image-classification"), tmp_path / "c")
+    tiny = TABLE[model_type]
     (folder / "preprocessor_config.json").write_text(PROCESSOR)
     height, width = size = tiny.size
     package = load(milbuild.build(folder, image_size=size, **TARGET), unit)

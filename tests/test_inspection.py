@@ -190,8 +190,11 @@ def test_multiply_accumulates_are_those_that_torch_counts(model_type: str, folde
     package = built(folder, f"counted-{model_type}", model_type, task, **options)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         reference(checkpoint(model_type, task), task)(**inputs)
-    assert counter.get_total_flops() > 0
-    assert inspect(package).functions["main"].macs == counter.get_total_flops() / 2
+    # Without the angles of rotary positions, which torch 2.6 counts as a product; they are constants in a package.
+    found = counter.get_flop_counts()
+    angles = sum(sum(each.values()) for module, each in found.items() if module.endswith("rotary_emb"))
+    assert (flops := counter.get_total_flops() - angles) > 0
+    assert inspect(package).functions["main"].macs == flops / 2
 
 
 def test_figures_of_a_package_that_others_traced(traced: Path) -> None:

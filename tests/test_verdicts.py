@@ -20,11 +20,12 @@ from safetensors.numpy import load_file, save_file
 
 import milbuild
 from milbuild.architectures import bert, vit
+from milbuild.layers.attention import split_heads
 from milbuild.tasks import TASKS
 from milbuild.validation import reference as hf
 from milbuild.validation.figures import DEVIATIONS, MAGNITUDE, deviations, scale
 from tests.conftest import checkpoint, shared
-from tests.test_mutations import FORWARD, Patch, _no_residual, _replace
+from tests.test_mutations import FORWARD, Patch, _layer, _no_residual, _replace
 
 SEEDS = 20
 SMALL = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 52}
@@ -162,11 +163,11 @@ def hesitant(model_type: str, labels: int) -> Path:
 
 # What is broken in a model whose scores are nearly equal.
 BROKEN: dict[str, tuple[str, Patch]] = {
-    "bert: keys and values swapped": ("bert", _replace(bert, "split_heads", _turned)),
+    "bert: keys and values swapped": ("bert", _layer(split_heads, _turned)),
     "bert: one layer left out": ("bert", _replace(bert.Bert, "block", _second_layer_left_out)),
     "bert: no residual": ("bert", _replace(bert, "add", _no_residual)),
     "bert: padding is seen": ("bert", _replace(bert, "padding_mask", lambda original: lambda mask, w: None)),
-    "vit: keys and values swapped": ("vit", _replace(vit, "split_heads", _turned)),
+    "vit: keys and values swapped": ("vit", _layer(split_heads, _turned)),
     "vit: one layer left out": ("vit", _replace(vit.ViT, "block", _second_layer_left_out)),
     "vit: no residual": ("vit", _replace(vit, "add", _no_residual)),
     "vit: epsilon": ("vit", _replace(vit, "layer_norm", lambda original: lambda x, w, epsilon: original(x, w, 0.1))),
