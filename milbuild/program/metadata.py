@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import coremltools as ct
 
-import milbuild
 from milbuild.program.options import (
     COMMIT_KEY,
     LINT_KEY,
@@ -36,7 +35,7 @@ def write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan: 
     metadata.author, metadata.license = author, license_
     metadata.userDefined.update(
         {
-            "milbuild.version": milbuild.__version__,
+            "milbuild.version": version("milbuild"),
             SOURCE_KEY: checkpoint.name,
             **({COMMIT_KEY: checkpoint.commit} if checkpoint.commit else {}),
             **({TOKENIZER_KEY: digest} if (digest := tokenizer_digest(checkpoint.folder)) else {}),
