@@ -10,7 +10,7 @@ from coremltools.converters.mil import Builder as mb
 
 import milbuild
 from milbuild import architectures, caches, runtime
-from milbuild.caches import Declared, Layout, Returned, cache
+from milbuild.caches import CacheSpec, Declared, Returned, cache
 from milbuild.caches.io import InputOutputCache
 from milbuild.generation.session import Session
 from milbuild.program.options import INTERFACES
@@ -350,18 +350,18 @@ def _joined() -> types.SimpleNamespace:
     """A kind of cache that nobody has: keys and values of all layers in one input, as they are in one output."""
     names = ("everything_before", "everything_new")
 
-    def declare(layout: Layout) -> list[Declared]:
-        (layers, heads, width, _), slots = layout.geometry, layout.context - layout.tokens.ends[1]
+    def declare(spec: CacheSpec) -> list[Declared]:
+        (layers, heads, width, _), slots = spec.geometry, spec.context - spec.tokens.ends[1]
         shape = (1, 2 * layers * heads, slots, width)
-        mask = Declared(layout.mask, "int32", (1, layout.context), "1 for what is there.")
-        return [mask, Declared(names[0], layout.dtype, shape, "Keys and values of earlier tokens.")]
+        mask = Declared(spec.mask, "int32", (1, spec.context), "1 for what is there.")
+        return [mask, Declared(names[0], spec.dtype, shape, "Keys and values of earlier tokens.")]
 
-    def make_cache(layout: Layout, inputs: Any, tokens: Any) -> InputOutputCache:
-        parts = mb.split(x=inputs[names[0]], num_splits=2 * layout.geometry.layers, axis=1)
+    def make_cache(spec: CacheSpec, inputs: Any, tokens: Any) -> InputOutputCache:
+        parts = mb.split(x=inputs[names[0]], num_splits=2 * spec.geometry.layers, axis=1)
         pairs = list(zip(parts[::2], parts[1::2], strict=True))
-        return InputOutputCache(pairs, inputs[layout.mask], tokens, layout.longest, False)
+        return InputOutputCache(pairs, inputs[spec.mask], tokens, spec.longest, False)
 
-    def outputs(layout: Layout, kept: InputOutputCache) -> list[Returned]:
+    def outputs(spec: CacheSpec, kept: InputOutputCache) -> list[Returned]:
         new = mb.concat(values=[each for pair in kept.present for each in pair], axis=1)
         return [Returned(names[1], new, "Keys and values of the tokens.")]
 

@@ -15,18 +15,18 @@ from typing import Any, Protocol
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import io, none, ranged, slots, state
-from milbuild.caches.cache import Cache, Declared, Geometry, Host, Layout, Returned, mask
+from milbuild.caches.cache import Cache, CacheSpec, Declared, Geometry, Host, Returned, mask
 from milbuild.caches.cross import Cross
 
 __all__ = [
     "KINDS",
     "Cache",
+    "CacheSpec",
     "Cross",
     "Declared",
     "Geometry",
     "Host",
     "Kind",
-    "Layout",
     "Returned",
     "mask",
 ]
@@ -38,15 +38,15 @@ class Kind(Protocol):
     @property
     def Host(self) -> type[Host]: ...
 
-    def declare(self, layout: Layout) -> list[Declared]:
+    def declare(self, spec: CacheSpec) -> list[Declared]:
         """Inputs and states of the function, in their order."""
         ...
 
-    def make_cache(self, layout: Layout, inputs: Mapping[str, Var], tokens: int | Var) -> Any:
+    def make_cache(self, spec: CacheSpec, inputs: Mapping[str, Var], tokens: int | Var) -> Any:
         """The `Cache` over the tokens of a call, whose values `inputs` are in the graph's precision (but for states)."""
         ...
 
-    def outputs(self, layout: Layout, kept: Any) -> Sequence[Returned]:
+    def outputs(self, spec: CacheSpec, kept: Any) -> Sequence[Returned]:
         """What the function gives back, once the graph has used the cache."""
         ...
 

@@ -108,7 +108,7 @@ class Names(Protocol):
 
 
 @dataclass(frozen=True)
-class Layout:
+class CacheSpec:
     """What a kind is told of the function that it is in.
 
     `tokens` are those of a call, `calls` the longest call of each function of the package (they share states), `context` the

@@ -8,7 +8,18 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, get_new_symbol
 
 from milbuild.caches import cache
-from milbuild.caches.cache import Arrays, Declared, Dimension, Layout, Length, Names, Returned, Shapes, as_vector, hide
+from milbuild.caches.cache import (
+    Arrays,
+    CacheSpec,
+    Declared,
+    Dimension,
+    Length,
+    Names,
+    Returned,
+    Shapes,
+    as_vector,
+    hide,
+)
 from milbuild.errors import Error
 from milbuild.layers.attention import Positions
 
@@ -20,16 +31,16 @@ def grows(context: Length | None) -> bool:
     return not isinstance(context, int)
 
 
-def declare(layout: Layout) -> list[Declared]:
-    context, names, (layers, heads, width, _) = layout.context, layout.names, layout.geometry
-    shortest, longest = layout.tokens.ends
+def declare(spec: CacheSpec) -> list[Declared]:
+    context, names, (layers, heads, width, _) = spec.context, spec.names, spec.geometry
+    shortest, longest = spec.tokens.ends
     described: Dimension
     slots_described: Dimension
     if isinstance(context, int):
         past: Any = context - longest
         described, slots, slots_described = past, context, context
         text = (
-            f"{past} slots for keys and values of earlier tokens; {layout.mask} says which are filled. "
+            f"{past} slots for keys and values of earlier tokens; {spec.mask} says which are filled. "
             "The caller stores what `present` brings."
         )
     else:
@@ -37,16 +48,16 @@ def declare(layout: Layout) -> list[Declared]:
         past, slots = get_new_symbol(), get_new_symbol()
         described = (1, max(1, context[1] - shortest))
         slots_described = (1 + shortest, max(context[1], 1 + longest))
-        text = f"Keys and values of earlier tokens. The first call passes one slot of zeros with {layout.mask} 0."
+        text = f"Keys and values of earlier tokens. The first call passes one slot of zeros with {spec.mask} 0."
     mask = (
         "For the slots of the past, then the tokens of the call: 1 where there is one, 0 for empty slots and padding."
     )
-    declared = [Declared(layout.mask, "int32", (1, slots), mask, (1, slots_described))]
+    declared = [Declared(spec.mask, "int32", (1, slots), mask, (1, slots_described))]
     for layer in range(layers):
         for kind in KINDS:
             name = names.past.format(layer=layer, kind=kind)
             shape = (1, heads, past, width)
-            declared.append(Declared(name, layout.dtype, shape, f"Layer {layer}. {text}", (1, heads, described, width)))
+            declared.append(Declared(name, spec.dtype, shape, f"Layer {layer}. {text}", (1, heads, described, width)))
     return declared
 
 
@@ -95,18 +106,18 @@ def _end(tokens: Var) -> Var:
     return mb.concat(values=[np.array([0], np.int32), negative], axis=0, name="tokens_begin")
 
 
-def make_cache(layout: Layout, inputs: Mapping[str, Var], tokens: int | Var) -> InputOutputCache:
+def make_cache(spec: CacheSpec, inputs: Mapping[str, Var], tokens: int | Var) -> InputOutputCache:
     def past(layer: int, kind: str) -> Var:
-        return inputs[layout.names.past.format(layer=layer, kind=kind)]
+        return inputs[spec.names.past.format(layer=layer, kind=kind)]
 
-    pairs = [(past(layer, "key"), past(layer, "value")) for layer in range(layout.geometry.layers)]
-    return InputOutputCache(pairs, inputs[layout.mask], tokens, layout.longest, grows(layout.context))
+    pairs = [(past(layer, "key"), past(layer, "value")) for layer in range(spec.geometry.layers)]
+    return InputOutputCache(pairs, inputs[spec.mask], tokens, spec.longest, grows(spec.context))
 
 
-def outputs(layout: Layout, kept: InputOutputCache) -> Sequence[Returned]:
+def outputs(spec: CacheSpec, kept: InputOutputCache) -> Sequence[Returned]:
     what = "Past and new" if kept.whole else "New"
     return [
-        Returned(layout.names.present.format(layer=layer, kind=kind), value, f"{what} {kind}s of layer {layer}.")
+        Returned(spec.names.present.format(layer=layer, kind=kind), value, f"{what} {kind}s of layer {layer}.")
         for layer, pair in enumerate(kept.present)
         for kind, value in zip(KINDS, pair, strict=True)
     ]

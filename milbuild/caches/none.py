@@ -6,11 +6,11 @@ import numpy as np
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import cache
-from milbuild.caches.cache import Declared, Layout, Returned, Shapes, count, hide
+from milbuild.caches.cache import CacheSpec, Declared, Returned, Shapes, count, hide
 from milbuild.layers.attention import Positions
 
 
-def declare(layout: Layout) -> list[Declared]:
+def declare(spec: CacheSpec) -> list[Declared]:
     return []
 
 
@@ -32,11 +32,11 @@ class NoCache:
         return k, v
 
 
-def make_cache(layout: Layout, inputs: Mapping[str, Var], tokens: int | Var) -> NoCache:
-    return NoCache(tokens, layout.longest, inputs.get(layout.mask))
+def make_cache(spec: CacheSpec, inputs: Mapping[str, Var], tokens: int | Var) -> NoCache:
+    return NoCache(tokens, spec.longest, inputs.get(spec.mask))
 
 
-def outputs(layout: Layout, kept: NoCache) -> Sequence[Returned]:
+def outputs(spec: CacheSpec, kept: NoCache) -> Sequence[Returned]:
     return ()
 
 

@@ -11,7 +11,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var, get_new_symbol
 
 from milbuild.caches import cache
-from milbuild.caches.cache import Declared, Layout, Shapes, size_of
+from milbuild.caches.cache import CacheSpec, Declared, Shapes, size_of
 from milbuild.caches.state import StateCache, declare_states, outputs
 
 __all__ = ["Host", "declare", "make_cache", "outputs"]
@@ -19,24 +19,24 @@ __all__ = ["Host", "declare", "make_cache", "outputs"]
 RESERVED = 1  # slots that stay empty
 
 
-def declare(layout: Layout) -> list[Declared]:
-    assert isinstance(layout.context, int)
-    names, slots = layout.names, layout.context + RESERVED
+def declare(spec: CacheSpec) -> list[Declared]:
+    assert isinstance(spec.context, int)
+    names, slots = spec.names, spec.context + RESERVED
     text = (
         f"One slot more than there are tokens in the sequence so far, at most {slots}; the first slot stays empty. "
         "Negative hides a slot; order in time is the graph's own affair."
     )
     mask = Declared(names.position, "float16", (1, 1, 1, get_new_symbol()), text, (1, 1, 1, (2, slots)))
-    return [mask, *declare_states(layout, {None: (layout.geometry.layers, slots)})]
+    return [mask, *declare_states(spec, {None: (spec.geometry.layers, slots)})]
 
 
-def make_cache(layout: Layout, inputs: Mapping[str, Var], tokens: int | Var) -> StateCache:
-    names = layout.names
+def make_cache(spec: CacheSpec, inputs: Mapping[str, Var], tokens: int | Var) -> StateCache:
+    names = spec.names
     mask, pair = inputs[names.position], (inputs[names.key], inputs[names.value])
     end = mb.expand_dims(x=size_of(mask, 3, "slots"), axes=[0], name="slots_end")
     begin = mb.sub(x=end, y=tokens, name="slots_begin")
-    windows = list(layout.geometry.windows)
-    return StateCache({None: pair}, windows, begin, tokens, layout.longest, RESERVED, end, mask)
+    windows = list(spec.geometry.windows)
+    return StateCache({None: pair}, windows, begin, tokens, spec.longest, RESERVED, end, mask)
 
 
 class Host(cache.Host):

@@ -10,7 +10,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import cache
-from milbuild.caches.cache import Arrays, Declared, Layout, Length, Names, Returned, Shapes
+from milbuild.caches.cache import Arrays, CacheSpec, Declared, Length, Names, Returned, Shapes
 from milbuild.caches.cross import of_layers
 from milbuild.errors import Error
 from milbuild.layers.attention import NOWHERE, Positions
@@ -22,19 +22,17 @@ UNSEEN = -10_000  # what WhisperKit's mask holds for a slot that is not seen
 KINDS = ("key", "value")
 
 
-def declare(layout: Layout) -> list[Declared]:
-    slots, names, (layers, heads, width, _) = layout.context, layout.names, layout.geometry
+def declare(spec: CacheSpec) -> list[Declared]:
+    slots, names, (layers, heads, width, _) = spec.context, spec.names, spec.geometry
     assert isinstance(slots, int)
     declared = [Declared(names.position, "int32", (1,), "Tokens before this one: its place.")]
     for kind in KINDS:
         text = f"{kind.capitalize()}s of earlier tokens, all layers behind one another."
-        declared.append(
-            Declared(names.past.format(kind=kind), layout.dtype, (1, layers * heads * width, 1, slots), text)
-        )
+        declared.append(Declared(names.past.format(kind=kind), spec.dtype, (1, layers * heads * width, 1, slots), text))
     text = "1 for the slot of this token, 0 for the others. The caller stores there what the updates bring."
-    declared.append(Declared(SLOT, layout.dtype, (1, slots), text))
+    declared.append(Declared(SLOT, spec.dtype, (1, slots), text))
     text = "0 for a slot that is seen, this token's too; -10000 for the others. Any negative number hides a slot."
-    declared.append(Declared(HIDDEN, layout.dtype, (1, slots), text))
+    declared.append(Declared(HIDDEN, spec.dtype, (1, slots), text))
     return declared
 
 
@@ -77,8 +75,8 @@ class SlotCache:
         return key, value
 
 
-def make_cache(layout: Layout, inputs: Mapping[str, Var], tokens: int | Var) -> SlotCache:
-    names, (layers, heads, width, _) = layout.names, layout.geometry
+def make_cache(spec: CacheSpec, inputs: Mapping[str, Var], tokens: int | Var) -> SlotCache:
+    names, (layers, heads, width, _) = spec.names, spec.geometry
 
     def past(kind: str) -> Var:
         """(1, L * H * E, 1, S) -> (1, L * H, S, E)."""
@@ -87,17 +85,17 @@ def make_cache(layout: Layout, inputs: Mapping[str, Var], tokens: int | Var) -> 
         return mb.transpose(x=x, perm=[0, 1, 3, 2], name=f"past_{kind}s_slots")
 
     pair = past("key"), past("value")
-    return SlotCache(pair, layers, inputs[SLOT], inputs[HIDDEN], inputs[names.position], layout.longest)
+    return SlotCache(pair, layers, inputs[SLOT], inputs[HIDDEN], inputs[names.position], spec.longest)
 
 
-def outputs(layout: Layout, kept: SlotCache) -> Sequence[Returned]:
+def outputs(spec: CacheSpec, kept: SlotCache) -> Sequence[Returned]:
     """The call's keys and values of all layers, (1, L * H * E, 1, 1) each."""
     found = []
     for kind, new in zip(KINDS, zip(*kept.present, strict=True), strict=True):
         x = new[0] if len(new) == 1 else mb.concat(values=list(new), axis=1, name=f"new_{kind}s")
         x = mb.reshape(x=x, shape=[1, -1, 1, 1], name=f"new_{kind}s_spread")
         text = f"{kind.capitalize()}s of the token, all layers behind one another."
-        found.append(Returned(layout.names.present.format(kind=kind), x, text))
+        found.append(Returned(spec.names.present.format(kind=kind), x, text))
     return found
 
 

@@ -7,26 +7,26 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
 
 from milbuild.caches import cache
-from milbuild.caches.cache import Declared, Layout, Names, Returned, Shapes, as_vector, count, hide
+from milbuild.caches.cache import CacheSpec, Declared, Names, Returned, Shapes, as_vector, count, hide
 from milbuild.caches.ring import Ring, slots_needed
 from milbuild.caches.state_tensor import Corners, StateTensor
 from milbuild.layers.attention import NOWHERE, Positions
 
 
-def declare(layout: Layout) -> list[Declared]:
+def declare(spec: CacheSpec) -> list[Declared]:
     """The position, and the states: functions that share a state declare all of them, whatever they do with it
     (docs/core-ml.md)."""
     text = (
-        f"Tokens already in the cache. With those of the call they are at most {layout.context}, the context: "
+        f"Tokens already in the cache. With those of the call they are at most {spec.context}, the context: "
         "what is written past it is undefined."
     )
-    position = [Declared(layout.names.position, "int32", (1,), text)] if layout.decodes else []
-    return position + declare_states(layout, pairs(layout))
+    position = [Declared(spec.names.position, "int32", (1,), text)] if spec.decodes else []
+    return position + declare_states(spec, pairs(spec))
 
 
-def declare_states(layout: Layout, pairs: Mapping[int | None, tuple[int, int]]) -> list[Declared]:
+def declare_states(spec: CacheSpec, pairs: Mapping[int | None, tuple[int, int]]) -> list[Declared]:
     """States of keys and values for each of `pairs` (see there)."""
-    _, heads, width, _ = layout.geometry
+    _, heads, width, _ = spec.geometry
     declared = []
     for window, (layers, slots) in pairs.items():
         what = "zeros in a new state."
@@ -34,17 +34,17 @@ def declare_states(layout: Layout, pairs: Mapping[int | None, tuple[int, int]]) 
             what = f"a ring for the layers that see {window} tokens; {what}"
         text = f"Layers, 1, heads, slots, width of a head; {what}"
         shape = (layers, 1, heads, slots, width)
-        declared += [Declared(name, "float16", shape, text, state=True) for name in state_names(layout.names, window)]
+        declared += [Declared(name, "float16", shape, text, state=True) for name in state_names(spec.names, window)]
     return declared
 
 
-def pairs(layout: Layout) -> dict[int | None, tuple[int, int]]:
+def pairs(spec: CacheSpec) -> dict[int | None, tuple[int, int]]:
     """Window -> (layers, slots) of each pair of states; None is for layers that keep everything."""
-    context = layout.context
+    context = spec.context
     assert isinstance(context, int)
     found: dict[int | None, tuple[int, int]] = {}
-    for window in layout.geometry.windows:
-        slots = None if window is None else slots_needed(window, layout.calls, context)
+    for window in spec.geometry.windows:
+        slots = None if window is None else slots_needed(window, spec.calls, context)
         kind = window if slots else None
         found[kind] = (found.get(kind, (0, 0))[0] + 1, slots or context)
     return found
@@ -126,16 +126,16 @@ class _Slots:
         return key, value
 
 
-def make_cache(layout: Layout, inputs: Mapping[str, Var], tokens: int | Var) -> StateCache:
+def make_cache(spec: CacheSpec, inputs: Mapping[str, Var], tokens: int | Var) -> StateCache:
     states = {}
-    for window in pairs(layout):
-        key, value = state_names(layout.names, window)
+    for window in pairs(spec):
+        key, value = state_names(spec.names, window)
         states[window] = (inputs[key], inputs[value])
-    windows = list(layout.geometry.windows)
-    return StateCache(states, windows, inputs[layout.names.position], tokens, layout.longest)
+    windows = list(spec.geometry.windows)
+    return StateCache(states, windows, inputs[spec.names.position], tokens, spec.longest)
 
 
-def outputs(layout: Layout, kept: StateCache) -> Sequence[Returned]:
+def outputs(spec: CacheSpec, kept: StateCache) -> Sequence[Returned]:
     return ()
 
 

@@ -191,7 +191,7 @@ class Graph:
 
     def _present(self, model: Any) -> Produced:
         """Keys and values for the caller to keep."""
-        return self._returned(self.inputs.kind_of_cache.outputs(self.inputs.layout, model.cache))
+        return self._returned(self.inputs.kind_of_cache.outputs(self.inputs.cache_spec, model.cache))
 
     def _returned(self, values: Sequence[Returned]) -> Produced:
         produced = {}

@@ -13,7 +13,7 @@ from coremltools.converters.mil.mil import Var, types
 
 from milbuild import architectures
 from milbuild.architectures.family import Family
-from milbuild.caches import KINDS, Cache, Cross, Geometry, Kind, Layout, cross
+from milbuild.caches import KINDS, Cache, CacheSpec, Cross, Geometry, Kind, cross
 from milbuild.caches.cache import Axis, Declared, Dimension, ends, size_of, slots_mask
 from milbuild.caches.cross import CROSS
 from milbuild.caches.none import NoCache
@@ -232,7 +232,7 @@ class Inputs:
     def _declare_caches(self) -> None:
         declared = self._declared_cross()
         if self.parts != ("encoder",) or self.plan.cross_in_state:
-            self.kept = self.kind_of_cache.declare(self.layout)
+            self.kept = self.kind_of_cache.declare(self.cache_spec)
             declared = [*self.kept, *declared] if self.plan.cross_in_state else [*declared, *self.kept]
         for each in declared:
             described = each.shape if each.described is None else each.described
@@ -261,10 +261,10 @@ class Inputs:
         return KINDS[self.plan.kind]
 
     @functools.cached_property
-    def layout(self) -> Layout:
+    def cache_spec(self) -> CacheSpec:
         """What the kind of the cache is told of this function."""
         plan = self.plan
-        return Layout(
+        return CacheSpec(
             Geometry() if plan.cache == "none" else self.geometry,
             self.names,
             slots_mask(self.names, bool(self.parts)),
@@ -283,7 +283,7 @@ class Inputs:
             for each in self.kept
             if each.dtype == self.io_dtype and not each.state
         }
-        made: Cache = self.kind_of_cache.make_cache(self.layout, inputs | kept, tokens)
+        made: Cache = self.kind_of_cache.make_cache(self.cache_spec, inputs | kept, tokens)
         return made
 
     def encoder_cache(self, inputs: dict[str, Var], given: dict[str, Any]) -> NoCache:
