@@ -111,7 +111,7 @@ def find(model_type: str) -> type["Family"]:
 
 def takes(family: type["Family"]) -> tuple[str, ...]:
     """The inputs of a family, by transformers' names: what its `encode` takes if it has an encoder and a decoder, else its
-    `hidden_states`. The first says of what kind it is: text (input_ids), pictures (pixel_values) or sound (input_values,
+    `hidden_states`. The first says of what kind it is: text (input_ids), images (pixel_values) or audio (input_values,
     input_features)."""
     method = family.encode or family.hidden_states
     return tuple(inspect.signature(method).parameters)[1:]

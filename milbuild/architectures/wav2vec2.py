@@ -98,4 +98,4 @@ class Wav2Vec2(Family):
         if not config.add_adapter:
             return speech
         counted = [(1, config.adapter_stride)] * config.num_adapter_layers  # by transformers, whatever the kernel is
-        return speech._replace(hidden=audio.adapter(speech.hidden, w, config, width), behind=counted)
+        return speech._replace(hidden=audio.adapter(speech.hidden, w, config, width), after=counted)

@@ -16,14 +16,14 @@ from milbuild.weights.fields import Config
 
 class Speech(NamedTuple):
     """What the hidden states of a speech encoder are: `hidden` (B, T, D), the `features` (B, T, C) its convolutions make if
-    they are an output, the `states` (B, T, D) before, between and behind its layers, and with a mask the frames of these that
-    are no padding, `lengths` (B, 1). `behind` are (kernel, stride) of convolutions between the last state and `hidden`."""
+    they are an output, the `states` (B, T, D) before, between and after its layers, and with a mask the frames of these that
+    are no padding, `lengths` (B, 1). `after` are (kernel, stride) of convolutions between the last state and `hidden`."""
 
     hidden: Var
     features: Var | None
     states: list[Var]
     lengths: Var | None
-    behind: list[tuple[int, int]]
+    after: list[tuple[int, int]]
 
 
 def speech_states() -> Head:
@@ -93,7 +93,7 @@ def xvector() -> Head:
         x, lengths = audio.transposed(x, root / "tdnn.turned"), speech.lengths
         if lengths is not None:
             # As transformers counts them: as if nothing were dilated.
-            counted = [*speech.behind, *((kernel, 1) for kernel in config.tdnn_kernel)]
+            counted = [*speech.after, *((kernel, 1) for kernel in config.tdnn_kernel)]
             lengths = frames.lengths(lengths, counted, root / "tdnn.lengths")
         x = frames.mean_and_deviation(x, _seen(x, lengths, root / "pooled"), root / "pooled")
         embeddings = linear(x, root / "feature_extractor", config.xvector_output_dim)

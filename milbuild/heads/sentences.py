@@ -43,8 +43,8 @@ def pooled(
     return found[0] if len(found) == 1 else mb.concat(values=found, axis=-1, name=f"{w.name}_joined")
 
 
-def behind(x: Var, steps: Sequence[Step], w: Cursor) -> Var:
-    """(B, D) -> (B, D'): the modules behind a pooling, one after the other; `w` is the repository."""
+def after_pooling(x: Var, steps: Sequence[Step], w: Cursor) -> Var:
+    """(B, D) -> (B, D'): the modules after a pooling, one after the other; `w` is the repository."""
     for step in steps:
         at = w / step.path
         if step.kind == "Normalize":
@@ -100,7 +100,7 @@ def _of_shown(hidden: Var, positions: Positions, first: Var, shown: Var, mode: s
         away = mb.mul(
             x=mb.sub(x=mask, y=like(hidden, 1), name=f"{w.name}_hidden"), y=like(hidden, -LOWEST), name=f"{w.name}_away"
         )
-        # Products first: what stands in padding, however large, becomes LOWEST itself.
+        # Products first: what is in padding, however large, becomes LOWEST itself.
         x = mb.add(x=mb.mul(x=hidden, y=mask, name=f"{w.name}_kept"), y=away, name=f"{w.name}_seen")
         return mb.reduce_max(x=x, axes=[1], name=w.name)
     return _weighed(hidden, _weights(shown, first, positions, mode, w), w)

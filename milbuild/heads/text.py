@@ -17,7 +17,7 @@ from milbuild.weights.fields import Config
 
 
 def encoder_decoder_states() -> Head:
-    """No head: what both halves of the base model give."""
+    """No head: what the encoder and the decoder of the base model give."""
 
     def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
         return {"last_hidden_state": hidden, "encoder_last_hidden_state": inputs["encoder_last_hidden_state"]}
@@ -136,7 +136,7 @@ def eos_pooled(module: str) -> Head:
 
 
 def choices(module: str, pool: Pool, own: str | None = None) -> Head:
-    """Several texts a question, one behind the other (B * C, T, D) -> logits (B, C)."""
+    """Several texts a question, one after the other (B * C, T, D) -> logits (B, C)."""
 
     def compute(family: Family, hidden: Var, inputs: Inputs) -> Outputs:
         w = family.weights.root / module

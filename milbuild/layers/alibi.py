@@ -28,7 +28,7 @@ def alibi_mask(query: Positions, key: Positions, slopes: np.ndarray, w: Cursor) 
     scores of a causal model, (1, H, T, S), or (B, H, T, S): the bias, and the mask of what stands after a query."""
     name, reach = f"{w.name}_alibi", int(min(2.0**30, float(np.finfo(w.dtype).max)))
     each = slopes.astype(w.dtype).reshape(1, -1, 1, 1)
-    # A slot that holds nothing stands far behind every query: no distance, since float16 has no number for it.
+    # A slot that holds nothing is far after every query: no distance, since float16 has no number for it.
     if isinstance(query, np.ndarray) and isinstance(key, np.ndarray):
         apart = np.clip(key[None, :].astype(np.int64) - query[:, None], -reach, 0).astype(w.dtype)
         bias = mb.mul(x=mb.const(val=apart[None, None], name=f"{name}_distances"), y=each, name=name)

@@ -33,7 +33,7 @@ def split_heads(x: Var, heads: int, w: Cursor, parts: int | list[int] = 1) -> li
         each = width // parts if isinstance(parts, int) else width
         said = f"{each} features (hidden_size) do not divide into {heads} heads (num_attention_heads)"
         raise Error(f"{w.path}: {said}", "Look into config.json.")
-    # One reshape and one transpose for all parts: query, key and value heads stand behind one another.
+    # One reshape and one transpose for all parts: query, key and value heads follow one another.
     x = mb.reshape(x=x, shape=[batch, _known(tokens), sum(sizes), width // sum(sizes)], name=f"{w.name}_heads")
     x = mb.transpose(x=x, perm=[0, 2, 1, 3], name=f"{w.name}_heads_first")
     if len(sizes) == 1:
@@ -90,12 +90,12 @@ def causal_mask(query: Positions, key: Positions, w: Cursor, window: int | None 
 def position_mask(
     query: Positions, key: Positions, w: Cursor, before: int | None, after: int | None, groups: int = 1
 ) -> Var | None:
-    """What is added to the scores, from the positions of queries and keys (a cache's): 0 where a key stands at most `before`
-    tokens before the query and at most `after` behind it (None: however many); `HIDDEN` elsewhere; (T, S), or (B, 1, T, S).
-    None when every query sees every key. `groups`: for grouped heads, whose queries stand behind one another, the rows
+    """What is added to the scores, from the positions of queries and keys (a cache's): 0 where a key is at most `before`
+    tokens before the query and at most `after` after it (None: however many); `HIDDEN` elsewhere; (T, S), or (B, 1, T, S).
+    None when every query sees every key. `groups`: for grouped heads, whose queries follow one another, the rows
     so many times.
 
-    A slot that holds nothing stands at `NOWHERE`, so comparisons of positions serve all caches, and padding.
+    A slot that holds nothing is at `NOWHERE`, so comparisons of positions serve all caches, and padding.
     """
     name = f"{w.name}_mask" if before is None else f"{w.name}_mask_{before}"
     if isinstance(query, np.ndarray) and isinstance(key, np.ndarray):
@@ -140,7 +140,7 @@ def padding_mask(attention_mask: Var | None, w: Cursor) -> Var | None:
 
 
 def moved_positions(positions: Positions, by: int, w: Cursor) -> Positions:
-    """Positions as rows of a table whose first token stands in row `by`."""
+    """Positions as rows of a table whose first token is in row `by`."""
     if isinstance(positions, np.ndarray):
         return positions + by
     return mb.add(x=positions, y=np.int32(by), name=f"{w.name}_positions")
@@ -187,7 +187,7 @@ def attention(q: Var, k: Var, v: Var, mask: Var | None, scale: float, w: Cursor,
     """softmax(q k^T scale + mask) v: (B, H, T, E), (B, K, S, E), (B, K, S, E) -> (B, H, T, E).
 
     Fused from iOS 18 on. With `upcast` scores and softmax are computed in float32 whatever the graph's precision is.
-    Where several queries share a head of keys (H / K of them) they stand behind one another as if they were tokens, which
+    Where several queries share a head of keys (H / K of them) they follow one another as if they were tokens, which
     repeats nothing; the mask then has their rows (`groups` of `causal_mask`).
     """
     batch, heads, tokens, width = q.shape

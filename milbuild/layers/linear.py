@@ -87,7 +87,7 @@ def shift_right(ids: Var, first: int | None) -> Var:
     """int32 (B, T) -> (B, T): one place on, with the id `first` in front; the last is gone. As transformers makes a
     decoder's input of a text that it reads itself. Raises `Error` without a `first`."""
     if first is None:
-        raise Error("config.json names no decoder_start_token_id, which stands before the first token of a decoder")
+        raise Error("config.json names no decoder_start_token_id, which comes before the first token of a decoder")
     batch, tokens = ids.shape
     start = np.full((batch, 1), first, np.int32)
     if tokens == 1:

@@ -16,7 +16,7 @@ from milbuild.weights import Computed, Cursor, Joined
 @dataclass(frozen=True)
 class Distances:
     """How distances share `buckets` biases: near ones have one each, farther ones by the logarithm up to `longest`, which
-    all beyond it share. `both_ways`: half of them are for what stands behind a token; else it sees only what is before."""
+    all beyond it share. `both_ways`: half of them are for what comes after a token; else it sees only what is before it."""
 
     buckets: int
     longest: int

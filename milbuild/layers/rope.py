@@ -2,7 +2,7 @@
 
 Angles are computed in float64. Those of "dynamic" and "longrope" depend on how long a sequence is at the end of a call, its
 past included, once it is longer than the context of the training: constants where a call has one length, else worked out
-in the graph from the call's positions. Keys in a cache stay as their own call has turned them, as transformers' do.
+in the graph from the call's positions. Keys in a cache stay as their own call has rotated them, as transformers' do.
 """
 
 import math
@@ -74,7 +74,7 @@ def _looked_up(tables: tuple[np.ndarray, np.ndarray], rows: Var, w: Cursor) -> R
 def _switched(
     p: dict[str, Any], config: Config, positions: Var, trained: int, longest: int, w: Cursor, width: int | None
 ) -> Rotation:
-    """longrope: the tables for short sequences stand before those for long ones."""
+    """longrope: the tables for short sequences come before those for long ones."""
     parts = []
     for length in (trained, longest):
         frequencies, factor = inverse_frequencies(p, config, length, width)
@@ -128,7 +128,7 @@ def _stretched(
 
 @layer
 def rotate(x: Var, rotation: Rotation, w: Cursor) -> Var:
-    """(B, H, T, E) -> (B, H, T, E): the features of each half turned with those of the other, by the token's position."""
+    """(B, H, T, E) -> (B, H, T, E): the features of each half rotated with those of the other, by the token's position."""
     cos, sin = rotation
     first, second = mb.split(x=x, num_splits=2, axis=-1, name=f"{w.name}_halves")
     turned = mb.concat(values=[second, first], axis=-1, name=f"{w.name}_turned")

@@ -11,7 +11,7 @@ from coremltools.converters.mil.mil import Var
 from milbuild.layers.layout import layer
 from milbuild.weights import Cursor
 
-APART = -100.0  # what transformers' Swin adds to the scores of patches that are no neighbours
+APART = -100.0  # what transformers' Swin adds to the scores of patches that are not neighbours
 
 
 @layer

@@ -103,7 +103,7 @@ class Graph:
         x = sentences.pooled(hidden, cache.query_positions, mask, prompt, parse_pooling(plan.pooling), w)
         recipe = self.checkpoint.recipe
         if plan.modules and recipe is not None:
-            x = sentences.behind(x, recipe.steps, w)
+            x = sentences.after_pooling(x, recipe.steps, w)
             self.checkpoint.modules.check((), (), "")
         return sentences.normalized(x, w / "unit") if plan.normalize else x
 

@@ -23,7 +23,7 @@ _SOLVED = reshape.enforce_volumetric_constraint
 
 
 def opened_length(volume: Any, shape: Sequence[Any]) -> list[Any]:
-    """The shape into which a reshape puts so many numbers: a symbol in it stands for a length that is left open."""
+    """The shape into which a reshape puts so many numbers: a symbol in it is a length that is left open."""
     known = [int(size) for size in shape if not is_symbolic(size)]
     if len(known) != len(shape) - 1 or not is_symbolic(volume) or 0 in known:
         return list(_SOLVED(volume, shape))
@@ -90,7 +90,7 @@ def fresh_builder() -> Iterator[None]:
 
 
 def _small(value: Any) -> Any:
-    """Equal for equal types and values that stand in the program itself; None for others."""
+    """Equal for equal types and values that are in the program itself; None for others."""
     plain = value if isinstance(value, list | tuple) else [value]
     if len(plain) < SMALLEST_BLOB and all(type(each) in (bool, int, float, str) for each in plain):
         return type(value), repr(value)

@@ -50,7 +50,7 @@ RENAMES: Spellings = (
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
-# What stands in a generation_config.json of Whisper only: transformers takes none of it from config.json.
+# What is in a generation_config.json of Whisper only: transformers takes none of it from config.json.
 BEYOND = frozenset(
     """alignment_heads is_multilingual lang_to_id language max_initial_timestamp_index no_timestamps_token_id prev_sot_token_id
     return_timestamps task task_to_id""".split()
@@ -101,7 +101,7 @@ class Checkpoint:
         config = read_config(folder)
         if found := _quantized(config):
             field, method = found
-            hint = "Use the checkpoint it was made from; compression belongs behind the build (coremltools.optimize)."
+            hint = "Use the checkpoint it was made from; compression comes after the build (coremltools.optimize)."
             raise Error(
                 f"{name} is quantized ({method}) by {field} of config.json; its tensors are not the model's weights",
                 hint,
@@ -138,7 +138,7 @@ class Checkpoint:
 
     @functools.cached_property
     def processor(self) -> dict[str, Any]:
-        """preprocessor_config.json (or the part of processor_config.json), pictures' completed by the defaults of its class;
+        """preprocessor_config.json (or the part of processor_config.json), with the defaults of its class for images;
         empty where there is none."""
         return processors.complete(self._processor(), str(self.config.get("model_type")))
 
@@ -170,7 +170,7 @@ class Checkpoint:
 
     @functools.cached_property
     def modules(self) -> "Checkpoint":
-        """The tensors of the modules that stand behind a pooling, by the module's folder and their names there."""
+        """The tensors of the modules after a pooling, by the module's folder and their names there."""
         steps: tuple[Step, ...] = () if self.recipe is None else self.recipe.steps
         folder = sentence_transformers.repository_folder(self.folder)
         return Checkpoint(self.name, folder, {}, sentence_transformers.tensors(folder, steps))
@@ -192,7 +192,7 @@ class Checkpoint:
     def tensor(self, path: str, shape: tuple[int, ...], prefix: str) -> Tensor:
         """The parameter `path` of `shape`; files may leave out the base model's `prefix`.
 
-        One that is missing or of another shape is remembered for `check`, which lists them all, and stands for nothing.
+        One that is missing or of another shape is remembered for `check`, which lists them all, and holds no numbers.
         """
         if any(size < 1 for size in shape):
             raise Error(f"{self.name}: {path} of shape {shape} cannot be", "Look into config.json.")
@@ -409,7 +409,7 @@ def _read_tensors(folder: Path, file: Path | None) -> dict[str, np.ndarray]:
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     if shards := [match for name in found if (match := SHARD.fullmatch(name))]:
         stem, count = shards[0][1], int(shards[0][2])
-        hint = f"Download {stem}.safetensors.index.json, which says what stands in which shard; it lies beside them."
+        hint = f"Download {stem}.safetensors.index.json, which says what is in which shard; it is beside them."
         raise Error(f"{folder.name} has {len(shards)} of {count} shards and not their index", hint)
     if languages := [match[1] for name in found if (match := LANGUAGE.fullmatch(name))]:
         hint = "Download model.safetensors, which they belong to, as well."
@@ -437,7 +437,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, np.ndarray]:
         ) from error
     tensors: dict[str, np.ndarray] = {}
     for name in files:
-        # Shards may stand in a folder below, as transformers reads them.
+        # Shards may be in a folder below, as transformers reads them.
         parts = name.split("/") if isinstance(name, str) else []
         if not parts or any(part in ("", ".", "..") or "\\" in part or ":" in part for part in parts):
             raise Error(f"{index.name} names the file {name!r}, which is not in the checkpoint's own folder")
@@ -456,7 +456,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-# What wraps a model puts its own name in front of every tensor's.
+# What wraps a model puts its own name before every tensor's.
 WRAPPERS = {"module.": "DataParallel or DistributedDataParallel", "_orig_mod.": "torch.compile"}
 
 

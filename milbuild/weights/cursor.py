@@ -29,7 +29,7 @@ class Cursor:
         return Cursor(self.checkpoint, self.dtype, self.prefix, path, label)
 
     def called(self, other: "Cursor") -> "Cursor":
-        """The same module under the name of `other`: for one that stands in several places."""
+        """The same module under the name of `other`: for one that is in several places."""
         return Cursor(self.checkpoint, self.dtype, self.prefix, self.path, other.label)
 
     def first(self, *parts: str) -> "Cursor":

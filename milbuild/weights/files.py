@@ -1,4 +1,4 @@
-"""Files as they are found: JSON, and what stands in the place of another file."""
+"""Files as they are found: JSON, and what is in the place of another file."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def refuse_pointer(path: Path) -> None:
         return  # whoever reads it says why it cannot be
     if found:
         hint = f"Fetch the files themselves: git lfs pull, in {path.parent.resolve().name}."
-        raise Error(f"{path.name} is a pointer of Git LFS, not the file that it stands for", hint)
+        raise Error(f"{path.name} is a pointer of Git LFS, not the file itself", hint)
 
 
 def read_value(path: Path) -> Any:

@@ -125,7 +125,7 @@ def ends(generation: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def answer_start(generation: Mapping[str, Any]) -> int:
-    """The token that a decoder behind an encoder begins with. Raises `Error`."""
+    """The token that a decoder after an encoder begins with. Raises `Error`."""
     start = generation.get("decoder_start_token_id", generation.get("bos_token_id"))
     if isinstance(start, list):
         start = start[0]

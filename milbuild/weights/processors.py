@@ -61,16 +61,16 @@ CLASSES = {
     "yolos": "Yolos",
 }
 
-# Those whose size is an edge between two bounds, and what the sides of a picture are multiples of (image_processing_yolos.py).
+# Those whose size is an edge between two bounds, and what the sides of an image are multiples of (image_processing_yolos.py).
 _EDGES = {name: 16 if name == "Yolos" else 1 for name, said in DEFAULTS.items() if said is _DETECTION}
 
 _ENDINGS = ("ImageProcessorFast", "ImageProcessorPil", "ImageProcessor", "FeatureExtractor")
 
 
 def complete(processor: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """A file's fields, and below them its class's; a model without pictures' as they stand, and an empty file's.
+    """A file's fields, and below them its class's; those of a model without images as they are, and an empty file's.
 
-    Raises `Error` for a class that is not known and a file that leaves to it how pictures are normalized, and for channels
+    Raises `Error` for a class that is not known and a file that leaves to it how images are normalized, and for channels
     in another order.
     """
     if not processor or model_type not in CLASSES:
@@ -98,7 +98,7 @@ def complete(processor: Mapping[str, Any], model_type: str) -> dict[str, Any]:
 
 
 def _made(processor: Mapping[str, Any], unit: int) -> Any:
-    """The size that a square picture gets of a processor that bounds both edges, as far as its file says; else what it says."""
+    """The size that a square image gets from a processor that bounds both edges, as far as its file says; else what it says."""
     size = processor["size"]
     if isinstance(size, int):
         size = {"shortest_edge": size, "longest_edge": processor.get("max_size") or 1333}

@@ -45,7 +45,7 @@ TRANSFORMER = [
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 ]
-# What may stand there that changes no number of the model: how texts are prepared, how files are loaded.
+# What may be there that changes no number of the model: how texts are prepared, how files are loaded.
 LOADING = {
     "attn_implementation",
     "dtype",
@@ -67,7 +67,7 @@ OUTPUT = "sentence_embedding"
 
 @dataclass(frozen=True)
 class Step:
-    """A module behind the pooling: its `kind`, the folder that it has in the repository, and its config.json."""
+    """A module after the pooling: its `kind`, the folder that it has in the repository, and its config.json."""
 
     kind: str
     path: str
@@ -76,8 +76,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What stands in modules.json: `task` is what the model itself is loaded for; `poolings` are milbuild's names of the modes
-    whose vectors are joined, `steps` what stands behind them, but for a Normalize at the end, which is `normalize`.
+    """What is in modules.json: `task` is what the model itself is loaded for; `poolings` are milbuild's names of the modes
+    whose vectors are joined, `steps` what comes after them, but for a Normalize at the end, which is `normalize`.
 
     `problem` is why no vector can be built of it; nobody is told before it is asked for. `facts` are what a package's metadata
     repeats for whoever feeds it: prompts, the limit of a text, how vectors are compared.
@@ -127,7 +127,7 @@ def repository_folder(folder: Path) -> Path:
 
 
 def tensors(folder: Path, steps: tuple[Step, ...]) -> dict[str, np.ndarray]:
-    """Those of the modules behind the pooling, by the module's folder and their names there. Raises `Error`."""
+    """Those of the modules after the pooling, by the module's folder and their names there. Raises `Error`."""
     found: dict[str, np.ndarray] = {}
     for step in (step for step in steps if step.kind != "Normalize"):
         file = folder / step.path / "model.safetensors"
@@ -181,7 +181,7 @@ def _recipe(
     if kinds == ["Transformer"]:
         return Recipe(task or "feature-extraction", facts=facts)  # a model alone: a CrossEncoder, mostly
     if task != "feature-extraction":
-        raise _refused(folder, f"has {', '.join(kinds[1:])} behind a model for {first.get('transformer_task')}")
+        raise _refused(folder, f"has {', '.join(kinds[1:])} after a model for {first.get('transformer_task')}")
     _check_first(folder, first)
     if kinds[1] != "Pooling":
         raise _refused(folder, f"has its modules in an order that no graph is written for: {', '.join(kinds)}")

@@ -49,7 +49,7 @@ class Tensor:
         """The same values in another shape."""
         data = self.data
         if isinstance(data, Stored) and not data.flags.c_contiguous:
-            raise AssertionError(f"{self.key} is no longer as it stands in the file; reshape it before")
+            raise AssertionError(f"{self.key} is no longer as it is in the file; reshape it before")
         return Tensor(self.name, f"{self.key} as {shape}", data.reshape(shape))
 
     def bands(self, count: int) -> Iterator[np.ndarray]:
@@ -280,7 +280,7 @@ def _gathered(data: np.ndarray) -> np.ndarray:
 
 
 def _transposed(stored: np.ndarray, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
-    """The transposed matrix of one whose rows (or parts of them) stand in C order in the file.
+    """The transposed matrix of one whose rows (or parts of them) are in C order in the file.
 
     They are read and cast some at a time. Numpy copies with a stride number by number, whatever their size: so two or four
     rows are first put side by side into wider numbers, and those are copied.
