@@ -45,7 +45,7 @@ def floor_div(x: Tensor, y: Tensor) -> Tensor:
 def mod(x: Tensor, y: Tensor) -> Tensor:
     if _whole(x, y):
         # Nothing remains of a division by 0, as numpy has it, nor by -1, with which torch 2.6 stops the process at the lowest.
-        return torch.remainder(x, torch.where((y == 0) | (y == -1), 1, y))
+        return torch.remainder(x, torch.where(y.abs() <= 1, 1, y))
     # In float32 torch gives NaN where the quotient is too large for it, but only to some elements.
     return torch.remainder(x.double(), y.double()).float()
 

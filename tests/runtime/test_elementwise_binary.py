@@ -233,7 +233,7 @@ FAULTS: dict[str, list[Fault]] = {
     "mod": [
         ("torch.remainder(x.double", "torch.fmod(x.double"),
         ("torch.remainder(x, ", "torch.fmod(x, "),
-        ("torch.where(y == 0, 1, y)", "y"),
+        ("torch.where(y.abs() <= 1, 1, y)", "y"),
         ("torch.remainder(x.double(), y.double()).float()", "torch.remainder(x, torch.where(y == 0, 1, y))"),
         ("torch.remainder(x.double(), y.double()).float()", "torch.remainder(x, y)"),
         ("torch.remainder(x, ", "torch.remainder(x.float(), "),
