@@ -15,6 +15,9 @@ import typer
 from milbuild import architectures, tasks
 from milbuild.errors import Error
 from milbuild.program import options
+from milbuild.program.interfaces import INTERFACES
+from milbuild.program.lengths import parse_length, parse_size
+from milbuild.program.plan import Plan
 
 app = typer.Typer(
     name="milbuild",
@@ -174,7 +177,7 @@ def build(
     interface: Annotated[
         str | None,
         typer.Option(
-            metavar="|".join(options.INTERFACES),
+            metavar="|".join(INTERFACES),
             help="Names and shapes of a consumer; whisperkit takes a package for each --function. "
             "(default: hf with io, else milbuild)",
             show_default=False,
@@ -214,16 +217,14 @@ def build(
         model = milbuild.build(
             source,
             task=task,
-            sequence_length=None
-            if sequence_length is None
-            else options.parse_length(sequence_length, "sequence_length"),
-            image_size=None if image_size is None else options.parse_size(image_size),
+            sequence_length=None if sequence_length is None else parse_length(sequence_length, "sequence_length"),
+            image_size=None if image_size is None else parse_size(image_size),
             batch_size=batch_size,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             num_choices=num_choices,
             cache=cache,
-            context_length=None if context_length is None else options.parse_length(context_length, "context_length"),
+            context_length=None if context_length is None else parse_length(context_length, "context_length"),
             prefill_length=prefill_length,
             function=function,
             logits=logits,
@@ -260,7 +261,7 @@ def build(
     if model.unread_fields:
         _note(f"config.json has fields that transformers' model does not read: {', '.join(model.unread_fields)}")
     counted = ", ".join(f"{name} {function.total} operations" for name, function in found.functions.items())
-    plan = options.Plan.of(target_path.name, model.user_defined_metadata)
+    plan = Plan.of(target_path.name, model.user_defined_metadata)
     vector = f" (sentence_embedding by {plan.vector})" if plan.vector else ""
     _note(f"Built {target_path} for {plan.task}{vector} in {seconds:.1f} s: {found.bytes / 1e6:,.1f} MB; {counted}")
 

@@ -16,20 +16,11 @@ from milbuild.errors import Error, LintWarning
 from milbuild.lowering.writer import lower
 from milbuild.model import Model, units_of
 from milbuild.program.function import Graph
+from milbuild.program.lengths import Length, longest
 from milbuild.program.metadata import write_metadata
 from milbuild.program.mil import fresh_builder, one_build
-from milbuild.program.options import (
-    BATCH_SIZE,
-    FUNCTIONS,
-    LOGITS,
-    PRECISION,
-    TARGET,
-    TARGETS,
-    Length,
-    Output,
-    Plan,
-    longest,
-)
+from milbuild.program.options import BATCH_SIZE, LOGITS, PRECISION, TARGET, TARGETS, Output
+from milbuild.program.plan import FUNCTIONS, Plan
 from milbuild.program.whisperkit import WhisperKitGraph
 from milbuild.weights import Checkpoint, fields
 from milbuild.weights.fields import Config

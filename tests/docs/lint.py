@@ -12,7 +12,7 @@ import milbuild
 from milbuild import architectures, tasks
 from milbuild.linting import RULES, lint_program
 from milbuild.linting.rules import SEVERITIES
-from milbuild.program import options
+from milbuild.program.interfaces import INTERFACES
 from tests.tiny import TABLE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "lint.md"
@@ -125,7 +125,7 @@ def matrix(model_type: str, task: str) -> list[dict[str, Any]]:
     kind, apart = TABLE[model_type].kind, task in tasks.APART
     found = []
     for cache in tasks.caches(task, architectures.SUPPORTED[model_type].decoder):
-        for name, interface in options.INTERFACES.items():
+        for name, interface in INTERFACES.items():
             if cache not in interface.caches or (interface.tasks and task not in interface.tasks):
                 continue
             if interface.ranged and cache == "state" and apart:  # it has no encoder beside its decoder
