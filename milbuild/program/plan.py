@@ -14,7 +14,7 @@ from milbuild import architectures, tasks
 from milbuild.errors import BuildWarning, Error
 from milbuild.program.interfaces import INTERFACES
 from milbuild.program.lengths import Length, longest, parse_length, parse_size, spell_length, spell_size
-from milbuild.program.options import NO_POOLING, POOLINGS, PRECISIONS, TARGETS, Output
+from milbuild.program.options import NO_POOLING, POOLINGS, TARGETS, Output
 
 if TYPE_CHECKING:
     from milbuild.weights.sentence_transformers import Recipe
@@ -118,8 +118,6 @@ class Plan:
             )
         options["cache"] = cache
         _check_pooling(options, KINDS[architectures.takes(family)[0]], recipe)
-        for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
-            _one_of(option, options[option], known)
         options["interface"] = options["interface"] or {"io": "hf"}.get(cache, "milbuild")
         names = INTERFACES[options["interface"]]
         if names.packages and options["function"] is None:
