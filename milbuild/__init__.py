@@ -76,15 +76,19 @@ class _Families:
 
     @staticmethod
     def exec_module(module: ModuleType) -> None:
+        from milbuild.program.options import with_options
+
         model_type = _model_type(module.__name__.rpartition(".")[2])
 
         def build(source: "Any", **options: "Any") -> "Any":
             from milbuild.program.builder import build as build_any
 
+            if "model_type" in options:
+                raise TypeError(f"{module.__name__}.build() got an unexpected keyword argument 'model_type'")
             return build_any(source, model_type=model_type, **options)
 
-        build.__doc__ = f"`milbuild.build` for checkpoints of the model_type {model_type}, with the same options."
-        vars(module)["build"] = build
+        build.__doc__ = f"`milbuild.build` for checkpoints of the model_type {model_type}."
+        vars(module)["build"] = with_options(build)
 
 
 def _model_type(name: str) -> str | None:

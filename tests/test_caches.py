@@ -13,7 +13,7 @@ from milbuild import architectures, caches, runtime
 from milbuild.caches import CacheSpec, Declared, Returned, cache
 from milbuild.caches.io import InputOutputCache
 from milbuild.generation.session import Session
-from milbuild.program.options import INTERFACES
+from milbuild.program.interfaces import INTERFACES
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
 from tests.tiny import TEXT_MODELS

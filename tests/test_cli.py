@@ -15,6 +15,7 @@ import typer
 import milbuild
 from milbuild import architectures, tasks
 from milbuild.cli.app import app
+from milbuild.program.options import table
 from tests.helpers import checkpoints_by_hand as by_hand
 from tests.helpers.command_line import ENVIRONMENT, ROOT, CommandLine, assert_refused, files, run
 
@@ -320,11 +321,12 @@ def test_reader_that_goes_away(folder: Path) -> None:
 def test_build_has_the_options_of_python() -> None:
     python = inspect.signature(milbuild.build).parameters
     line = {parameter.name: parameter for parameter in COMMANDS["build"].params}
-    # `milbuild.gpt2.build` sets the model_type; --raw is postprocess=False; a package on the disk has no compute units.
-    assert python.keys() - line.keys() == {"model_type", "postprocess", "compute_units"}
-    assert line.keys() - python.keys() == {"output", "force", "as_json", "raw", "help"} & line.keys()
-    assert python["postprocess"].default is not line["raw"].default
-    for name in python.keys() & line.keys() - {"source"}:
+    # `milbuild.gpt2.build` sets the model_type; a package on the disk has no compute units.
+    assert python.keys() - line.keys() == {"model_type", "compute_units"}
+    assert line.keys() - python.keys() == {"output", "force", "as_json", "help"} & line.keys()
+    assert line["postprocess"].opts == ["--raw"]
+    assert python["postprocess"].default is not line["postprocess"].default
+    for name in python.keys() & line.keys() - {"source", "postprocess"}:
         assert line[name].default == python[name].default, name
 
 
@@ -350,11 +352,15 @@ def test_generate_has_the_options_of_python() -> None:
 
 
 def test_every_option_has_one_spelling() -> None:
-    """Long, with dashes, and the name of Python's argument."""
+    """Long, with dashes, and the name of Python's argument, or the table's own for a switch that turns one off."""
+    flags = {name: option.flag for name, (_, option) in table().items() if option.flag}
     for name, each in COMMANDS.items():
         for parameter in each.params:
             if parameter.param_type_name == "option" and parameter.name not in ("help", "as_json"):
-                assert parameter.opts == [f"--{parameter.name.replace('_', '-')}"], (name, parameter.opts)
+                assert parameter.opts == [flags.get(parameter.name, f"--{parameter.name.replace('_', '-')}")], (
+                    name,
+                    parameter.opts,
+                )
 
 
 # How soon it answers

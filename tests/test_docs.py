@@ -12,10 +12,9 @@ from typer.testing import CliRunner
 import milbuild
 from milbuild.cli.app import app
 from milbuild.linting import RULES
-from milbuild.program import options
 from tests.conftest import SHARED, shared
 from tests.docs import lint as rules
-from tests.docs import support
+from tests.docs import options, support
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -57,12 +56,8 @@ def test_the_commands_of_the_readme_exist() -> None:
             assert option in help_, f"milbuild {name} has no {option}"
 
 
-def test_the_table_of_options_is_complete() -> None:
-    import inspect
-
-    named = set(re.findall(r"`(\w+)`", README[README.index("| option |") : README.index("## What is proved")]))
-    assert set(inspect.signature(milbuild.build).parameters) - {"source", "revision", "model_type"} <= named
-    assert {*options.PRECISIONS, *options.TARGETS, "none", "io", "state"} <= named
+def test_the_table_of_options_is_that_of_the_code() -> None:
+    assert options.within(README)[1] == options.document(), "python -m tests.docs.options writes it"
 
 
 @pytest.mark.parametrize(

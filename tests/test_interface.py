@@ -18,7 +18,7 @@ from milbuild.architectures.family import Family
 from milbuild.generation.session import Session
 from milbuild.program import outputs as outputs_
 from milbuild.program.inputs import Inputs
-from milbuild.program.options import Plan
+from milbuild.program.plan import Plan
 from milbuild.validation import reference as hf
 from milbuild.weights import Checkpoint
 from tests.conftest import checkpoint, difference, inputs_of, reference, tokens

@@ -24,7 +24,8 @@ from milbuild.linting import RULES, Report, lint, lint_program
 from milbuild.linting.graph import PIECE, Constant, Place, Subject
 from milbuild.linting.rules import SEVERITIES, UNITS, Rule
 from milbuild.package.reader import Package
-from milbuild.program.options import INTERFACES, PRECISIONS, TARGETS
+from milbuild.program.interfaces import INTERFACES
+from milbuild.program.options import PRECISIONS, TARGETS
 from tests.conftest import checkpoint
 from tests.docs import lint as rules
 from tests.helpers.command_line import ENVIRONMENT, CommandLine

@@ -22,7 +22,7 @@ from milbuild import architectures, runtime
 from milbuild.lowering import passes, temporary
 from milbuild.package.reader import Package
 from milbuild.program.mil import opened_length
-from milbuild.program.options import Plan
+from milbuild.program.plan import Plan
 from milbuild.validation import reference as hf
 from milbuild.weights import Unread
 from tests.conftest import checkpoint, difference, reference, tokens
@@ -145,7 +145,7 @@ def test_metadata(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", ["7", "1:9", "3,5"])
 def test_lengths_survive_in_the_metadata(length: str) -> None:
-    from milbuild.program.options import parse_length
+    from milbuild.program.lengths import parse_length
 
     model = milbuild.build(checkpoint(), sequence_length=parse_length(length, "x"))
     assert Plan.of("x", model.user_defined_metadata).sequence_length == parse_length(length, "x")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from milbuild.errors import Error
-from milbuild.program.options import _image_size
+from milbuild.program.plan import _image_size
 from milbuild.program.processing import image_scaling
 from milbuild.weights import Checkpoint, processors
 

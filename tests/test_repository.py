@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import milbuild
 from milbuild import architectures
-from milbuild.program.options import Plan
+from milbuild.program.plan import Plan
 from milbuild.weights import Checkpoint
 from milbuild.weights.generation_config import FIELDS as HONOURED
 from milbuild.weights.generation_config import LENGTHS, kept

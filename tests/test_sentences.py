@@ -14,7 +14,9 @@ import torch
 import transformers
 
 import milbuild
-from milbuild.program.options import POOLINGS, PROMPT, SENTENCE_KEY, Plan
+from milbuild.program.metadata import SENTENCE_KEY
+from milbuild.program.options import POOLINGS
+from milbuild.program.plan import PROMPT, Plan
 from milbuild.validation import reference as hf
 from milbuild.weights import sentence_transformers as layout
 from tests.conftest import checkpoint, difference, inputs_of, psnr, reference, tokens

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 import milbuild
 from milbuild.architectures.gpt2 import GPT2
 from milbuild.package.reader import Package
-from milbuild.program.options import COMMIT_KEY
+from milbuild.program.metadata import COMMIT_KEY
 from milbuild.weights import Checkpoint, Cursor, Tensor, Unread, checkpoint
 from milbuild.weights import safetensors as reader
 from milbuild.weights.tensor import PIECE, _converted

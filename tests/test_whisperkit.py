@@ -25,7 +25,7 @@ from milbuild.caches.slots import SlotCache
 from milbuild.cli.app import app
 from milbuild.generation.session import Session
 from milbuild.program import whisperkit
-from milbuild.program.options import INTERFACES
+from milbuild.program.interfaces import INTERFACES
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, psnr, reference, tokens
 from tests.test_spectrogram import SOUNDS, WORST

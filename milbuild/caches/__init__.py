@@ -6,7 +6,7 @@ values of the graph, `update(layer, k, v)`, and `attention_mask`. A slot that ho
 
 A kind of cache is a file with three sides, what it declares, what the graph does, and what a caller does between calls, and
 a line in `KINDS`. Which kind serves `cache="state"` for which consumer is said by the consumer's interface
-(program.options.INTERFACES).
+(program.interfaces.INTERFACES).
 """
 
 from collections.abc import Mapping, Sequence

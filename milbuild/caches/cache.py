@@ -91,7 +91,7 @@ class Keeps(Protocol):
 
 
 class Names(Protocol):
-    """What a consumer calls the inputs, outputs and states of a cache (program.options.Interface)."""
+    """What a consumer calls the inputs, outputs and states of a cache (program.interfaces.Interface)."""
 
     @property
     def attention_mask(self) -> str: ...

@@ -12,7 +12,9 @@ from milbuild.caches.cross import CROSS
 from milbuild.errors import Error
 from milbuild.model import Model
 from milbuild.package.reader import check_program
-from milbuild.program.options import INTERFACES, Length, Plan, longest
+from milbuild.program.interfaces import INTERFACES
+from milbuild.program.lengths import Length, longest
+from milbuild.program.plan import Plan
 from milbuild.tasks import GENERATION
 
 

@@ -22,7 +22,7 @@ from milbuild.generation.sampling import Sampling, generate_tokens
 from milbuild.generation.session import Session, opened, padded
 from milbuild.generation.tokenizer import checkpoint_of, read_tokenizer, remark
 from milbuild.model import Model
-from milbuild.program.options import AUDIO
+from milbuild.program.plan import AUDIO
 from milbuild.weights.checkpoint import locate
 from milbuild.weights.generation_config import answer_start, ends, of_package, undone
 

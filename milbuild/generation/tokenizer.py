@@ -8,7 +8,7 @@ from typing import Any
 from milbuild.errors import Error
 from milbuild.generation.session import Session
 from milbuild.model import Model
-from milbuild.program.options import COMMIT_KEY, SOURCE_KEY, TOKENIZER_KEY
+from milbuild.program.metadata import COMMIT_KEY, SOURCE_KEY, TOKENIZER_KEY
 from milbuild.weights.checkpoint import download, locate, tokenizer_digest
 
 GIVE = "Give the folder or hub id of a checkpoint with its tokenizer: --tokenizer FOLDER"

@@ -4,11 +4,10 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-import coremltools as ct
 from coremltools.converters.mil.mil import Program
 
 from milbuild import architectures, tasks
@@ -16,20 +15,11 @@ from milbuild.errors import Error, LintWarning
 from milbuild.lowering.writer import lower
 from milbuild.model import Model, units_of
 from milbuild.program.function import Graph
+from milbuild.program.lengths import longest
 from milbuild.program.metadata import write_metadata
 from milbuild.program.mil import fresh_builder, one_build
-from milbuild.program.options import (
-    BATCH_SIZE,
-    FUNCTIONS,
-    LOGITS,
-    PRECISION,
-    TARGET,
-    TARGETS,
-    Length,
-    Output,
-    Plan,
-    longest,
-)
+from milbuild.program.options import TARGETS, BuildOptions, complete, with_options
+from milbuild.program.plan import FUNCTIONS, Plan
 from milbuild.program.whisperkit import WhisperKitGraph
 from milbuild.weights import Checkpoint, fields
 from milbuild.weights.fields import Config
@@ -41,85 +31,16 @@ if TYPE_CHECKING:
 GRAPHS: dict[str, type[Graph]] = {"whisperkit": WhisperKitGraph}
 
 
-def build(
-    source: str | os.PathLike[str],
-    *,
-    task: str | None = None,
-    sequence_length: Length | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    batch_size: int = BATCH_SIZE,
-    attention_mask: bool | None = None,
-    token_type_ids: bool | None = None,
-    num_choices: int | None = None,
-    cache: str | None = None,
-    context_length: Length | None = None,
-    prefill_length: int | None = None,
-    function: str | None = None,
-    logits: str = LOGITS,
-    pooling: str | None = None,
-    normalize: bool | None = None,
-    postprocess: bool = True,
-    inputs: Mapping[str, str] | None = None,
-    outputs: Mapping[str, str | Output | None] | None = None,
-    interface: str | None = None,
-    precision: str = PRECISION,
-    target: str = TARGET,
-    lint: bool = True,
-    compute_units: ct.ComputeUnit | str = ct.ComputeUnit.ALL,
-    revision: str | None = None,
-    model_type: str | None = None,
-) -> Model:
+@with_options
+def build(source: str | os.PathLike[str], *, model_type: str | None = None, **options: Unpack[BuildOptions]) -> Model:
     """A Hugging Face checkpoint as a Core ML model, its graph written operation by operation.
 
     Nothing is read of the weights before the model is saved or asked for a prediction.
 
     Args:
         source: a checkpoint's folder, its .safetensors file, or a hub id.
-        task: one of `milbuild list`, or exporters' name for it; what the checkpoint was saved for by default, else
-            text-generation.
-        sequence_length: tokens in a call (samples, for sounds): a number, a range (lowest, highest), or a list of
-            numbers. 128 by default, with a cache 1, of sounds ten seconds. With an encoder and a decoder it is what the
-            encoder reads; of Whisper the samples of a window, thirty seconds or fewer.
-        image_size: of pictures: the side of a square, or (height, width). The processor's or configuration's by default.
-        batch_size: sequences in a call; more than one without a cache only.
-        attention_mask: whether there is an input that marks padding (without a cache; `hf` with a cache always has it).
-            By default for models that look both ways, and for sounds whose processor gives one. With a fixed length it can
-            be left out of a call, which then has no padding.
-        token_type_ids: whether there is an input that tells the two texts of a pair apart; by default for tasks that
-            take pairs. With a fixed length it can be left out of a call, which then has one text.
-        num_choices: texts of a question in multiple-choice; config.num_labels by default.
-        cache: "none", "io" (keys and values as inputs and outputs) or "state" (kept by Core ML, iOS 18).
-        context_length: with a cache, the tokens of past and call together; the checkpoint's whole context by default.
-            A range makes the past of "io" grow. With an encoder and a decoder the tokens of the answer, cached or not.
-        prefill_length: adds a function `prefill` that takes so many tokens at once and shares every weight with `main`.
-        function: an encoder and a decoder that answer token by token are two functions of one package, `encode` and
-            `decode`. "encode" or "decode" builds one of them alone (as `main`), for systems before iOS 18. WhisperKit has a
-            package for each, and one more for "mel", the spectrogram.
-        logits: "all", or "last" for the scores of the last token only, which saves the head's product for the others.
-        pooling: how feature-extraction makes one `sentence_embedding` (batch, width) of the hidden states of the tokens that
-            are no padding: "mean", "cls" (the first), "last", "max", "mean_sqrt_len_tokens", "weightedmean", several joined
-            ("cls,mean"), or "none". By default as the modules.json of a repository of sentence-transformers says, with the
-            modules that stand behind the pooling there; none without one.
-        normalize: whether that vector is divided by its length; by default as modules.json says.
-        postprocess: whether a package gives what a pipeline of transformers makes of the scores: a classifier with labels
-            and probabilities. False (`--raw`) leaves transformers' own outputs, and takes plain tensors.
-        inputs: new names of inputs, by their names without it.
-        outputs: what becomes of an output, by its name without it (or transformers' own): a new name, None to leave it
-            out, or `milbuild.Output(name, text, softmax)`.
-        interface: names and shapes of a consumer: "milbuild", "hf" (transformers' and exporters' names),
-            "swift-transformers", "whisperkit" (of Whisper, with a `function`). By default "hf" with cache="io", else
-            "milbuild".
-        precision: "float16" or "float32", of weights and arithmetic.
-        target: the oldest system the package runs on, "iOS15" to "iOS18" or "iOS26".
-        lint: whether the program is held against the rules of `milbuild.lint` that hold whatever unit runs it (those of one
-            unit are asked by `milbuild.lint(model, unit)`): an error of theirs is an error of the build, warnings are given
-            as one `milbuild.LintWarning`. The report is the model's `lint_report`. False is written into the metadata.
-            Weights are not read; `milbuild.lint` reads saved ones.
-        compute_units: what Core ML may run the returned model on: a `coremltools.ComputeUnit`, or its name: "cpu_only",
-            "cpu_and_gpu", "cpu_and_ne", "all". A saved package holds none: whoever loads it chooses. Off macOS the runtime
-            predicts, on the CPU.
-        revision: branch, tag or commit of a hub id.
         model_type: what the checkpoint must be; `milbuild.gpt2.build` sets it.
+        **options: those of `milbuild.program.options.BuildOptions`.
 
     Returns:
         a `milbuild.Model`, which is a coremltools MLModel. Its `unread_fields` are those of config.json that no model of its
@@ -128,8 +49,9 @@ def build(
     Raises:
         milbuild.Error: for a checkpoint or an option that no right package can be made of.
     """
-    units = units_of(compute_units)
-    checkpoint = Checkpoint.open(source, revision)
+    asked = complete(options)
+    units, lint = units_of(asked.pop("compute_units")), asked.pop("lint")
+    checkpoint = Checkpoint.open(source, asked.pop("revision"))
     config = read_config(checkpoint, model_type)
     family = architectures.find(config.model_type)
     checkpoint.respell(family.spellings)
@@ -140,32 +62,7 @@ def build(
                 f"{checkpoint.name} has {name}: {getattr(config, name)!r}; the graph is written for {value!r} only: {reason}"
             )
     with one_build(), _degenerate(checkpoint.name, config):
-        plan = Plan.make(
-            config,
-            family,
-            checkpoint.processor,
-            checkpoint.recipe,
-            task=task,
-            sequence_length=sequence_length,
-            image_size=image_size,
-            batch_size=batch_size,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            num_choices=num_choices,
-            cache=cache,
-            context_length=context_length,
-            prefill_length=prefill_length,
-            function=function,
-            logits=logits,
-            pooling=pooling,
-            normalize=normalize,
-            postprocess=postprocess,
-            inputs=inputs,
-            outputs=outputs,
-            interface=interface,
-            precision=precision,
-            target=target,
-        )
+        plan = Plan.make(config, family, checkpoint.processor, checkpoint.recipe, **asked)
         if plan.cache != "none":
             context = None if plan.context_length is None else longest(plan.context_length)
             fields.check_cache(config, checkpoint.config, checkpoint.name, context)
@@ -190,10 +87,10 @@ def build(
         program.export_as_multifunction = len(descriptions) > 1
         others = [module for head in family.heads.values() for module in head.modules]
         halves = (r"decoder\..*",) if graphs[0].inputs.parts == ("encoder",) and not plan.apart else ()
-        if not task:
+        if not asked["task"]:
             _check_class(checkpoint, config, family, plan.task)
         checkpoint.check((*family.ignored_weights, *halves), others, family.prefix)
-        model, weights = lower(program, descriptions, TARGETS[target])
+        model, weights = lower(program, descriptions, TARGETS[plan.target])
         write_metadata(model.description.metadata, checkpoint, config, plan, lint)
         built = Model.built(model, weights, units, _linted(model, checkpoint.name) if lint else None)
         built.unread_fields = config.unread(checkpoint.config)

@@ -16,13 +16,9 @@ from milbuild.heads.head import Outputs
 from milbuild.layers.linear import last_tokens, shift_right
 from milbuild.lowering.writer import Description, Dimension, Feature
 from milbuild.program.inputs import Inputs
-from milbuild.program.options import (
-    PROMPT,
-    Output,
-    Plan,
-    parse_pooling,
-)
+from milbuild.program.options import Output
 from milbuild.program.outputs import LABEL, SENTENCE, TEXTS, meanings, postprocessed, text
+from milbuild.program.plan import PROMPT, Plan, parse_pooling
 from milbuild.weights import Checkpoint, Cursor
 from milbuild.weights.fields import Config
 

@@ -1,6 +1,6 @@
 """What goes into a function of a package: its inputs and states, their names, shapes and descriptions, and the cache over them.
 
-A consumer's names are in options.INTERFACES. An input is declared and read by its own name, whatever else the model takes:
+A consumer's names are in interfaces.INTERFACES. An input is declared and read by its own name, whatever else the model takes:
 no function here asks what kind of model it is.
 """
 
@@ -20,16 +20,9 @@ from milbuild.caches.none import NoCache
 from milbuild.errors import Error
 from milbuild.lowering.writer import Feature
 from milbuild.program import processing
-from milbuild.program.options import (
-    AUDIO,
-    IMAGE,
-    INTERFACES,
-    PROMPT,
-    Plan,
-    hop_length,
-    sampling_rate,
-    spell_length,
-)
+from milbuild.program.interfaces import INTERFACES
+from milbuild.program.lengths import spell_length
+from milbuild.program.plan import AUDIO, IMAGE, PROMPT, Plan, hop_length, sampling_rate
 from milbuild.weights import Checkpoint
 from milbuild.weights.fields import Config
 

@@ -5,17 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import coremltools as ct
 
-from milbuild.program.options import (
-    COMMIT_KEY,
-    LINT_KEY,
-    METADATA_KEY,
-    MODEL_TYPE_KEY,
-    SENTENCE_KEY,
-    SOURCE_KEY,
-    TOKENIZER_KEY,
-    Plan,
-)
 from milbuild.program.outputs import preview
+from milbuild.program.plan import METADATA_KEY, Plan
 from milbuild.tasks import GENERATION
 from milbuild.weights import Checkpoint
 from milbuild.weights.checkpoint import tokenizer_digest
@@ -25,6 +16,14 @@ from milbuild.weights.generation_config import kept
 
 if TYPE_CHECKING:
     pass
+
+SENTENCE_KEY = "milbuild.sentence_transformers"
+MODEL_TYPE_KEY = "milbuild.model_type"
+# Says "off" in a package whose build lint was not asked about; it is not there in others.
+LINT_KEY = "milbuild.lint"
+SOURCE_KEY = "milbuild.source"  # the checkpoint: a hub id or a folder's name, never its path
+COMMIT_KEY = "milbuild.commit"  # of a hub id
+TOKENIZER_KEY = "milbuild.tokenizer"  # which tokenizer lay beside the weights (weights.checkpoint.tokenizer_digest)
 
 
 def write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan: Plan, lint: bool) -> None:

@@ -1,167 +1,29 @@
-"""A build's options: their words, for Python and the command line alike, and the plan they make of a checkpoint.
+"""A build's options, one table: name, type, words, help and default of each. Imports nothing heavy.
 
-What a build is asked for, all of it optional, is made whole against the checkpoint's configuration; what does not fit
-together is refused here, before anything is built. Imports nothing heavy.
+From it follow `build`'s signature and checks, the command line, and README's table (tests/docs/options.py).
 """
 
-import json
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, get_args, get_type_hints
 
-from milbuild import architectures, tasks
-from milbuild.errors import BuildWarning, Error
+from milbuild.errors import Error
+from milbuild.program.interfaces import INTERFACES
+from milbuild.program.lengths import Length, parse_length, parse_size
 
 if TYPE_CHECKING:
-    from milbuild.weights.sentence_transformers import Recipe
+    import coremltools as ct
 
 PRECISIONS = ("float16", "float32")
-
 # The oldest system of a target -> Core ML's specification version (coremltools/__init__.py).
 TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9, "iOS26": 10}
-
-# Where a build is not told otherwise, in Python and on the command line.
-BATCH_SIZE, LOGITS, PRECISION, TARGET = 1, "all", "float16", "iOS18"
-
-# The input that takes a picture as it is, with no processor before it.
-IMAGE = "image"
-
-# The input that takes samples where the model itself hears a spectrogram.
-AUDIO = "audio"
-
-# The input that says how many tokens of a text are its prompt, where a vector leaves these out.
-PROMPT = "prompt_length"
-
-METADATA_KEY = "milbuild.options"
-SENTENCE_KEY = "milbuild.sentence_transformers"
-MODEL_TYPE_KEY = "milbuild.model_type"
-# Says "off" in a package whose build lint was not asked about; it is not there in others.
-LINT_KEY = "milbuild.lint"
-SOURCE_KEY = "milbuild.source"  # the checkpoint: a hub id or a folder's name, never its path
-COMMIT_KEY = "milbuild.commit"  # of a hub id
-TOKENIZER_KEY = "milbuild.tokenizer"  # which tokenizer lay beside the weights (weights.checkpoint.tokenizer_digest)
-
-# What a model takes, by the first of its inputs.
-KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound", "input_features": "sound"}
-# A sound's sequence_length where nothing is said, and its samples a second where the processor does not say them.
-SECONDS, SAMPLING_RATE = 10, 16000
 # How one vector is made of the tokens' states, several joined with commas; and what leaves the states as they are.
 POOLINGS = ("mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean")
 NO_POOLING = "none"
-FUNCTIONS = ("encode", "decode")
-# Tasks whose states a pooling makes one vector of.
-POOLED = ("feature-extraction", "text-encoding")
-# Tokens of an answer where neither the build nor the checkpoint says how many.
-ANSWER = 512
-# Tasks whose texts come in pairs, which token_type_ids tell apart.
-PAIRS = ("text-classification", "question-answering", "multiple-choice", "next-sentence-prediction")
-
-# A number of tokens: fixed, (lowest, highest), or one of a list.
-Length = int | tuple[int, int] | list[int]
-
-
-@dataclass(frozen=True)
-class Interface:
-    """A consumer's names for what every family has, and the caches it knows, each with its kind (caches.KINDS), first the one it
-    is built with by default.
-
-    `ranged`: the consumer prefills and decodes through one function of ranged length, and `position` is its causal mask.
-    `packages`: it wants a package for each function, under such a name, and is for `tasks` only; their sequences end at
-    `context` tokens.
-    """
-
-    caches: Mapping[str, str]
-    input_ids: str = "input_ids"
-    attention_mask: str = "attention_mask"
-    position: str = "position"
-    key: str = "key_cache"
-    value: str = "value_cache"
-    past: str = ""
-    present: str = ""
-    ranged: bool = False
-    decoder_input_ids: str = "decoder_input_ids"
-    input_features: str = "input_features"
-    encoder_last_hidden_state: str = "encoder_last_hidden_state"
-    packages: Mapping[str, str] = field(default_factory=dict)
-    tasks: tuple[str, ...] = ()
-    context: int | None = None
-
-
-INTERFACES = {
-    "milbuild": Interface({"none": "none", "state": "state"}),
-    # huggingface/exporters
-    "hf": Interface(
-        {"none": "none", "io": "io"},
-        past="past_key_values_{layer}_{kind}",
-        present="present_key_values_{layer}_{kind}",
-    ),
-    # huggingface/swift-transformers, Sources/Models/LanguageModel.swift
-    "swift-transformers": Interface(
-        {"none": "none", "state": "ranged"},
-        "inputIds",
-        "attentionMask",
-        "causalMask",
-        "keyCache",
-        "valueCache",
-        ranged=True,
-    ),
-    # argmaxinc/WhisperKit, Sources/WhisperKit/Core; what has no name elsewhere, and all shapes, stand in whisperkit.py
-    "whisperkit": Interface(
-        {"io": "slots"},
-        position="cache_length",
-        past="{kind}_cache",
-        present="{kind}_cache_updates",
-        decoder_input_ids="input_ids",
-        input_features="melspectrogram_features",
-        encoder_last_hidden_state="encoder_output_embeds",
-        packages={"mel": "MelSpectrogram", "encode": "AudioEncoder", "decode": "TextDecoder"},
-        tasks=("speech-seq2seq",),
-        context=224,  # Constants.maxTokenContext of Core/Models.swift
-    ),
-}
-
-
-def parse_length(value: Any, option: str) -> Length:
-    """64, (1, 128) or [16, 32], or their spelling on the command line: "64", "1:128", "16,32". Raises `Error`."""
-    length = value
-    if isinstance(value, str):
-        try:
-            if ":" in value:
-                lowest, highest = value.split(":")
-                length = (int(lowest), int(highest))
-            else:
-                length = [int(part) for part in value.split(",")]
-                length = length[0] if len(length) == 1 else length
-        except ValueError:
-            raise Error(f"{option} is {value!r}", "Write 64, a range 1:128, or a list 16,32,64.") from None
-    numbers = [length] if isinstance(length, int) else length
-    if (
-        not isinstance(numbers, list | tuple)
-        or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
-        or not numbers
-    ):
-        raise Error(f"{option} is {value!r}", "It is a number, a range (lowest, highest), or a list of numbers.")
-    if min(numbers) < 1:
-        raise Error(f"{option} is {spell_length(length)}; a call takes at least 1 token")
-    if isinstance(length, tuple):
-        if len(length) != 2 or length[0] > length[1]:
-            raise Error(
-                f"{option} is the range {spell_length(length)}, whose end lies before its beginning",
-                "Write the lowest length first: 1:128.",
-            )
-        return length[0] if length[0] == length[1] else length
-    if isinstance(length, list):
-        unique = list(dict.fromkeys(length))  # in the order given: the first is the default shape
-        return unique[0] if len(unique) == 1 else unique
-    return int(length)
-
-
-def spell_length(length: Length) -> str:
-    """A length as the command line spells it."""
-    if isinstance(length, tuple):
-        return ":".join(map(str, length))
-    return ",".join(map(str, length)) if isinstance(length, list) else str(length)
 
 
 @dataclass(frozen=True)
@@ -175,621 +37,206 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A build's options, complete and consistent; what a package's metadata holds.
+class Option:
+    """`help` says in a line what it is, `otherwise` what holds where it is not given, `words` what may be written: the only
+    ones if they are `checked`. `parse` reads the command line's word; `flag` is a switch there that turns it off; one that is
+    `python` only has no place there."""
 
-    `image_size` (height, width) is there for pictures only, `sequence_length` for texts (tokens) and sounds (samples): of
-    an encoder-decoder what the encoder reads, and `context_length` then counts the decoder's tokens.
-    """
-
-    task: str
-    sequence_length: Length | None
-    image_size: tuple[int, int] | None
-    batch_size: int
-    attention_mask: bool
-    token_type_ids: bool
-    num_choices: int | None
-    cache: str
-    context_length: Length | None
-    prefill_length: int | None
-    function: str | None
-    logits: str
-    pooling: str | None
-    normalize: bool
-    postprocess: bool
-    inputs: dict[str, str]
-    outputs: dict[str, Output | None]
-    interface: str
-    precision: str
-    target: str
-    # What a checkpoint's modules.json says of a vector: the modules behind the pooling, by their folders, and whether a prompt
-    # counts. Packages of earlier versions have neither.
-    modules: tuple[str, ...] = ()
-    include_prompt: bool = True
-
-    @classmethod
-    def make(
-        cls, config: Any, family: Any, processor: Mapping[str, Any], recipe: "Recipe | None" = None, **options: Any
-    ) -> "Plan":
-        """Fills what was left open from the configuration of a `family`, the checkpoint's `processor` (its
-        preprocessor_config.json) and its `recipe` for vectors, if it has one. Raises `Error` for what does not fit together."""
-        # With numpy, which a command line that only answers does not load.
-        from milbuild.weights.fields import looks_backwards
-
-        entry = architectures.SUPPORTED[config.model_type]
-        name = options["task"] or tasks.guess(config, entry.tasks, entry.decoder)
-        if recipe is not None and not options["task"]:
-            name = recipe.task if recipe.task in entry.tasks else name
-        task, with_past = tasks.resolve(name, entry.tasks, config.model_type)
-        if recipe is not None and recipe.vectors and task.name in POOLED and "text-encoding" in entry.tasks:
-            # Of an encoder and a decoder sentence-transformers loads the encoder alone, if it has a class of its own.
-            task = tasks.TASKS["text-encoding"]
-        options["task"] = task.name
-        options["inputs"] = _renamed_inputs(options["inputs"])
-        options["outputs"] = _changed_outputs(options["outputs"])
-        if options["interface"] is not None:
-            _one_of("interface", options["interface"], INTERFACES)
-        names = INTERFACES[options["interface"] or "milbuild"]
-        if names.tasks and task.name not in names.tasks:
-            raise Error(f"the interface {options['interface']} is for {', '.join(names.tasks)}, not {task.name}")
-        cache = options["cache"] or ("io" if with_past else next(iter(names.caches)))
-        _one_of("cache", cache, tasks.ALL_CACHES)
-        if with_past and cache == "none":
-            raise Error(
-                f"the task {name} asks for a cache, and cache is none",
-                f"Use the task {task.name}, or cache io or state.",
-            )
-        if cache not in tasks.caches(task.name, entry.decoder):
-            raise Error(f"{task.name} has no cache: it needs the whole text in one call", "Build it with cache none.")
-        backwards = entry.decoder or task.name in tasks.APART
-        if cache != "none" and not backwards and getattr(config, "is_decoder", True) is False:
-            raise Error("a cache is for a model that looks backwards, and config.json says is_decoder: false")
-        if cache != "none" and not looks_backwards(config):
-            name = "use_bidirectional_attention" if getattr(config, "is_causal", True) else "is_causal"
-            said = f"{name}: {json.dumps(getattr(config, name))}"
-            raise Error(
-                f"a cache is for a model that looks backwards, and config.json says {said}",
-                f"Build it with cache none; or take {name} out of config.json.",
-            )
-        options["cache"] = cache
-        _check_pooling(options, KINDS[architectures.takes(family)[0]], recipe)
-        for option, known in (("precision", PRECISIONS), ("target", TARGETS), ("logits", ("all", "last"))):
-            _one_of(option, options[option], known)
-        options["interface"] = options["interface"] or {"io": "hf"}.get(cache, "milbuild")
-        names = INTERFACES[options["interface"]]
-        if names.packages and options["function"] is None:
-            wanted = ", ".join(f"{function} ({package}.mlpackage)" for function, package in names.packages.items())
-            raise Error(
-                f"{options['interface']} takes a package for each function, and function is none",
-                f"Build one for each of {wanted}.",
-            )
-        if cache not in names.caches:
-            having = [other for other, entry in INTERFACES.items() if cache in entry.caches]
-            raise Error(
-                f"the interface {options['interface']} has no cache {cache}; it has {', '.join(names.caches)}",
-                f"Cache {cache}: {', '.join(having)}.",
-            )
-        _check_kind(options, config, family, architectures.takes(family), processor, names.ranged and cache == "state")
-        plan = cls(**options)
-        plan.check()
-        return plan
-
-    def check(self) -> None:
-        cached = self.cache != "none"
-        if type(self.batch_size) is not int or self.batch_size < 1:
-            raise Error(f"batch_size is {self.batch_size!r}; it is a whole number from 1")
-        if self.pooling is not None and cached:
-            raise Error(
-                "pooling makes one vector of a whole text: it belongs to feature-extraction without a cache",
-                "Leave the cache out, or build the states (pooling none).",
-            )
-        if self.pooling is not None and self.context_length is not None:
-            raise Error("pooling reads a text and its mask in one length; context_length gives the decoder another")
-        self._check_halves()
-        if self.num_choices is not None and self.task != "multiple-choice":
-            raise Error(f"num_choices belongs to multiple-choice, and the task is {self.task}")
-        if self.num_choices is not None and (type(self.num_choices) is not int or self.num_choices < 1):
-            raise Error(f"num_choices is {self.num_choices!r}; it is a whole number from 1")
-        if cached and self.batch_size > 1:
-            raise Error(
-                f"a cache holds one sequence, and batch_size is {self.batch_size}",
-                "Build with batch size 1, or without a cache.",
-            )
-        if cached and self.attention_mask and not self.apart:
-            hint = "Leave it out: cache io always has one, and with a state `position` says what is filled."
-            raise Error("attention_mask is an input of builds without a cache", hint)
-        if self.logits == "last" and self.task not in tasks.GENERATION:
-            raise Error(f"logits last belongs to text-generation, and the task is {self.task}")
-        if self.cache == "state":
-            self._needs("iOS18", "a state")
-        if isinstance(self.sequence_length, list) and self.attention_mask:
-            self._needs("iOS18", "more than one input with listed lengths")
-        if isinstance(self.sequence_length, list) and len(self.sequence_length) > 128:
-            raise Error(
-                f"{len(self.sequence_length)} lengths are listed; Core ML takes 128 at most", "Use a range: 1:128."
-            )
-        if self.batch_size > 1 and self.image_size is not None and self.postprocess:
-            hint = "Build with batch size 1, or with plain tensors (postprocess=False, --raw)."
-            raise Error(f"an image input holds one picture, and batch_size is {self.batch_size}", hint)
-        if self.prefill_length is not None:
-            self._needs("iOS18", "a package with two functions (prefill_length)")
-            if not cached:
-                raise Error("prefill_length fills a cache, and cache is none", "Add cache state or io.")
-            if INTERFACES[self.interface].ranged:
-                raise Error(
-                    f"{self.interface} prefills through its ranged main function; it does not know a second one"
-                )
-            if not isinstance(self.call, int):
-                raise Error(
-                    "with prefill_length, main has a fixed sequence_length", "Leave it out to decode one token a call."
-                )
-        if INTERFACES[self.interface].ranged and cached:
-            if self.logits == "last":
-                raise Error(f"{self.interface} reads the scores of every token (logits all)")
-            length = self.functions()["main"]
-            if not isinstance(length, tuple) or length[1] - length[0] < 2:
-                hint = "Leave sequence_length out: it is the whole context then."
-                raise Error(f"{self.interface} needs a ranged sequence_length, and it is {spell_length(length)}", hint)
-        if self.cache == "io" and isinstance(self.context_length, int):
-            if not isinstance(self.call, int):
-                hint = "Give context_length as a range (1:512) for a past that grows, or a fixed sequence_length."
-                raise Error(
-                    "a fixed past leaves room for a fixed number of tokens, and sequence_length is not fixed", hint
-                )
-            if max(self.call, self.prefill_length or 0) >= self.context_length:
-                hint = "Core ML has no empty arrays: a fixed past needs at least one slot."
-                raise Error(f"context_length {self.context_length} leaves no slot for the past", hint)
-
-    def _needs(self, target: str, what: str, other: str = "") -> None:
-        if TARGETS[self.target] < TARGETS[target]:
-            hint = f"Build with target {target} or later. {other}".strip()
-            raise Error(f"{what} needs {target}, and the target is {self.target}", hint)
-
-    def _check_halves(self) -> None:
-        """What holds for an encoder and a decoder as functions of their own."""
-        packages = INTERFACES[self.interface].packages
-        if packages:
-            self._check_packages()
-        if self.function is not None:
-            _one_of("function", self.function, packages or FUNCTIONS)
-            if not self.apart:
-                raise Error(f"function chooses between encode and decode, which {self.task} does not have")
-            if self.function == "encode" and self.prefill_length is not None:
-                raise Error("prefill_length is for the decoder, and function is encode")
-        elif self.apart:
-            self._needs(
-                "iOS18",
-                "a package with two functions (encode, decode)",
-                "Or build two packages: function encode, function decode.",
-            )
-        if isinstance(self.sequence_length, list):
-            if isinstance(self.context_length, list):
-                # Core ML pairs the lists of several inputs by their places: any other combination fails (docs/core-ml.md).
-                hint = "List one of them, and give the other as a number."
-                raise Error(
-                    "sequence_length and context_length are both lists, of which Core ML takes pairs only", hint
-                )
-            if self.apart and self.function != "encode":
-                self._needs("iOS18", "more than one input with listed lengths")
-        if self.cross_in_state and isinstance(self.sequence_length, tuple | list):
-            hint = "Give one number, which shorter texts are padded to."
-            raise Error(f"a state has one size, and sequence_length is {spell_length(self.sequence_length)}", hint)
-
-    def _check_packages(self) -> None:
-        """What holds where a consumer wants a package for each function, with names, types and shapes of its own."""
-        self._needs("iOS16", f"{self.interface}, which takes and gives float16,")
-        if not self.postprocess:
-            raise Error(f"{self.interface} fixes what goes in and what comes out: it has no raw tensors")
-        if self.batch_size > 1:
-            raise Error(f"{self.interface} hears one sound at a time, and batch_size is {self.batch_size}")
-        if self.prefill_length is not None:
-            raise Error(f"{self.interface} decodes token by token; it has no prefill_length")
-        if not isinstance(self.context_length, int):
-            assert self.context_length is not None
-            raise Error(
-                f"{self.interface} has a cache of one size, and context_length is {spell_length(self.context_length)}"
-            )
+    help: str
+    otherwise: str = ""
+    words: str | Collection[str] = ()
+    default: Any = None
+    checked: bool = False
+    parse: Callable[[Any, str], Any] | None = None
+    flag: str = ""
+    python: bool = False
 
     @property
-    def kind(self) -> str:
-        """The kind of the cache (caches.KINDS)."""
-        return INTERFACES[self.interface].caches[self.cache]
+    def metavar(self) -> str | None:
+        return (self.words if isinstance(self.words, str) else "|".join(self.words)) or None
 
     @property
-    def apart(self) -> bool:
-        """Whether encoder and decoder are functions of their own: `encode` once for an input, `decode` token by token."""
-        return self.task in tasks.APART
-
-    @property
-    def cross_in_state(self) -> bool:
-        """Whether `encode` leaves the keys and values of cross-attention in a state, which two packages do not share."""
-        return self.apart and self.cache == "state" and self.function is None
-
-    @property
-    def decoder(self) -> str:
-        """The function that goes on with a sequence."""
-        return "decode" if self.apart and self.function is None else "main"
-
-    @property
-    def call(self) -> Length:
-        """The tokens of a call that goes on with a sequence."""
-        if not self.apart:
-            return 1 if self.sequence_length is None else self.sequence_length
-        return 1 if self.cache != "none" else self.context_length or 1
-
-    def functions(self) -> dict[str, Length]:
-        """The tokens (samples, for sounds) that each function of the package takes; 1 for pictures.
-
-        A package of one function calls it `main`, as every system knows it.
-        """
-        source = 1 if self.sequence_length is None else self.sequence_length
-        if self.function in ("mel", "encode"):
-            return {"main": source}
-        found = {"encode": source} if self.apart and self.function is None else {}
-        found[self.decoder] = self.call
-        return found | ({} if self.prefill_length is None else {"prefill": self.prefill_length})
-
-    def to_package(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Inputs under the names that this package gave them."""
-        return {self.inputs.get(name, name): value for name, value in data.items()}
-
-    def input_of(self, name: str) -> str:
-        """The name that an input of this package has without renaming."""
-        return next((old for old, new in self.inputs.items() if new == name), name)
-
-    def from_package(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Outputs under the names that they have without renaming."""
-        names = {change.name: name for name, change in self.outputs.items() if change is not None and change.name}
-        return {names.get(name, name): value for name, value in outputs.items()}
-
-    @property
-    def vector(self) -> str:
-        """How one vector is made of a text, as a sentence's end; nothing where none is."""
-        if self.pooling is None:
-            return ""
-        parts = [self.pooling.replace(",", " and "), *self.modules, *(["of length 1"] if self.normalize else [])]
-        return ", then ".join(parts) + ("" if self.include_prompt else "; a prompt counts for nothing")
-
-    @property
-    def raw(self) -> bool:
-        """Whether the package gives transformers' outputs as they are."""
-        return not self.postprocess or any(
-            change is not None and not change.softmax for change in self.outputs.values()
-        )
-
-    def as_json(self) -> str:
-        lengths: dict[str, Any] = {
-            name: None if (value := getattr(self, name)) is None else spell_length(value)
-            for name in ("sequence_length", "context_length")
-        }
-        size = None if self.image_size is None else spell_size(self.image_size)
-        changes = {name: None if change is None else vars(change) for name, change in self.outputs.items()}
-        return json.dumps(vars(self) | lengths | {"image_size": size, "outputs": changes}, sort_keys=True)
-
-    @classmethod
-    def of(cls, package: str, metadata: Mapping[str, str]) -> "Plan":
-        """The plan that a saved package was built by. Raises `Error` for one that milbuild did not build."""
-        if METADATA_KEY not in metadata:
-            hint = "Its metadata would say how it was built; build it with milbuild."
-            raise Error(f"{package} was not built by milbuild", hint)
-        try:
-            values = json.loads(metadata[METADATA_KEY])
-            for name in ("sequence_length", "context_length"):
-                values[name] = None if values[name] is None else parse_length(values[name], name)
-            values["image_size"] = None if values["image_size"] is None else parse_size(values["image_size"])
-            values["modules"] = tuple(values.get("modules", ()))
-            values["outputs"] = {
-                name: None if change is None else Output(**change) for name, change in values["outputs"].items()
-            }
-            return cls(**values)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise Error(
-                f"{package}: its metadata does not say how it was built ({METADATA_KEY})", "Build it again."
-            ) from error
+    def usually(self) -> str:
+        """What holds where it is not given, in words."""
+        return self.otherwise or ("yes" if self.default is True else str(self.default))
 
 
-def parse_pooling(value: Any) -> tuple[str, ...]:
-    """The modes of "mean" or "cls,mean". Raises `Error`."""
-    modes = tuple(value.split(",")) if isinstance(value, str) else ()
-    if not modes or any(mode not in POOLINGS for mode in modes):
-        known = f"{', '.join(POOLINGS)}, several joined by commas, and {NO_POOLING}"
-        raise Error(f"pooling is {value!r}; known are {known}")
-    return modes
+class BuildOptions(TypedDict, total=False):
+    """What a build may be told; nothing has to be."""
+
+    task: Annotated[
+        str | None,
+        Option("what the model is for; see `milbuild list`", "what the checkpoint was saved for"),
+    ]
+    """One of `milbuild list`, or exporters' name for it; text-generation where the checkpoint does not say."""
+    sequence_length: Annotated[
+        Length | None,
+        Option(
+            "tokens (or samples of audio) in a call: fixed, a range, or a list",
+            "128, with a cache 1; 10 seconds",
+            "64|1:128|16,32,64",
+            parse=parse_length,
+        ),
+    ]
+    """A number, a range (lowest, highest), or a list of numbers. With an encoder and a decoder it is what the encoder reads; of
+    Whisper the samples of a window, thirty seconds or fewer."""
+    image_size: Annotated[
+        int | tuple[int, int] | None,
+        Option(
+            "side, or height x width, of images",
+            "the processor's",
+            "224|384x512",
+            parse=lambda value, name: parse_size(value),
+        ),
+    ]
+    """The side of a square, or (height, width); the processor's by default, else the configuration's."""
+    batch_size: Annotated[int, Option("sequences or images in a call, without a cache", default=1)]
+    """More than one without a cache only."""
+    attention_mask: Annotated[
+        bool | None,
+        Option("an input that marks padding, without a cache", "for models that look both ways"),
+    ]
+    """By default for models that look both ways, and for audio whose processor gives one (`hf` with a cache always has it). With
+    a fixed length it can be left out of a call, which then has no padding."""
+    token_type_ids: Annotated[
+        bool | None,
+        Option("an input that tells the texts of a pair apart", "for tasks that take pairs"),
+    ]
+    """With a fixed length it can be left out of a call, which then has one text."""
+    num_choices: Annotated[int | None, Option("texts of a question in multiple-choice", "config.json's labels")]
+    cache: Annotated[
+        str | None,
+        Option("where keys and values live between calls; a state needs iOS18", "none", ("none", "io", "state")),
+    ]
+    """With "io" keys and values are inputs and outputs, with "state" Core ML keeps them (iOS 18)."""
+    context_length: Annotated[
+        Length | None,
+        Option("tokens a cache holds; a range lets the past of io grow", "all", "512|1:512", parse=parse_length),
+    ]
+    """With a cache, the tokens of past and call together; the checkpoint's whole context by default. A range makes the past of
+    "io" grow. With an encoder and a decoder the tokens of the answer, cached or not."""
+    prefill_length: Annotated[
+        int | None,
+        Option("a function `prefill` for so many tokens at once, with main's weights; needs iOS18", "no such function"),
+    ]
+    """Adds a function `prefill` that takes so many tokens at once and shares every weight with `main`."""
+    function: Annotated[
+        str | None,
+        Option(
+            "encoder or decoder alone, for systems before iOS18; mel with whisperkit",
+            "both in one package",
+            ("encode", "decode", "mel"),
+        ),
+    ]
+    """An encoder and a decoder that answer token by token are two functions of one package, `encode` and `decode`. "encode" or
+    "decode" builds one of them alone (as `main`), for systems before iOS 18. WhisperKit has a package for each, and one more for
+    "mel", the spectrogram."""
+    logits: Annotated[
+        str, Option("scores of every token, or of the last only", words=("all", "last"), default="all", checked=True)
+    ]
+    """The last alone saves the head's product for the other tokens."""
+    pooling: Annotated[
+        str | None,
+        Option(
+            "one vector for the whole text, in feature-extraction; several joined: cls,mean",
+            "modules.json's",
+            (*POOLINGS, NO_POOLING),
+        ),
+    ]
+    """How feature-extraction makes one `sentence_embedding` (batch, width) of the hidden states of the tokens that are no
+    padding: "mean", "cls" (the first), "last", "max", "mean_sqrt_len_tokens", "weightedmean", several joined ("cls,mean"), or
+    "none". By default as the modules.json of a repository of sentence-transformers says, with the modules after the pooling
+    there; none without one."""
+    normalize: Annotated[bool | None, Option("divide that vector by its length", "modules.json's")]
+    postprocess: Annotated[
+        bool,
+        Option(
+            "what a pipeline of transformers makes of the scores: labels, probabilities, boxes; images as inputs",
+            default=True,
+            flag="--raw",
+        ),
+    ]
+    """False (`--raw`) leaves transformers' own outputs, and takes plain tensors."""
+    inputs: Annotated[
+        Mapping[str, str] | None, Option("new names of inputs, by their names without it", "as they are", "NAME=NEW")
+    ]
+    outputs: Annotated[
+        Mapping[str, str | Output | None] | None,
+        Option(
+            "rename (logits=scores), describe (logits=:Text) or leave out (logits=) an output",
+            "as they are",
+            "NAME=NEW[:TEXT]",
+        ),
+    ]
+    """What becomes of an output, by its name without it (or transformers' own): a new name, None to leave it out, or
+    `milbuild.Output(name, text, softmax)`."""
+    interface: Annotated[
+        str | None,
+        Option(
+            "names and shapes of a consumer; whisperkit takes a package for each function",
+            "hf with io, else milbuild",
+            INTERFACES,
+        ),
+    ]
+    """Of milbuild itself, of huggingface/exporters ("hf"), swift-transformers, or WhisperKit (of Whisper, with a `function`)."""
+    precision: Annotated[str, Option("of weights and arithmetic", words=PRECISIONS, default="float16", checked=True)]
+    target: Annotated[
+        str, Option("the oldest system the package runs on", words=TARGETS, default="iOS18", checked=True)
+    ]
+    lint: Annotated[
+        bool, Option("hold the program against the rules of `milbuild lint`; an error stops the build", default=True)
+    ]
+    """Those rules that hold whatever unit runs it (those of one unit are asked by `milbuild.lint(model, unit)`): an error of
+    theirs is an error of the build, warnings are given as one `milbuild.LintWarning`. The report is the model's `lint_report`.
+    False is written into the metadata. Weights are not read; `milbuild.lint` reads saved ones."""
+    compute_units: Annotated[
+        "ct.ComputeUnit | str",
+        Option(
+            "what Core ML may run the returned model on",
+            words=("all", "cpu_only", "cpu_and_gpu", "cpu_and_ne"),
+            default="all",
+            python=True,
+        ),
+    ]
+    """A `coremltools.ComputeUnit`, or its name. A saved package holds none: whoever loads it chooses. Off macOS the runtime
+    predicts, on the CPU."""
+    revision: Annotated[str | None, Option("branch, tag or commit of a hub id", "its main branch")]
 
 
-def _check_pooling(options: dict[str, Any], kind: str, recipe: "Recipe | None") -> None:
-    """Whether one vector is made of the tokens' states: as was asked for, else as modules.json says. What contradicts it is
-    warned of, since vectors of two recipes cannot be compared."""
-    asked, normalize = options["pooling"], options["normalize"]
-    belongs = options["task"] in POOLED and kind == "text"
-    options |= {"pooling": None, "normalize": False, "modules": (), "include_prompt": True}
-    if asked not in (None, NO_POOLING):
-        asked = ",".join(parse_pooling(asked))
-        if not belongs:
-            raise Error("pooling makes one vector of a whole text: it belongs to feature-extraction without a cache")
-    says = recipe if belongs and recipe is not None and recipe.vectors and asked != NO_POOLING else None
-    if says is not None and asked is None and options["cache"] != "none":
-        says = None  # token by token, there is no whole text
-    if asked in (None, NO_POOLING) and says is None:
-        if normalize is not None and normalize:
-            hint = f"Choose one of {', '.join(POOLINGS)}."
-            raise Error("normalize belongs to pooling, and pooling is none", hint)
-        return
-    if says is None or says.problem is not None:
-        if says is not None and asked is None:
-            assert says.problem is not None
-            raise says.problem
-        options |= {"pooling": asked, "normalize": bool(normalize)}
-        return
-    said = ",".join(says.poolings)
-    if asked is not None and asked != said:
-        _warn(
-            f"pooling is {asked}, and modules.json says {said}: its vectors are others than those of sentence-transformers"
-        )
-    if normalize is not None and normalize != says.normalize:
-        ends = "a Normalize at the end" if says.normalize else "no Normalize at the end"
-        _warn(f"normalize is {normalize}, and modules.json has {ends}")
-    options["pooling"] = said if asked is None else asked
-    options["normalize"] = says.normalize if normalize is None else normalize
-    options["modules"] = tuple(step.path for step in says.steps)
-    options["include_prompt"] = says.include_prompt
+@cache
+def table() -> dict[str, tuple[Any, Option]]:
+    """Name -> its type and what is said of it."""
+    # coremltools takes long to import, and is a name here only.
+    unit = type("ComputeUnit", (), {"__module__": "coremltools"})
+    hints = get_type_hints(BuildOptions, globals() | {"ct": SimpleNamespace(ComputeUnit=unit)}, include_extras=True)
+    return {name: get_args(hint) for name, hint in hints.items()}
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, BuildWarning, stacklevel=5)  # at the call of build
+def complete(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option, by its default where it is not given. Raises `Error` for a word that is none of an option's, TypeError
+    for an option that there is not."""
+    known = table()
+    if unknown := [name for name in given if name not in known]:
+        near = get_close_matches(unknown[0], known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+        raise TypeError(f"build() got an unexpected keyword argument {unknown[0]!r}{hint}")
+    values = {name: given.get(name, option.default) for name, (_, option) in known.items()}
+    for name, (_, option) in known.items():
+        if option.checked and values[name] not in option.words:
+            raise Error(f"{name} is {values[name]!r}; known are {', '.join(option.words)}")
+    return values
 
 
-def _check_kind(
-    options: dict[str, Any], config: Any, family: Any, takes: tuple[str, ...], processor: Mapping[str, Any], whole: bool
-) -> None:
-    """Fills the options that depend on what a model takes, and refuses those that belong to another kind."""
-
-    kind = KINDS[takes[0]]
-    given = {name for name in ("sequence_length", "image_size", "attention_mask", "token_type_ids") if options[name]}
-    belong = {"text": {"sequence_length", "attention_mask"}, "pictures": {"image_size"}}
-    belong["sound"] = {"sequence_length", "attention_mask"}
-    allowed = belong[kind] | ({"token_type_ids"} & set(takes))
-    if strange := sorted(given - allowed):
-        raise Error(f"{config.model_type} takes {kind}: it has no option {', '.join(strange)}")
-    if kind == "pictures":
-        options["image_size"] = _image_size(options["image_size"], config, processor)
-        options["attention_mask"] = options["token_type_ids"] = False
-        return
-    if family.encode is not None:
-        if whole:
-            raise Error(f"{options['interface']} has no encoder beside its decoder", "Choose milbuild or hf.")
-        _check_answer(options, family, kind, family.longest(config), _limiting(config))
-    elif options["function"] is not None:
-        raise Error(f"function chooses between encode and decode, and {config.model_type} is one whole")
-    elif kind == "text":
-        _check_context(options, whole, family.longest(config), config.spelled("max_position_embeddings"))
-        _check_settled(options, family.settled(config))
-    if takes[0] == "input_values":
-        _check_samples(options, config, family, processor)
-    if takes[0] == "input_features":
-        _check_window(options, config, family, processor)
-    if options["attention_mask"] is None:
-        # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
-        # A pooling of either must be told where a text ends.
-        marked = family.bidirectional(config) or options["pooling"] is not None
-        options["attention_mask"] = marked and (options["cache"] == "none" or options["task"] in tasks.APART)
-    if options["task"] == "multiple-choice":
-        options["num_choices"] = config.num_labels if options["num_choices"] is None else options["num_choices"]
-    if options["token_type_ids"] is None:
-        options["token_type_ids"] = "token_type_ids" in takes and options["task"] in PAIRS
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def parse_size(value: Any) -> tuple[int, int]:
-    """224, (height, width), or their spelling on the command line: "224", "384x512". Raises `Error`."""
-    size = value
-    if isinstance(value, str):
-        try:
-            size = tuple(int(part) for part in value.split("x"))
-        except ValueError:
-            size = ()
-    size = (size,) if isinstance(size, int) and not isinstance(size, bool) else size
-    if not isinstance(size, list | tuple) or len(size) not in (1, 2) or not all(type(n) is int and n > 0 for n in size):
-        raise Error(f"image_size is {value!r}", "It is the side of a square, 224, or height and width: 384x512.")
-    return (size[0], size[-1])
-
-
-def spell_size(size: tuple[int, int]) -> str:
-    """A size of pictures as the command line spells it."""
-    return f"{size[0]}x{size[1]}"
-
-
-def _image_size(given: Any, config: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
-    """(height, width): what was asked for, else what the processor makes of pictures, else the configuration's."""
-    if given is not None:
-        return parse_size(given)
-    found = processor.get("crop_size") if processor.get("do_center_crop") else None
-    found = processor.get("size") if found is None else found
-    if isinstance(found, dict):
-        both = [found.get(side, found.get("shortest_edge")) for side in ("height", "width")]
-        found = None if None in both else both
-    found = getattr(config, "image_size", None) if found is None else found
-    if found is None:
-        raise Error(
-            "neither the checkpoint's processor nor its configuration says an image_size", "Give it: image_size=224."
-        )
-    return parse_size(list(found) if isinstance(found, list | tuple) else found)
-
-
-def _renamed_inputs(given: Any) -> dict[str, str]:
-    if not isinstance(given := given or {}, Mapping) or not all(_is_name(new) for new in given.values()):
-        raise Error(f"inputs is {given!r}", "It maps names of inputs to new ones: {'input_ids': 'tokens'}.")
-    return dict(given)
-
-
-def _changed_outputs(given: Any) -> dict[str, Output | None]:
-    """Outputs to change: a name, an `Output`, or None for one that is left out."""
-    if not isinstance(given := given or {}, Mapping):
-        raise Error(f"outputs is {given!r}", "It maps names of outputs to new ones: {'logits': 'scores'}.")
-    changes = {name: Output(change) if isinstance(change, str) else change for name, change in given.items()}
-    for name, change in changes.items():
-        if change is not None and not (isinstance(change, Output) and (change.name is None or _is_name(change.name))):
-            hint = "It is a new name of letters, digits and underscores, an Output, or None to leave it out."
-            raise Error(f"outputs has {given[name]!r} for {name}", hint)
-    return changes
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value.isidentifier()
-
-
-def _check_context(options: dict[str, Any], whole: bool, limit: int, name: str) -> None:
-    """Sequence, context and prefill lengths against each other and the checkpoint's own `limit`, which the field `name` of
-    config.json sets."""
-    if limit < 1:
-        raise Error(f"{name} of config.json gives the model {limit} positions; a sequence has at least 1 token")
-    if options["cache"] == "none":
-        if options["context_length"] is not None:
-            raise Error(
-                "context_length belongs to a cache, and cache is none", "sequence_length is what one call takes."
-            )
-        context: Length = limit
-    else:
-        context = options["context_length"] = parse_length(
-            limit if options["context_length"] is None else options["context_length"], "context_length"
-        )
-        if isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io"):
-            hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
-            raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
-    highest = context if isinstance(context, int) else context[1]
-    if highest > limit:
-        hint = "It has no position embeddings beyond that."
-        raise Error(f"context_length is {highest}, the checkpoint's context ends at {limit} tokens ({name})", hint)
-    length = options["sequence_length"]
-    if length is None:
-        length = (1, highest) if whole else min(128, limit) if options["cache"] == "none" else 1
-    options["sequence_length"] = length = parse_length(length, "sequence_length")
-    if longest(length) > highest:
-        known = (
-            f"the checkpoint's context ends at {limit} tokens ({name})"
-            if highest == limit
-            else f"context_length is {highest}"
-        )
-        raise Error(f"sequence_length goes to {longest(length)}, {known}")
-    prefill = options["prefill_length"]
-    if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= highest):
-        raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
-
-
-def _check_settled(options: dict[str, Any], settled: int | None) -> None:
-    """Positions that depend on how long a sequence is, beyond `settled` tokens, where a state's call could be padded: nothing
-    tells its tokens from padding, which would count."""
-    context, calls = options["context_length"], (options["sequence_length"], options["prefill_length"] or 1)
-    full = all(call == 1 or (isinstance(call, tuple) and call[0] == 1) for call in calls)
-    if options["cache"] == "state" and settled is not None and longest(context) > settled and not full:
-        raise Error(
-            f"beyond {settled} tokens the rope of this checkpoint turns all tokens of a call by the sequence's length, and "
-            "a call of several tokens into a state may end in padding",
-            f"Use cache io, whose mask marks padding, a context_length of {settled} or less, or one token a call.",
-        )
-
-
-def _limiting(config: Any) -> tuple[str, str]:
-    """The fields that limit what an encoder reads and what its decoder answers."""
-    own = ("max_source_positions", "max_target_positions")
-    return own if hasattr(config, own[0]) else ("max_position_embeddings", "max_position_embeddings")
-
-
-def _check_answer(
-    options: dict[str, Any],
-    family: Any,
-    kind: str,
-    limits: tuple[int | None, int | None],
-    names: tuple[str, str],
-) -> None:
-    """Lengths of an encoder-decoder: the tokens that it reads and those of its answer, each with the checkpoint's limit
-    if it has one, which the field of that name sets."""
-    source, answer = limits
-    task, cached = options["task"], options["cache"] != "none"
-    if kind == "text":
-        length = options["sequence_length"]
-        length = min(128, source or 128) if length is None else length
-        options["sequence_length"] = length = parse_length(length, "sequence_length")
-        if source is not None and longest(length) > source:
-            ends = f"the checkpoint's context ends at {source} tokens ({names[0]})"
-            raise Error(f"sequence_length goes to {longest(length)}, {ends}")
-    context = options["context_length"]
-    if task not in tasks.APART and (task != "feature-extraction" or "feature-extraction" in family.encoder_tasks):
-        if context is not None:
-            raise Error(f"context_length counts the tokens of an answer, and {task} gives none")
-        return
-    if context is None:
-        most = answer or ANSWER
-        context = min(most, INTERFACES[options["interface"]].context or most) if cached else min(128, answer or 128)
-    options["context_length"] = context = parse_length(context, "context_length")
-    if cached and (isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io")):
-        hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
-        raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
-    if answer is not None and longest(context) > answer:
-        ends = f"the checkpoint's answers end at {answer} tokens ({names[1]})"
-        raise Error(f"context_length is {longest(context)}, {ends}")
-    prefill = options["prefill_length"]
-    if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= longest(context)):
-        raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {longest(context)}")
-
-
-def longest(length: Length) -> int:
-    """The longest call."""
-    return length if isinstance(length, int) else max(length)
-
-
-def _check_samples(options: dict[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> None:
-    """The samples of a sound, against what a frame needs, and whether padding is marked."""
-    length = options["sequence_length"]
-    if length is None:
-        length = SECONDS * sampling_rate(processor)
-    options["sequence_length"] = length = parse_length(length, "sequence_length")
-    shortest, needed = length if isinstance(length, int) else min(length), family.shortest(config, options["task"])
-    if shortest < needed:
-        hint = "sequence_length counts the samples of a call, 16000 a second."
-        raise Error(f"sequence_length is {spell_length(length)}; {options['task']} needs {needed} samples", hint)
-    if options["attention_mask"] is None:
-        # Whether a checkpoint was trained with a mask or with zeros behind a sound, its processor says.
-        options["attention_mask"] = bool(processor.get("return_attention_mask", False))
-
-
-def _check_window(options: dict[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> None:
-    """The samples of a sound that is heard as a spectrogram, against the frames that the encoder has places for."""
-    hop, (frames, _) = hop_length(processor), family.longest(config)
-    length = parse_length(
-        frames * hop if options["sequence_length"] is None else options["sequence_length"], "sequence_length"
-    )
-    if not isinstance(length, int) or length % (2 * hop) or length > frames * hop:
-        hint = (
-            f"Write a multiple of {2 * hop}, which make one state of the encoder; {frames * hop} is the longest window "
-            f"({_limiting(config)[0]})."
-        )
-        raise Error(f"sequence_length is {spell_length(length)}; a window has one number of samples", hint)
-    options["sequence_length"] = length
-    if options["attention_mask"]:
-        raise Error(f"{config.model_type} hears silence where a sound has ended; it has no attention_mask")
-    if not options["postprocess"] or (options["function"] != "mel" and INTERFACES[options["interface"]].packages):
-        return
-    if not processor:
-        hint = "Add the checkpoint's preprocessor_config.json, or build with plain input_features (postprocess=False, --raw)."
-        raise Error("the checkpoint has no feature extractor that says how sound is heard", hint)
-    if processor.get("feature_size") != config.num_mel_bins:
-        what = f"feature_size: {processor.get('feature_size')!r}, and config.json num_mel_bins: {config.num_mel_bins}"
-        raise Error(f"the checkpoint's feature extractor has {what}", "They are the bands of one spectrogram.")
-
-
-def hop_length(processor: Mapping[str, Any]) -> int:
-    """Samples from one frame of a spectrogram to the next; WhisperFeatureExtractor's own where nothing is said."""
-    hop = processor.get("hop_length", 160)
-    if type(hop) is not int or hop < 1:
-        raise Error(f"preprocessor_config.json has hop_length: {hop!r}; it is a whole number of samples")
-    return hop
-
-
-def sampling_rate(processor: Mapping[str, Any]) -> Any:
-    """Samples a second."""
-    return processor.get("sampling_rate", SAMPLING_RATE)
-
-
-def _one_of(option: str, value: Any, known: Any) -> None:
-    if value not in known:
-        raise Error(f"{option} is {value!r}; known are {', '.join(known)}")
+def with_options(function: F) -> F:
+    """Shows a function of `**options: Unpack[BuildOptions]` with each of them, in its signature and its documentation."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    source, *own, _ = inspect.signature(function).parameters.values()
+    said = [inspect.Parameter(name, keyword, default=o.default, annotation=hint) for name, (hint, o) in table().items()]
+    shown = inspect.Signature([source, *said, *own])
+    lines = "\n".join(f"    {name}: {option.help} (default: {option.usually})" for name, (_, option) in table().items())
+    function.__signature__ = shown  # type: ignore[attr-defined]
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{lines}\n"
+    return function

@@ -9,7 +9,7 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.errors import Error
 from milbuild.layers.spectrogram import log_mel
-from milbuild.program.options import IMAGE
+from milbuild.program.plan import IMAGE
 from milbuild.weights import Checkpoint, Cursor
 
 

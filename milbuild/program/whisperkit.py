@@ -1,7 +1,7 @@
 """What WhisperKit's three packages take and give: MelSpectrogram, AudioEncoder, TextDecoder.
 
 A sequence is in the last of four axes, (1, features, 1, places), and the decoder takes one token a call (caches/slots.py). The
-names are in options.INTERFACES. Reference: argmaxinc/WhisperKit, Sources/WhisperKit/Core/TextDecoder.swift (what it feeds and
+names are in interfaces.INTERFACES. Reference: argmaxinc/WhisperKit, Sources/WhisperKit/Core/TextDecoder.swift (what it feeds and
 keeps, and the sizes that it reads off the descriptions), and argmaxinc/whisperkittools, whisperkit/text_decoder.py (what is
 computed).
 
@@ -23,7 +23,7 @@ from milbuild.layers.linear import like
 from milbuild.program import processing
 from milbuild.program.function import Graph, Produced
 from milbuild.program.inputs import Inputs
-from milbuild.program.options import AUDIO, hop_length, sampling_rate
+from milbuild.program.plan import AUDIO, hop_length, sampling_rate
 from milbuild.weights import Checkpoint
 
 LOOKS = "alignment_heads_weights"

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from milbuild.generation.session import Session
-from milbuild.program.options import ANSWER, AUDIO, Length, Plan
+from milbuild.program.lengths import Length
+from milbuild.program.plan import ANSWER, AUDIO, Plan
 from milbuild.validation import reference
 from milbuild.validation.material import Material
 

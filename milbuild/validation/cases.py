@@ -8,8 +8,10 @@ import numpy as np
 
 from milbuild import architectures
 from milbuild.package.reader import type_name
-from milbuild.program.options import AUDIO, IMAGE, INTERFACES, PROMPT, Plan, longest
+from milbuild.program.interfaces import INTERFACES
+from milbuild.program.lengths import longest
 from milbuild.program.outputs import CLASSIFIERS, LABELLED
+from milbuild.program.plan import AUDIO, IMAGE, PROMPT, Plan
 from milbuild.validation import answers, reference
 from milbuild.validation.backend import Player
 from milbuild.validation.material import PICTURES, Material

@@ -14,8 +14,10 @@ from milbuild.errors import Error
 from milbuild.generation.session import Session
 from milbuild.model import Model
 from milbuild.package.reader import check_program
-from milbuild.program.options import INTERFACES, METADATA_KEY, MODEL_TYPE_KEY, Plan
+from milbuild.program.interfaces import INTERFACES
+from milbuild.program.metadata import MODEL_TYPE_KEY
 from milbuild.program.outputs import CLASS_LABELS
+from milbuild.program.plan import METADATA_KEY, Plan
 from milbuild.program.whisperkit import alignment_heads
 from milbuild.validation import answers, cases, drift, greedy, reference, third_party, whisperkit
 from milbuild.validation.backend import CORE_ML, RUNTIME, UNITS, Player

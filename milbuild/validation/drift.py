@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from milbuild.package.reader import Operation
-from milbuild.program.options import Plan
+from milbuild.program.plan import Plan
 from milbuild.validation import reference
 from milbuild.validation.backend import RUNTIME, Player
 from milbuild.validation.cases import FEW, Case

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from milbuild.generation.session import Session
-from milbuild.program.options import Plan
+from milbuild.program.plan import Plan
 from milbuild.validation import answers, reference
 from milbuild.validation.backend import Player
 from milbuild.validation.cases import in_states, step_of, usable

@@ -10,7 +10,7 @@ import numpy as np
 
 from milbuild.errors import Error
 from milbuild.generation import audio as sound_
-from milbuild.program.options import hop_length
+from milbuild.program.plan import hop_length
 from milbuild.validation import reference
 from milbuild.weights import Checkpoint
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 
 from milbuild import architectures
 from milbuild.errors import Error
-from milbuild.program.options import PROMPT, Plan, parse_pooling
 from milbuild.program.outputs import CLASSIFIERS, SENTENCE
+from milbuild.program.plan import PROMPT, Plan, parse_pooling
 from milbuild.tasks import TASKS
 from milbuild.validation.figures import DEVIATIONS, MAGNITUDE
 from milbuild.weights.checkpoint import locate, modern

@@ -7,7 +7,7 @@ from typing import Any
 
 from milbuild.errors import Error
 from milbuild.io.tables import Table
-from milbuild.program.options import Plan
+from milbuild.program.plan import Plan
 from milbuild.validation.backend import CORE_ML, RUNTIME
 from milbuild.validation.drift import LARGEST_HALF, Drift
 from milbuild.validation.figures import MIN_PSNR, Row

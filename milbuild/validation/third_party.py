@@ -8,8 +8,10 @@ import numpy as np
 
 from milbuild import tasks
 from milbuild.errors import Error
-from milbuild.program.options import IMAGE, TARGET, Length, Output, Plan
+from milbuild.program.lengths import Length
+from milbuild.program.options import Output, table
 from milbuild.program.outputs import CLASSIFIERS
+from milbuild.program.plan import IMAGE, Plan
 from milbuild.validation.backend import Player
 
 Arrays = dict[str, np.ndarray]
@@ -86,7 +88,7 @@ def plan(player: Player, truth: Any, task: str) -> Plan:
         outputs={},
         interface="milbuild",
         precision="float16" if halves else "float32",
-        target=TARGET,
+        target=table()["target"][1].default,
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from milbuild.caches import Geometry, slots
-from milbuild.program.options import AUDIO, INTERFACES, Plan
+from milbuild.program.interfaces import INTERFACES
+from milbuild.program.plan import AUDIO, Plan
 from milbuild.program.whisperkit import LOOKS
 from milbuild.validation import answers, reference
 from milbuild.validation.backend import Player

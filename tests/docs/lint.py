@@ -12,7 +12,8 @@ import milbuild
 from milbuild import architectures, tasks
 from milbuild.linting import RULES, lint_program
 from milbuild.linting.rules import SEVERITIES
-from milbuild.program import options
+from milbuild.program.interfaces import INTERFACES
+from milbuild.program.options import PRECISIONS, TARGETS
 from tests.tiny import TABLE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "lint.md"
@@ -125,12 +126,12 @@ def matrix(model_type: str, task: str) -> list[dict[str, Any]]:
     kind, apart = TABLE[model_type].kind, task in tasks.APART
     found = []
     for cache in tasks.caches(task, architectures.SUPPORTED[model_type].decoder):
-        for name, interface in options.INTERFACES.items():
+        for name, interface in INTERFACES.items():
             if cache not in interface.caches or (interface.tasks and task not in interface.tasks):
                 continue
             if interface.ranged and cache == "state" and apart:  # it has no encoder beside its decoder
                 continue
-            for target, version in options.TARGETS.items():
+            for target, version in TARGETS.items():
                 functions: list[Any] = [None, "encode", "decode"] if apart else [None]
                 if version < 9:  # neither a state nor several functions
                     functions = functions[1:] if apart else functions
@@ -151,7 +152,7 @@ def matrix(model_type: str, task: str) -> list[dict[str, Any]]:
                     given = [each | length for each in given for length in lengths]
                 if kind == "text" and cache != "none" and version >= 9 and not interface.ranged:
                     given += [each | {"prefill_length": 4} for each in given]
-                found += [each | {"precision": p} for each in given for p in options.PRECISIONS]
+                found += [each | {"precision": p} for each in given for p in PRECISIONS]
     return found
 
 
