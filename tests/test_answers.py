@@ -410,7 +410,7 @@ def test_validate(model_type: str, precision: str, tmp_path: Path) -> None:
         halves = {
             half
             for half in ("encoder", "decoder")
-            if any(half in module for module in [landmark.module for landmark in report.drift.landmarks])
+            if any(half in module for module in [output.module for output in report.drift.outputs])
         }
         assert halves == {"encoder", "decoder"}
     decode = milbuild.build(folder, function="decode", **options)

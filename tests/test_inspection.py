@@ -24,7 +24,7 @@ from milbuild.inspection.bandwidth import GPU, NEURAL_ENGINE, TABLE
 from milbuild.inspection.costs import Ledger
 from milbuild.inspection.drawing import Page, _figure, draw, layout
 from milbuild.inspection.outline import LIMIT, Group, count, outline
-from milbuild.linting.graph import Subject
+from milbuild.package.graph import Graphs
 from milbuild.package.reader import Package
 from tests.conftest import checkpoint, reference
 from tests.helpers.command_line import CommandLine
@@ -511,7 +511,7 @@ def test_a_package_does_not_differ_from_itself(stateful: Path, folder: Path, com
 def test_one_bit_of_a_weight_is_found_by_its_name(stateful: Path, tmp_path: Path, command: CommandLine) -> None:
     other = tmp_path / "other.mlpackage"
     shutil.copytree(stateful, other)
-    subject = Subject(Package(other), None)
+    subject = Graphs(Package(other))
     op, constant = next(
         pair for pair in subject.by_name["main"].constants if pair[0].name == "transformer_h_1_mlp_c_fc_weight"
     )
@@ -698,7 +698,7 @@ def test_an_encoder_and_a_decoder_stand_side_by_side(folder: Path) -> None:
 
 
 def _graph(m: Assembled, path: Path) -> Ledger:
-    return Ledger(Subject(Package(m.save(path)), None).graphs[0])
+    return Ledger(Graphs(Package(m.save(path))).graphs[0])
 
 
 def test_repetition_is_found_without_names(tmp_path: Path) -> None:
@@ -736,7 +736,7 @@ def test_never_a_hairball(width: int, tmp_path: Path) -> None:
         x = m.op(kind, f"op_{number}", shape, x=x, **({"weight": x} if kind == "linear" else {}))
     m.output(x)
     path = m.save(tmp_path / "m.mlpackage")
-    rows = outline(Ledger(Subject(Package(path), None).graphs[0]))
+    rows = outline(Ledger(Graphs(Package(path)).graphs[0]))
     assert 1 <= count(rows) <= 1.5 * LIMIT
     assert not _overlaps(layout(path))
 

@@ -21,8 +21,8 @@ from rich.console import Console
 import milbuild
 from milbuild import architectures, tasks
 from milbuild.linting import RULES, Report, lint, lint_program
-from milbuild.linting.graph import PIECE, Constant, Place, Subject
-from milbuild.linting.rules import SEVERITIES, UNITS, Rule
+from milbuild.linting.rules import SEVERITIES, UNITS, Rule, Subject
+from milbuild.package.graph import PIECE, Constant, Place
 from milbuild.package.reader import Package
 from milbuild.program.options import INTERFACES, PRECISIONS, TARGETS
 from tests.conftest import checkpoint
@@ -1407,7 +1407,7 @@ import sys
 from milbuild.cli import imports
 imports.prepare(configurations=True)
 from milbuild.linting import RULES, Rule
-from milbuild.linting.graph import Place
+from milbuild.package.graph import Place
 found = lambda subject: iter([(Place("main", "h_0_ln", "layer_norm"), "it is there")] * 2)
 RULES["made-up"] = Rule("made-up", {severity!r}, "Nothing is right.", "Mend it.", "this test", "high", (), "", found)
 sys.argv = ["milbuild", *{arguments!r}]

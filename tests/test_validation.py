@@ -21,10 +21,10 @@ from milbuild.architectures import gpt2
 from milbuild.layers import activation, attention, linear, normalization, rope
 from milbuild.validation import reference as hf
 from milbuild.validation.figures import measure, measure_labels
-from milbuild.validation.material import picture
 from milbuild.validation.report import Bar
+from milbuild.validation.sample_inputs import random_image
 from milbuild.weights.tensor import Tensor
-from tests.conftest import checkpoint, reference
+from tests.conftest import check_module_outputs, checkpoint, reference, tokens
 from tests.test_mutations import (
     Patch,
     _head_of_positions,
@@ -147,7 +147,7 @@ DRAWN.remove(("kinds of GELU swapped", "float16"))
 
 
 @pytest.mark.parametrize(("fault", "precision"), DRAWN)
-def test_a_fault_fails_and_its_first_landmark_is_named(
+def test_a_fault_fails_and_its_first_module_is_named(
     fault: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_type, cache, module, break_it = FAULTS[fault]
@@ -166,6 +166,27 @@ def test_a_fault_fails_and_its_first_landmark_is_named(
     named = [jump[0].module, *sorted(wrong.drift.missing, key=len)]
     assert module in (named[0], named[min(1, len(named) - 1)]), named
     assert f" {module}" in str(wrong)
+
+
+def test_of_two_errors_the_first_in_the_graph_is_named(tmp_path: Path) -> None:
+    """Not the first by alphabet: lm_head is the last that is computed, and transformer.h comes before transformer.wte there."""
+    folder = shutil.copytree(checkpoint(), tmp_path / "two")
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("transformer.h.0.attn.c_proj.weight", "transformer.wte.weight"):
+        tensors[name] = tensors[name] * np.float32(1.5)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    model = milbuild.build(folder, sequence_length=11, precision="float32")
+    with pytest.raises(AssertionError, match=r"^transformer\.wte\b"):
+        check_module_outputs(model, checkpoint(), "text-generation", {"input_ids": tokens(1, 11)}, ())
+    report = milbuild.validate(model, checkpoint())
+    assert not report.passed
+    assert report.drift is not None
+    assert [output.module for output in report.drift.outputs][:2] == ["transformer.wte", "transformer.drop"]
+    for backend in ("float32", "declared"):
+        jump = report.drift.jump(backend)
+        assert jump is not None
+        assert jump[0].module == "transformer.wte"
+    assert "the error first jumps at transformer.wte (float32)" in str(report)
 
 
 def faint(folder: Path) -> Path:
@@ -213,37 +234,37 @@ def traced(
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def third_party(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checkpoint("bert", "token-classification")
     model = reference(folder, "token-classification")
     path = tmp_path_factory.mktemp("traced") / "traced.mlpackage"
     return traced(folder, model, path, names=("inputIds", "attention_mask"))
 
 
-def test_a_package_of_tracing_is_proved(stranger: Path) -> None:
-    report = milbuild.validate(stranger, checkpoint("bert", "token-classification"), task="token-classification")
+def test_a_package_of_tracing_is_proved(third_party: Path) -> None:
+    report = milbuild.validate(third_party, checkpoint("bert", "token-classification"), task="token-classification")
     assert report.passed, str(report)
     assert {row.output for row in report.rows} == {"logits"}
     assert {row.case for row in report.rows} == {"11 tokens", "11 tokens, padded on the right"}
     assert report.drift is not None
     assert report.drift.matched
-    modules = [landmark.module for landmark in report.drift.landmarks]
+    modules = [output.module for output in report.drift.outputs]
     assert {"bert.embeddings", "bert.encoder.layer.0.attention", "bert.encoder.layer.2", "classifier"} <= set(modules)
-    assert "milbuild did not build it" in str(report)
-    with pytest.raises(milbuild.Error, match="it does not say what it is for"):
-        milbuild.validate(stranger, checkpoint("bert", "token-classification"))
+    assert "milbuild did not build this package" in str(report)
+    with pytest.raises(milbuild.Error, match="it does not name its task"):
+        milbuild.validate(third_party, checkpoint("bert", "token-classification"))
 
 
-def test_a_package_of_tracing_with_another_checkpoint_fails(stranger: Path, tmp_path: Path) -> None:
+def test_a_package_of_tracing_with_another_checkpoint_fails(third_party: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint("bert", "token-classification"), tmp_path / "other")
     tensors = load_file(folder / "model.safetensors")
     name = "bert.encoder.layer.1.output.dense.weight"
     tensors[name] = tensors[name][::-1].copy()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    report = milbuild.validate(stranger, folder, task="token-classification")
+    report = milbuild.validate(third_party, folder, task="token-classification")
     assert not report.passed
     assert report.drift is not None
-    modules = {landmark.module for landmark in report.drift.landmarks}
+    modules = {output.module for output in report.drift.outputs}
     assert "bert.encoder.layer.1.intermediate" in modules
     assert report.drift.missing[0].startswith("bert.encoder.layer.1.output") or "layer.2" in report.drift.missing[0]
 
@@ -334,16 +355,16 @@ def test_words_go_through_the_tokenizer() -> None:
 
 def test_pictures_go_through_the_processor(tmp_path: Path) -> None:
     folder, _ = with_processor(checkpoint("vit", "image-classification"), "vit", tmp_path / "checkpoint")
-    large = picture((97, 61), np.random.default_rng(7))
+    large = random_image((97, 61), np.random.default_rng(7))
     large.save(tmp_path / "large.png")
     for raw in (False, True):
         model = milbuild.build(folder, image_size=32, postprocess=not raw, precision="float32")
         report = milbuild.validate(model, folder, image=[tmp_path / "large.png", large])
         assert report.passed, str(report)
-        assert {row.case for row in report.rows} == {"2 pictures of 32 x 32"}
-    with pytest.raises(milbuild.Error, match="is no picture"):
+        assert {row.case for row in report.rows} == {"2 images of 32 x 32"}
+    with pytest.raises(milbuild.Error, match="not an image"):
         milbuild.validate(model, folder, image=folder / "config.json")
-    with pytest.raises(milbuild.Error, match="takes pictures, not text"):
+    with pytest.raises(milbuild.Error, match="takes images, not text"):
         milbuild.validate(model, folder, text=SENTENCE)
 
 
@@ -417,8 +438,8 @@ def test_core_ml_gets_a_row_for_each_unit(monkeypatch: pytest.MonkeyPatch) -> No
     """Where it is; here the runtime stands for it, and is 1 % off on one unit."""
     from milbuild import runtime
     from milbuild.validation.compare import compare
-    from milbuild.validation.material import Material
     from milbuild.validation.report import Bar
+    from milbuild.validation.sample_inputs import SampleInputs
 
     class Off:
         def __init__(self, engine: Any, unit: Any) -> None:
@@ -435,7 +456,7 @@ def test_core_ml_gets_a_row_for_each_unit(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(milbuild.Model, "core_ml", core_ml)
     model = milbuild.build(checkpoint(), cache="state", prefill_length=4)
-    report = compare(model, Material.of(checkpoint(), None, 0), Bar(), core_ml=True)
+    report = compare(model, SampleInputs.of(checkpoint(), None, 0), Bar(), core_ml=True)
     units = ["Core ML cpu_only", "Core ML cpu_and_gpu", "Core ML cpu_and_ne"]
     assert report.backends == ["float32", "declared", *units]
     assert {row.backend for row in report.rows} == set(report.backends)
@@ -532,7 +553,7 @@ def test_packages_of_every_task_pass(model_type: str, task: str) -> None:
         report = milbuild.validate(milbuild.build(folder, **options), folder)
         assert report.passed, str(report)
         assert report.drift is not None
-        assert len(report.drift.landmarks) > 3  # of ALBERT few: its layers are one
+        assert len(report.drift.outputs) > 3  # of ALBERT few: its layers are one
 
 
 def test_a_checkpoint_of_another_family_is_refused() -> None:

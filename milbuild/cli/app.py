@@ -343,9 +343,9 @@ def validate(
     import milbuild
 
     if plot is not None:
-        from milbuild.io.plots import check_picture
+        from milbuild.io.plots import check_plot
 
-        check_picture(plot)
+        check_plot(plot)
     with _stages() as tell:
         report = milbuild.validate(
             package,
@@ -495,9 +495,9 @@ def inspect(
     from milbuild import inspection
 
     if graph is not None:
-        from milbuild.io.plots import check_picture
+        from milbuild.io.plots import check_plot
 
-        check_picture(graph, "a graph")
+        check_plot(graph, "a graph")
     found = inspection.inspect(package, shapes) if other is None else inspection.compare(package, other)
     _print(found.as_dict() if as_json else found)
     if graph is not None:
@@ -583,12 +583,12 @@ def profile(
             import torch
         except ModuleNotFoundError:
             raise missing_torch("milbuild profile") from None
-        from milbuild.io.plots import check_picture
+        from milbuild.io.plots import check_plot
         from milbuild.runtime.profiling import examples
         from milbuild.runtime.profiling import profile as measure
 
         if plot is not None:
-            check_picture(plot)
+            check_plot(plot)
         if threads is not None:
             torch.set_num_threads(threads)
         found = measure(model, examples(model, shapes), repeat)

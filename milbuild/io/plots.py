@@ -11,7 +11,7 @@ from milbuild.errors import Error
 from milbuild.io import cleanup
 
 
-def check_picture(path: str | os.PathLike[str], what: str = "a plot") -> None:
+def check_plot(path: str | os.PathLike[str], what: str = "a plot") -> None:
     """Raises milbuild.Error if a picture cannot be written at `path`; called before the work."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

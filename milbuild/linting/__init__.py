@@ -10,10 +10,9 @@ from typing import Any
 
 from milbuild.errors import Error
 from milbuild.linting import consumers, faults, interfaces, numbers, placement, states, weights
-from milbuild.linting.graph import Subject
 from milbuild.linting.report import FunctionCount, Report
-from milbuild.linting.rules import RULES, SEVERITIES, UNITS, Finding, Rule, findings
-from milbuild.package.reader import Package
+from milbuild.linting.rules import RULES, SEVERITIES, UNITS, Finding, Rule, Subject, findings
+from milbuild.package.reader import Package, target
 
 __all__ = ["RULES", "Finding", "Report", "Rule", "lint", "lint_program"]
 
@@ -47,7 +46,7 @@ def _report(package: Package, unit: str | None) -> Report:
     functions = {graph.name: FunctionCount(len(graph.work), *placement.switches(graph)) for graph in subject.graphs}
     return Report(
         package.path.name,
-        interfaces.target(subject.version),
+        target(subject.version),
         unit,
         sum(rule.counts(unit) for rule in RULES.values()),
         tuple(found),

@@ -4,8 +4,8 @@ import json
 import re
 from collections.abc import Iterator
 
-from milbuild.linting.graph import Graph, Place, Subject, array_of, listed, ranges
-from milbuild.linting.rules import ERROR, WARNING, rule
+from milbuild.linting.rules import ERROR, WARNING, Subject, rule
+from milbuild.package.graph import Graph, Place, array_of, listed, ranges
 from milbuild.package.reader import type_name
 
 Found = Iterator[tuple[Place, str]]

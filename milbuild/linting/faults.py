@@ -7,9 +7,9 @@ differ by a subnormal were before const_deduplication merged them (B5), no packa
 from collections import defaultdict
 from collections.abc import Iterator
 
-from milbuild.linting.graph import Constant, Graph, Place, Subject
 from milbuild.linting.numbers import REDUCED
-from milbuild.linting.rules import ERROR, WARNING, rule
+from milbuild.linting.rules import ERROR, WARNING, Subject, rule
+from milbuild.package.graph import Constant, Graph, Place
 from milbuild.package.reader import Operation
 
 Found = Iterator[tuple[Place, str]]

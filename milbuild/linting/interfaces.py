@@ -5,20 +5,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from milbuild.linting.graph import Graph, Place, Subject, array_of, flexible, listed, ranges
-from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
-from milbuild.package.reader import color_name, type_name
+from milbuild.linting.rules import ERROR, NOTE, WARNING, Subject, rule
+from milbuild.package.graph import Graph, Place, array_of, flexible, listed, ranges
+from milbuild.package.reader import color_name, target, type_name
 
 Found = Iterator[tuple[Place, str]]
 
-TARGETS = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
 # The oldest specification version in which a multi-array of the type may go in or come out.
 ARRAYS = {"FLOAT32": 6, "INT32": 6, "FLOAT16": 7, "INT8": 10}
 MOST_LISTED = 128
-
-
-def target(version: int) -> str:
-    return TARGETS.get(version, f"specification version {version}")
 
 
 @rule(

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from milbuild.linting.graph import FLOATS, MOVES, Constant, Graph, Place, Subject
-from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
+from milbuild.linting.rules import ERROR, NOTE, WARNING, Subject, rule
+from milbuild.package.graph import FLOATS, MOVES, Constant, Graph, Place
 from milbuild.package.reader import Operation
 
 Found = Iterator[tuple[Place, str]]

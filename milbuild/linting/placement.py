@@ -4,8 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from milbuild.linting.graph import FLOATS, MOVES, Graph, Place, Subject, listed, ranges
-from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
+from milbuild.linting.rules import ERROR, NOTE, WARNING, Subject, rule
+from milbuild.package.graph import FLOATS, MOVES, Graph, Place, listed, ranges
 from milbuild.package.reader import Operation, Value
 
 Found = Iterator[tuple[Place, str]]

@@ -111,15 +111,15 @@ class Report:
 
 
 def _spelled(found: list[Finding]) -> list[str]:
-    """What was found, once for all layers: by function, landmark and the words that are the same."""
-    counted = Counter((f.place.function, f.place.landmark or f.place.operation, f.place.type) for f in found)
+    """What was found, once for all layers: by function, pattern of names and the words that are the same."""
+    counted = Counter((f.place.function, f.place.pattern or f.place.operation, f.place.type) for f in found)
     first: dict[Any, Finding] = {}
     for finding in found:
-        first.setdefault((finding.place.function, finding.place.landmark, finding.place.type), finding)
+        first.setdefault((finding.place.function, finding.place.pattern, finding.place.type), finding)
     lines = []
     for key, count in list(counted.items())[:SHOWN]:
-        function, landmark, kind = key
-        where = " ".join(part for part in (function, landmark if kind else "", f"({kind})" if kind else "") if part)
+        function, pattern, kind = key
+        where = " ".join(part for part in (function, pattern if kind else "", f"({kind})" if kind else "") if part)
         times = f" ({count} times)" if count > 1 else ""
         lines.append(f"{where}: {first[key].what}{times}" if where else first[key].what)
     left = sum(list(counted.values())[SHOWN:])

@@ -4,11 +4,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from milbuild.linting.graph import Finder, Place, Subject
+from milbuild.package.graph import Graphs, Place
+from milbuild.package.reader import Package
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
 UNITS = {"cpu": "CPU", "gpu": "GPU", "ane": "Neural Engine"}
+
+
+class Subject(Graphs):
+    """A package as the rules see it; `unit` is the compute unit that it is meant for, if one was named."""
+
+    def __init__(self, package: Package, unit: str | None) -> None:
+        super().__init__(package)
+        self.unit = unit
+
+
+Finder = Callable[[Subject], Iterator[tuple[Place, str]]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class Finding:
             "function": self.place.function,
             "operation": self.place.operation,
             "type": self.place.type,
-            "landmark": self.place.landmark,
+            "landmark": self.place.pattern,
             "fix": self.rule.fix,
             "source": self.rule.source,
             "confidence": self.rule.confidence,

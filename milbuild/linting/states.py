@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from operator import itemgetter
 
 from milbuild.linting.consumers import swift
-from milbuild.linting.graph import Graph, Place, Subject, flexible
-from milbuild.linting.interfaces import target
-from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
-from milbuild.package.reader import Operation, Value
+from milbuild.linting.rules import ERROR, NOTE, WARNING, Subject, rule
+from milbuild.package.graph import Graph, Place, flexible
+from milbuild.package.reader import Operation, Value, target
 
 Found = Iterator[tuple[Place, str]]
 

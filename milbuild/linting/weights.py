@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from milbuild.linting.graph import COMPRESSED, PIECE, Constant, Graph, Place, Subject
-from milbuild.linting.interfaces import target
-from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
-from milbuild.package.reader import Operation
+from milbuild.linting.rules import ERROR, NOTE, WARNING, Subject, rule
+from milbuild.package.graph import COMPRESSED, PIECE, Constant, Graph, Place
+from milbuild.package.reader import Operation, target
 
 Found = Iterator[tuple[Place, str]]
 
