@@ -498,7 +498,7 @@ def test_a_package_does_not_differ_from_itself(stateful: Path, folder: Path, com
     assert found.weight_file
     result = command("inspect", stateful, again)
     assert (result.code, result.err) == (0, "")
-    assert result.out == "stateful.mlpackage and again.mlpackage: no difference; weight.bin has the same bytes\n"
+    assert result.out == "stateful.mlpackage and again.mlpackage: no differences; weight.bin is the same\n"
     answer = json.loads(command("inspect", stateful, again, "--json").out)
     assert answer == {
         "same": True,
@@ -522,7 +522,7 @@ def test_one_bit_of_a_weight_is_found_by_its_name(stateful: Path, tmp_path: Path
     found = compare(stateful, other)
     assert not found.weight_file
     assert _changed(found) == {("", "weights", op.name)}
-    assert "other values" in found.changes[0].after
+    assert "different values" in found.changes[0].after
     result = command("inspect", stateful, other)
     assert result.code == 0
     assert "1 difference; weight.bin has other bytes" in result.out
@@ -610,7 +610,7 @@ def test_weights_that_stand_elsewhere_in_the_file_are_no_difference(tmp_path: Pa
         (("s.mlpackage", "--graph", "g.doc"), "a graph cannot be written as g.doc; known are"),
         (("s.mlpackage", "--graph", "nowhere/g.svg"), "there is no folder nowhere"),
         (("s.mlpackage", "--graph", "s.mlpackage"), "a graph cannot be written as s.mlpackage"),
-        (("s.mlpackage", "--shape", "x=1,64"), "has no array x; it has input_ids, position"),
+        (("s.mlpackage", "--shape", "x=1,64"), "has no input x; it has input_ids, position"),
         (("s.mlpackage", "--shape", "input_ids"), "--shape is 'input_ids'"),
         (("s.mlpackage", "--shape", "input_ids=1,2"), "has the shape (1, 2)"),
     ],

@@ -235,7 +235,7 @@ class Inspection:
 
 
 SHOWN = 8  # operation types that have a line of their own; --json has all
-BOUND = "upper bounds by memory bandwidth and by arithmetic, of which the lower counts: not a measurement"
+BOUND = "at most, by memory bandwidth and by arithmetic; the lower one counts: an upper bound, not a measurement"
 PARTS = {
     "weights": "weights",
     "states, read": "states_read",

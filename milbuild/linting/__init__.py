@@ -1,7 +1,7 @@
-"""What Core ML and its compute units will think of a package: one rule, one function.
+"""What Core ML and its compute units accept and run well: one rule, one function.
 
-Nobody publishes what the Neural Engine runs, so what is said of one unit is likely, with the rule it stands on; and a
-package without findings is not certified. The room is not called lint: that is the public function.
+Nobody publishes what the Neural Engine runs, so what a rule says of one unit is likely, not certain, with its source; and a
+package without findings is not certified. The module is not called lint: that is the public function.
 """
 
 import os
@@ -17,23 +17,22 @@ from milbuild.package.reader import Package, target
 __all__ = ["RULES", "Finding", "Report", "Rule", "lint", "lint_program"]
 
 CHOICES = (*UNITS, "all")
-# Importing them has filled the table.
-ROOMS = (interfaces, numbers, states, placement, weights, faults, consumers)
+# Importing them fills the table.
+MODULES = (interfaces, numbers, states, placement, weights, faults, consumers)
 
 
 def lint(package: str | os.PathLike[str] | Any, unit: str | None = None) -> Report:
-    """Holds a saved package, ours or anybody's, against the rules; raises `Error` for what is no ML Program.
+    """Checks a saved package, whoever built it, or a `milbuild.Model`, by the rules. Raises `Error` for other files.
 
-    Without a `unit` the rules are asked that hold whatever runs it, as a build asks them. `unit` is cpu, gpu, ane (the Neural
-    Engine) or all: the rules of that unit, or of each, are asked as well. A
-    `milbuild.Model` may stand for its package.
+    Without a `unit` these are the rules that hold on every unit, which a build checks too. `unit` is cpu, gpu, ane (the Neural
+    Engine) or all: the rules of that unit, or of each, are checked as well.
     """
     path = Path(getattr(package, "package_path", package)).expanduser()
     return _report(Package(path), unit)
 
 
 def lint_program(spec: Any, name: str, unit: str | None = None) -> Report:
-    """The same of a program that was lowered and not saved (the Model protobuf): everything but the values of its weights,
+    """The same for a program that was lowered and not saved (the Model protobuf): everything but the values of its weights,
     which are not written yet."""
     return _report(Package(name, spec), unit)
 

@@ -41,16 +41,16 @@ class Rule:
     @property
     def where(self) -> str:
         """The units, in words."""
-        return " and ".join(UNITS[unit] for unit in self.units) or "whatever unit"
+        return " and ".join(UNITS[unit] for unit in self.units) or "every unit"
 
     def counts(self, unit: str | None) -> bool:
-        """Whether it is asked for a unit: a rule of one unit where that unit, or all, is named."""
+        """Whether it is checked for a unit: a rule of one unit where that unit, or all, is named."""
         return not self.units or unit == "all" or unit in self.units
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One breach of a rule. What is known of one unit only is likely, not certain: nobody publishes what it takes."""
+    """One breach of a rule. What is known of one unit only is likely, not certain: Apple does not publish what it takes."""
 
     rule: Rule
     place: Place
@@ -88,7 +88,7 @@ def rule(
     units: str = "",
     targets: str = "",
 ) -> Callable[[Finder], Finder]:
-    """Puts a function into the table."""
+    """Adds a function to the table."""
 
     def add(finds: Finder) -> Finder:
         if name in RULES:

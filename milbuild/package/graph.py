@@ -1,6 +1,6 @@
 """A package's functions as graphs, in which every value knows the operation that makes it and those that read it.
 
-Lint's rules and inspect stand on this. Constants stay on the disk until their values are asked for, which come piece by piece.
+Lint's rules and inspect are based on this. Constants stay on the disk until their values are read, piece by piece.
 """
 
 import functools

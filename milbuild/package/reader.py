@@ -1,6 +1,6 @@
 """Any saved package, checked before it is believed: its description, its functions, its values mapped from disk.
 
-Nothing is ever written into a package that is read. The runtime, inspect and lint stand on this.
+Nothing is ever written into a package that is read. The runtime, inspect and lint are based on this.
 """
 
 import functools
@@ -29,7 +29,7 @@ DAMAGED = "The package is damaged or was cut off while it was copied: build or d
 
 @dataclass(frozen=True)
 class Value:
-    """The name, element type (MIL's: FLOAT16) and shape of a value; None for a length that is known at the call only.
+    """The name, element type (MIL's: FLOAT16) and shape of a value; None for a length that is known only at the call.
 
     The shape is None where the rank is unknown, and for what is no tensor: the type is then LIST, DICTIONARY or TUPLE.
     """
@@ -44,7 +44,7 @@ class Value:
 class Operation:
     """`inputs` are names of values or, for constants bound in place, arrays. `attributes` are those of the file but `name`.
 
-    Who reads a function with a `read` of their own finds what that makes of a constant where an array would stand.
+    A function that is read with a `read` function has its results in place of the arrays of constants.
     """
 
     type: str
@@ -74,7 +74,7 @@ class Package:
     """A package of type ML Program: `spec` (the Model protobuf), `functions`, `weights` (weight.bin, mapped)."""
 
     def __init__(self, path: str | Path, spec: Any = None) -> None:
-        """`spec` is for a program that was lowered and not saved: `path` is then its name, and it has no files."""
+        """`spec` is for a program that was lowered and not saved: `path` is then its name, and there are no files."""
         self.path = Path(path)
         self.saved = spec is None
         self.spec = read_spec(self.path) if spec is None else spec
@@ -83,7 +83,7 @@ class Package:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Tells models apart: of everything but the weights in files."""
+        """A hash of everything but the weights in files, which tells models apart."""
         return hashlib.sha256(self.spec.SerializeToString(deterministic=True)).hexdigest()
 
     @property
@@ -100,9 +100,9 @@ class Package:
         return named[0] if named else self.spec.description
 
     def function(self, name: str | None = None, read: Callable[[Any], Any] | None = None) -> Function:
-        """A function by its name, the default one without. Raises `Error` for one that the package has not.
+        """A function by its name, the default one without. Raises `Error` for one that the package does not have.
 
-        `read` makes of a constant's protobuf what stands for it in the operations; without it, that is its content.
+        `read` turns a constant's protobuf into what the operations hold for it; by default its content.
         """
         name = name or self.default_function
         if name not in self.spec.mlProgram.functions:
@@ -118,7 +118,7 @@ class Package:
         )
 
     def array(self, value: Any) -> Any:
-        """The content of a Value protobuf: an array (mapped from disk where it stands in a file), or a list of such."""
+        """The content of a Value protobuf: an array (mapped from the disk where it is in a file), or a list of such."""
         kind = value.WhichOneof("value")
         if value.type.WhichOneof("type") == "listType" and kind == "immediateValue":
             return [self.array(entry) for entry in value.immediateValue.list.values]
@@ -165,7 +165,7 @@ class Package:
             )
 
     def stored(self, value: Any) -> np.ndarray:
-        """The bytes of a Value protobuf that stands in a file, mapped, as they stand there: elements of few bits packed."""
+        """The bytes of a Value protobuf in a file, mapped, as they are stored: elements of few bits packed."""
         dtype, shape = _tensor_type(value.type)
         return self._bytes(value.blobFileValue, dtype, tuple(d or 0 for d in shape or ()))
 
@@ -207,14 +207,14 @@ class Package:
 
 
 def read_spec(path: Path) -> Any:
-    """The Model protobuf of a package. Raises `Error` for what is none."""
+    """The Model protobuf of a package. Raises `Error` for what is not a package."""
     if path.suffix == ".mlmodelc" and path.is_dir():
-        hint = "milbuild reads packages. Nothing makes a package of a compiled model again: use the one it was compiled from."
+        hint = "milbuild reads packages. A compiled model cannot be turned into a package: use the one it was compiled from."
         raise Error(f"{path.name} is compiled (.mlmodelc), which only Core ML itself reads", hint)
     if path.suffix == ".mlmodel" and path.is_file():
         refuse_pointer(path)
         raise Error(
-            f"{path.name} is a .mlmodel, the format of one file, which holds no ML Program with weights",
+            f"{path.name} is a .mlmodel, the single-file format, which holds no ML Program with weights",
             f"Convert the model again into a package: {PROGRAM}",
         )
     if not path.is_dir():
@@ -236,7 +236,7 @@ def read_spec(path: Path) -> Any:
 
 
 def check_program(name: str, spec: Any) -> None:
-    """Raises `Error` for a Model protobuf that is no ML Program, with what it is instead."""
+    """Raises `Error` for a Model protobuf that is not an ML Program, with what it is instead."""
     kind = spec.WhichOneof("Type")
     if kind == "mlProgram":
         return
@@ -245,7 +245,7 @@ def check_program(name: str, spec: Any) -> None:
     pipeline = getattr(spec, kind)
     models = (pipeline if kind == "pipeline" else pipeline.pipeline).models
     parts = [str(model.WhichOneof("Type")) for model in models]
-    hint = "Take one of its models out of it as a package of its own (coremltools.utils.load_spec, MLModel(spec=...))."
+    hint = "Save one of its models as a package of its own (coremltools.utils.load_spec, MLModel(spec=...))."
     if "mlProgram" not in parts:
         hint = f"None of its models is an ML Program. Convert each for iOS 15 or later: {PROGRAM}"
     raise Error(f"{name} is a {kind} of {len(parts)} models ({', '.join(parts)}), not an ML Program", hint)
@@ -272,12 +272,12 @@ def target(version: int) -> str:
 
 
 def type_name(array: Any) -> str:
-    """The type of a described array or state (FLOAT32, INT32); of a number that nobody knows, the number."""
+    """The type of a described array or state (FLOAT32, INT32); of an unknown number, the number."""
     return _spelled(proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType, array.dataType)
 
 
 def color_name(image: Any) -> str:
-    """The color space of a described image (RGB, GRAYSCALE); of a number that nobody knows, the number."""
+    """The color space of a described image (RGB, GRAYSCALE); of an unknown number, the number."""
     return _spelled(proto.FeatureTypes_pb2.ImageFeatureType.ColorSpace, image.colorSpace)
 
 
@@ -286,7 +286,7 @@ def _spelled(kinds: Any, number: int) -> str:
 
 
 def type_of(value: Any) -> tuple[str, tuple[int | None, ...] | None]:
-    """The element type and shape of a Value protobuf, whose content is not looked at."""
+    """The element type and shape of a Value protobuf, without reading its content."""
     entry = _value(value)
     return entry.dtype, entry.shape
 
@@ -306,7 +306,7 @@ def _tensor_type(entry: Any) -> tuple[str, tuple[int | None, ...] | None]:
 
 @functools.lru_cache(4096)
 def _parsed_type(data: bytes) -> tuple[str, tuple[int | None, ...] | None]:
-    """The same few types return thousands of times in a program, and protobuf's fields are slow to ask."""
+    """The same few types occur thousands of times in a program, and protobuf's fields are slow to read."""
     tensor = proto.MIL_pb2.TensorType.FromString(data)
     name = NAMES.get(tensor.dataType) or str(tensor.dataType)
     shape: list[int | None] = []

@@ -245,7 +245,7 @@ def _pixels(places: Tensor, size: int, mode: str, align_corners: bool) -> Tensor
 
 
 def _folded(places: Tensor, size: int, mode: str) -> Tensor:
-    """Places outside of the image, brought back to where their value stands."""
+    """Positions outside of the image, moved to where their value comes from."""
     if mode == "constant":
         return places
     if mode == "reflection" and size > 1:

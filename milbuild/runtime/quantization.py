@@ -18,7 +18,7 @@ def dequantize(input: Tensor, scale: Tensor, zero_point: Tensor | None = None, a
 def quantize(
     input: Tensor, scale: Tensor, output_dtype: str, zero_point: Tensor | None = None, axis: int | None = None
 ) -> Tensor:
-    """Halves are rounded to even numbers. NaN becomes the zero point."""
+    """Numbers halfway between two integers are rounded to the even one. NaN becomes the zero point."""
     if output_dtype not in RANGES:
         raise ValueError(f"output_dtype is {output_dtype!r}; known are {', '.join(RANGES)}")
     steps = (input / _along(scale, axis, input)).round().nan_to_num(0)
