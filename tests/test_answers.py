@@ -217,7 +217,7 @@ def test_tasks_of_a_padded_batch(model_type: str, task: str, length: str, precis
 
 
 @pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
-def test_every_landmark(model_type: str, task: str) -> None:
+def test_every_module_output(model_type: str, task: str) -> None:
     folder, own = checkpoint(model_type, task), task == "feature-extraction"
     options = sizes(model_type) | {"postprocess": False} | ({"context_length": 7} if own else {})
     model = milbuild.build(folder, task=task, precision="float32", **options)

@@ -272,7 +272,7 @@ def test_profile_json(command: CommandLine, folder: Path, tmp_path: Path) -> Non
 def test_profile_for_people(command: CommandLine, folder: Path) -> None:
     result = command("profile", "p.mlpackage", "--repeat", "1", cwd=folder)
     assert (result.code, result.err) == (0, "")
-    for words in ("ms a prediction", "by operation type", "layer_norm", "by landmark", "transformer_h_*_mlp_c_fc"):
+    for words in ("ms a prediction", "by operation type", "layer_norm", "by module", "transformer_h_*_mlp_c_fc"):
         assert words in result.out
 
 
@@ -538,4 +538,4 @@ def test_validate_tells_its_stages(folder: Path) -> None:
     assert shares[0] == 0
     assert list(shares) == sorted(shares)
     assert 0.6 < shares[-1] < 1
-    assert texts[-1] == "looking at the landmarks"
+    assert texts[-1] == "comparing module outputs"

@@ -85,7 +85,7 @@ def test_tasks_at_every_kind_of_length(model_type: str, task: str, masked: bool,
 
 @pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
 @pytest.mark.parametrize("flag", ["plain", "all of XLS-R"])
-def test_every_landmark(model_type: str, task: str, flag: str) -> None:
+def test_every_module_output(model_type: str, task: str, flag: str) -> None:
     """Every module of transformers whose output stands in the graph has its value there, under its name."""
     folder = checkpoint(model_type, task, **AUDIO_MODELS[model_type].flags[flag])
     inputs = {"input_values": sound(1, 431)}

@@ -67,7 +67,7 @@ def test_flags(model_type: str, flag: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize(("model_type", "task"), TASKS)
-def test_every_landmark(model_type: str, task: str) -> None:
+def test_every_module_output(model_type: str, task: str) -> None:
     """Every module of transformers whose output stands in the graph has its value there, under its name."""
     folder, tiny = checkpoint(model_type, task), VISION_MODELS[model_type]
     model = milbuild.build(folder, task=task, precision="float32", **tiny.options)

@@ -318,7 +318,7 @@ def validate(
     plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Draw error and magnitude at each landmark: drift.png, .svg.", show_default=False
+            metavar="FILE", help="Plot error and magnitude at each module output: drift.png, .svg.", show_default=False
         ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the result as Markdown.")] = False,
@@ -564,7 +564,7 @@ def profile(
 ) -> None:
     """Show where the runtime spends its time on a package.
 
-    Time, calls and memory by operation type and by landmark (operations of one name, all layers together). It is the
+    Time, calls and memory by operation type and by module (operations of one name, all layers together). It is the
     time of milbuild's runtime on this machine, not of Core ML on a device.
     """
     shapes = _shapes(shape or [])

@@ -41,8 +41,8 @@ stored twice) is found by `milbuild lint` in the saved package; NaN and values t
 
 An *error* is refused by Core ML or gives wrong numbers; a *warning* costs speed or exactness, or may fail; a *note* is worth
 knowing. Apple does not publish what the Neural Engine runs: a finding about one unit is likely, not certain, and
-names its source; a package without findings is not certified. What was "measured" was measured with coremltools 9.0 on Linux; nothing here was
-measured in Core ML itself.
+names its source; a package without findings is not certified. What was "measured" was measured with coremltools 9.0 on Linux,
+nothing in Core ML itself.
 
 The report ends with estimates: the operations of each function, how many of them are likely not to run on the Neural Engine,
 and how often a run switches between units, at least.
