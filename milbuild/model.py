@@ -27,7 +27,7 @@ def units_of(value: ct.ComputeUnit | str) -> ct.ComputeUnit:
     name = str(value).upper().replace("-", "_")
     if name not in ct.ComputeUnit.__members__:
         known = ", ".join(member.lower() for member in ct.ComputeUnit.__members__)
-        raise Error(f"compute_units is {value!r}; known are {known}")
+        raise Error(f"compute_units is {value!r}; it must be one of {known}")
     return ct.ComputeUnit[name]
 
 

@@ -280,7 +280,7 @@ def test_profile_for_people(command: CommandLine, folder: Path) -> None:
     ("arguments", "words"),
     [
         (("--function", "decode"), "has no function decode; it has main"),
-        (("--precision", "half"), "known are declared, float32"),
+        (("--precision", "half"), "must be one of declared, float32"),
         (("--shape", "input_ids"), "--shape is 'input_ids'"),
         (("--shape", "x=1,2"), "has no array x; it has input_ids"),
         (("--shape", "input_ids=1,2"), "has the shape (1, 2)"),
@@ -450,7 +450,7 @@ def test_a_picture_where_none_can_be(name: str, torch_command: CommandLine, fold
     for place, words in (
         ("nowhere/p.png", "there is no folder"),
         ("folder.png", "is a folder"),
-        ("p.doc", "known are"),
+        ("p.doc", "the formats are"),
     ):
         result = torch_command(*PICTURES[name], tmp_path / place, cwd=folder)
         assert (result.code, result.out) == (2, ""), result.err

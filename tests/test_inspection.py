@@ -460,7 +460,7 @@ def test_the_report_says_that_it_is_a_bound(stateful: Path, command: CommandLine
     result = command("inspect", stateful)
     assert (result.code, result.err) == (0, "")
     for words in ("an upper bound, not a measurement", "main tokens/s, memory", "prefill calls/s, memory", "arithmetic",
-                  "A18", "hearsay", "states, read", "million multiply-accumulates", "what functions share counts once",
+                  "A18", "hearsay", "states, read", "million multiply-accumulates", "those that functions share count once",
                   "function prefill"):  # fmt: skip
         assert words in result.out
     before, _, _ = result.out.partition("metadata")
@@ -511,9 +511,9 @@ def test_a_package_does_not_differ_from_itself(stateful: Path, folder: Path, com
 def test_one_bit_of_a_weight_is_found_by_its_name(stateful: Path, tmp_path: Path, command: CommandLine) -> None:
     other = tmp_path / "other.mlpackage"
     shutil.copytree(stateful, other)
-    subject = Graphs(Package(other))
+    graphs = Graphs(Package(other))
     op, constant = next(
-        pair for pair in subject.by_name["main"].constants if pair[0].name == "transformer_h_1_mlp_c_fc_weight"
+        pair for pair in graphs.by_name["main"].constants if pair[0].name == "transformer_h_1_mlp_c_fc_weight"
     )
     data = bytearray((other / WEIGHTS).read_bytes())
     at = bytes(data).index(constant.stored().tobytes()) + 100
@@ -525,7 +525,7 @@ def test_one_bit_of_a_weight_is_found_by_its_name(stateful: Path, tmp_path: Path
     assert "different values" in found.changes[0].after
     result = command("inspect", stateful, other)
     assert result.code == 0
-    assert "1 difference; weight.bin has other bytes" in result.out
+    assert "1 difference; weight.bin is different" in result.out
     assert json.loads(command("inspect", stateful, other, "--json").out)["same"] is False
 
 
@@ -607,7 +607,7 @@ def test_weights_that_stand_elsewhere_in_the_file_are_no_difference(tmp_path: Pa
         (("s.mlpackage", "rubbish.mlpackage"), "has no manifest"),
         (("s.mlpackage", "s.mlpackage", "--graph", "g.svg"), "--graph is for one package"),
         (("s.mlpackage", "s.mlpackage", "--shape", "x=1"), "--shape is for one package"),
-        (("s.mlpackage", "--graph", "g.doc"), "a graph cannot be written as g.doc; known are"),
+        (("s.mlpackage", "--graph", "g.doc"), "a graph cannot be written as g.doc; the formats are"),
         (("s.mlpackage", "--graph", "nowhere/g.svg"), "there is no folder nowhere"),
         (("s.mlpackage", "--graph", "s.mlpackage"), "a graph cannot be written as s.mlpackage"),
         (("s.mlpackage", "--shape", "x=1,64"), "has no input x; it has input_ids, position"),

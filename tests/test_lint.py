@@ -1450,7 +1450,7 @@ def test_what_a_build_says(tmp_path: Path) -> None:
 def test_refused(command: CommandLine, folder: Path) -> None:
     for arguments, words in (
         (("nothing.mlpackage",), "there is no package"),
-        (("good.mlpackage", "--unit", "npu"), "unit is 'npu'; known are cpu, gpu, ane, all"),
+        (("good.mlpackage", "--unit", "npu"), "unit is 'npu'; it must be one of cpu, gpu, ane, all"),
     ):
         result = command("lint", *arguments, cwd=folder)
         assert (result.code, result.out) == (2, "")

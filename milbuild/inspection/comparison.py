@@ -2,11 +2,9 @@
 
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ import numpy as np
 from milbuild.inspection.report import FunctionInfo, Inspection, inspect
 from milbuild.io.tables import Table
 from milbuild.package.graph import Constant, Graph, Graphs
-from milbuild.package.reader import Package
+from milbuild.package.reader import Package, Source, path_of
 
 PIECE = 1 << 24  # bytes that are compared at a time
 SHOWN = 12  # lines of a table; --json has all
@@ -80,7 +78,7 @@ def _spelled(value: Any) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def compare(a: str | os.PathLike[str] | Any, b: str | os.PathLike[str] | Any) -> Comparison:
+def compare(a: Source, b: Source) -> Comparison:
     """Compares two packages; the values of weights are read from the mapped files, piece by piece.
 
     Weights are matched by the names of their constants. Where everything that is listed is the same, the programs are still
@@ -89,7 +87,7 @@ def compare(a: str | os.PathLike[str] | Any, b: str | os.PathLike[str] | Any) ->
     Raises `milbuild.Error` as `inspect` does.
     """
     found = inspect(a), inspect(b)
-    one, two = (Graphs(Package(Path(getattr(each, "package_path", each)).expanduser())) for each in (a, b))
+    one, two = (Graphs(Package(path_of(each))) for each in (a, b))
     same = _weight_files(one.package, two.package)
     changes = [*_package(*found), *_functions(*found), *_weights(one, two, same)]
     # Nothing more needs to be said of functions whose numbers of operations differ.

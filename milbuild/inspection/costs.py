@@ -84,7 +84,7 @@ class Ledger:
 
     # Shapes
 
-    def shape(self, entry: Any) -> Shape:
+    def shape(self, entry: str | Constant) -> Shape:
         value = self.graph.type_of(entry)
         shape = self.measured.get(entry) if isinstance(entry, str) else None
         shape = shape if shape is not None or value is None else value.shape  # type: ignore[assignment]
@@ -126,7 +126,7 @@ class Ledger:
 
     # Weights
 
-    def weight(self, entry: Any) -> Weight | None:
+    def weight(self, entry: str | Constant) -> Weight | None:
         """The weight that is bound to a parameter; None for a value, or a small constant of the program itself."""
         maker = None if isinstance(entry, Constant) else self.graph.makers.get(entry)
         key = id(entry) if maker is None else id(maker)
@@ -136,7 +136,7 @@ class Ledger:
                 self._weights[key] = self._compressed(maker)
         return self._weights[key]
 
-    def _constant(self, entry: Any) -> Weight | None:
+    def _constant(self, entry: str | Constant) -> Weight | None:
         constant = self.graph.constant_of(entry)
         if constant is None or constant.dtype not in DTYPES or constant.dtype == "STRING":
             return None

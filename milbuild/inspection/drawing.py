@@ -9,14 +9,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from milbuild.inspection.costs import Ledger, Unknown, flat
 from milbuild.inspection.outline import Group, Row, outline, rows
 from milbuild.inspection.report import Shape, ledgers, scaled
 from milbuild.io.plots import check_plot, save
 from milbuild.package.graph import pattern
-from milbuild.package.reader import Operation, Value
+from milbuild.package.reader import Operation, Source, Value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = {
     "product": "#3b6ea8",
@@ -77,9 +80,7 @@ class Page:
     dots: list[tuple[float, float, str, float]] = field(default_factory=list)
 
 
-def draw(
-    package: str | os.PathLike[str] | Any, path: str | os.PathLike[str], shapes: dict[str, Shape] | None = None
-) -> None:
+def draw(package: Source, path: str | os.PathLike[str], shapes: dict[str, Shape] | None = None) -> None:
     """Draws a package's functions; the ending of `path` says the format: svg, png, pdf.
 
     A function that has the same products in the same order as one that is drawn already, at other sizes, is only named.
@@ -95,7 +96,7 @@ def draw(
         save(figure, path, "a graph", dpi=144, metadata=undated)
 
 
-def layout(package: str | os.PathLike[str] | Any, shapes: dict[str, Shape] | None = None) -> Page:
+def layout(package: Source, shapes: dict[str, Shape] | None = None) -> Page:
     """The page of a package: its functions side by side."""
     read, found = ledgers(package, shapes)
     page, ruler = Page(), _Ruler()
@@ -549,7 +550,7 @@ def _wrapped(words: list[str]) -> list[str]:
     return lines
 
 
-def _figure(page: Page) -> Any:
+def _figure(page: Page) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle, FancyBboxPatch, PathPatch
     from matplotlib.path import Path as Outline

@@ -2,11 +2,10 @@
 
 import json
 import math
-import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from milbuild.errors import Error
@@ -15,7 +14,7 @@ from milbuild.inspection.costs import Costs, Ledger, Unknown, Weight
 from milbuild.inspection.shapes import open_lengths, run_for_shapes
 from milbuild.io.tables import Table
 from milbuild.package.graph import Graph, Graphs, pattern
-from milbuild.package.reader import Package, color_name, target, type_name
+from milbuild.package.reader import Package, Source, color_name, path_of, target, type_name
 
 Shape = tuple[int, ...]
 TOKENS = re.compile(r"(decoder_?)?(input_?ids?|token_?ids|tokens)", re.IGNORECASE)
@@ -274,9 +273,7 @@ def _span(low: float, high: float) -> str:
     return spelled(low) if spelled(low) == spelled(high) else f"{spelled(low)} to {spelled(high)}"
 
 
-def inspect(
-    package: str | os.PathLike[str] | Any, shapes: dict[str, Shape] | None = None, *, flexible: bool = True
-) -> Inspection:
+def inspect(package: Source, shapes: dict[str, Shape] | None = None, *, flexible: bool = True) -> Inspection:
     """Reads a package, but not the values of its weights.
 
     Args:
@@ -309,13 +306,13 @@ def inspect(
 
 
 def ledgers(
-    package: str | os.PathLike[str] | Any, shapes: dict[str, Shape] | None = None, flexible: bool = True
+    package: Source, shapes: dict[str, Shape] | None = None, flexible: bool = True
 ) -> tuple[Package, dict[str, tuple[Ledger, str | None]]]:
     """A package, and its functions with the shapes of a call; with each the reason why they are not known, if they are not.
 
     Takes what `inspect` takes, and raises what it does.
     """
-    read = Package(Path(getattr(package, "package_path", package)).expanduser())
+    read = Package(path_of(package))
     graphs = Graphs(read)
     asked = dict(shapes or {})
     known = {value.name for graph in graphs.graphs for value in graph.function.inputs if not value.is_state}
@@ -387,7 +384,7 @@ def _tokens(ledger: Ledger) -> int | None:
     return None
 
 
-def _groups(weights: Any) -> tuple[WeightGroup, ...]:
+def _groups(weights: Iterable[Weight]) -> tuple[WeightGroup, ...]:
     """The largest first. A part that several weights share counts for the first of them."""
     found: dict[tuple[str, str], list[int]] = {}
     seen: set[Any] = set()

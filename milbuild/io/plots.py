@@ -19,7 +19,7 @@ def check_plot(path: str | os.PathLike[str], what: str = "a plot") -> None:
         raise Error(f"{what} needs matplotlib, which is not installed", "pip install matplotlib") from None
     path, known = Path(path), sorted(FigureCanvasAgg.get_supported_filetypes().keys() - {"pgf"})  # which is LaTeX
     if path.suffix.lstrip(".").lower() not in known:
-        raise Error(f"{what} cannot be written as {path.name}; known are {', '.join(known)}")
+        raise Error(f"{what} cannot be written as {path.name}; the formats are {', '.join(known)}")
     if not path.parent.is_dir():
         raise Error(f"{what} cannot be written to {path}: there is no folder {path.parent}")
     if path.is_dir():

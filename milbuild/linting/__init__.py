@@ -4,15 +4,13 @@ Nobody publishes what the Neural Engine runs, so what a rule says of one unit is
 package without findings is not certified. The module is not called lint: that is the public function.
 """
 
-import os
-from pathlib import Path
 from typing import Any
 
 from milbuild.errors import Error
 from milbuild.linting import consumers, faults, interfaces, numbers, placement, states, weights
 from milbuild.linting.report import FunctionCount, Report
 from milbuild.linting.rules import RULES, SEVERITIES, UNITS, Finding, Rule, Subject, findings
-from milbuild.package.reader import Package, target
+from milbuild.package.reader import Package, Source, path_of, target
 
 __all__ = ["RULES", "Finding", "Report", "Rule", "lint", "lint_program"]
 
@@ -21,13 +19,13 @@ CHOICES = (*UNITS, "all")
 MODULES = (interfaces, numbers, states, placement, weights, faults, consumers)
 
 
-def lint(package: str | os.PathLike[str] | Any, unit: str | None = None) -> Report:
+def lint(package: Source, unit: str | None = None) -> Report:
     """Checks a saved package, whoever built it, or a `milbuild.Model`, by the rules. Raises `Error` for other files.
 
     Without a `unit` these are the rules that hold on every unit, which a build checks too. `unit` is cpu, gpu, ane (the Neural
     Engine) or all: the rules of that unit, or of each, are checked as well.
     """
-    path = Path(getattr(package, "package_path", package)).expanduser()
+    path = path_of(package)
     return _report(Package(path), unit)
 
 
@@ -39,7 +37,7 @@ def lint_program(spec: Any, name: str, unit: str | None = None) -> Report:
 
 def _report(package: Package, unit: str | None) -> Report:
     if unit is not None and unit not in CHOICES:
-        raise Error(f"unit is {unit!r}; known are {', '.join(CHOICES)}")
+        raise Error(f"unit is {unit!r}; it must be one of {', '.join(CHOICES)}")
     subject = Subject(package, unit)
     found = sorted(findings(subject), key=lambda finding: SEVERITIES.index(finding.rule.severity))
     functions = {graph.name: FunctionCount(len(graph.work), *placement.switches(graph)) for graph in subject.graphs}

@@ -369,7 +369,7 @@ def preview(subject: Subject) -> Found:
     known = ("imageSegmenter", "bertQA", "poseEstimation", "depthEstimation")
     kind = subject.metadata.get("com.apple.coreml.model.preview.type")
     if kind is not None and kind not in known:
-        yield Place(), f"the preview is {kind!r}; known are {', '.join(known)}"
+        yield Place(), f"the preview is {kind!r}; it must be one of {', '.join(known)}"
     parameters = subject.metadata.get("com.apple.coreml.model.preview.params")
     if parameters:
         try:

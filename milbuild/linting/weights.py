@@ -57,7 +57,7 @@ def _newer(kind: str, given: tuple[str, ...], version: int) -> str | None:
     first = OTHERS.get(kind)
     versions = {} if first is not None else _versions(kind)
     if first is None and not versions:
-        return f"{kind} is no operation that coremltools 9 knows"
+        return f"{kind} is not an operation of coremltools 9"
     first = min(versions) if first is None else first
     if first > version:
         return f"{kind} needs {target(first)}; it targets {target(version)}"

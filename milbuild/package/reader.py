@@ -7,10 +7,11 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from coremltools import proto
@@ -68,6 +69,22 @@ class Block:
 class Function(Block):
     name: str
     opset: str
+
+
+class OnDisk(Protocol):
+    """What knows the path of its package: a `milbuild.Model`, coremltools' MLModel."""
+
+    @property
+    def package_path(self) -> str: ...
+
+
+Source = str | os.PathLike[str] | OnDisk
+
+
+def path_of(source: Source) -> Path:
+    """Where a package is that was given by its path or as a model."""
+    path = source if isinstance(source, str | os.PathLike) else source.package_path
+    return Path(path).expanduser()
 
 
 class Package:
@@ -142,7 +159,7 @@ class Package:
                 if key != "name"
             }
             outputs = tuple(_value(output) for output in entry.outputs)
-            # An operation need not bear a name; its first value always does.
+            # An operation need not have a name; its first value always has.
             named = entry.attributes["name"].immediateValue.tensor.strings.values if "name" in entry.attributes else []
             name = str(named[0]) if len(named) == 1 else ""
             inputs = {

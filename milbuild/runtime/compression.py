@@ -28,7 +28,7 @@ def constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor 
 @operation
 def constexpr_cast(source_val: Tensor, output_dtype: str) -> Tensor:
     if output_dtype != "fp32":
-        raise ValueError(f"output_dtype is {output_dtype!r}; known is fp32")
+        raise ValueError(f"output_dtype is {output_dtype!r}; it must be fp32")
     return source_val
 
 

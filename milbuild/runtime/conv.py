@@ -53,7 +53,7 @@ def conv_transpose(
     elif pad_type in ("valid", "same", "same_lower"):
         crop = [(0, 0)] * rank
     else:
-        raise ValueError(f"pad_type is {pad_type!r}; known are valid, same, same_lower, custom")
+        raise ValueError(f"pad_type is {pad_type!r}; it must be one of valid, same, same_lower, custom")
     if output_shape is not None:
         sizes = output_shape[-rank:]
     elif pad_type in ("same", "same_lower"):
@@ -80,7 +80,7 @@ def padding(
     if pad_type == "custom":
         return _pairs(pad or [0, 0] * len(sizes))
     if pad_type not in ("same", "same_lower"):
-        raise ValueError(f"pad_type is {pad_type!r}; known are valid, same, same_lower, custom")
+        raise ValueError(f"pad_type is {pad_type!r}; it must be one of valid, same, same_lower, custom")
     windows = [-(-n // stride) for n, stride in zip(sizes, strides, strict=True)]
     wanted = [(w - 1) * stride + extent for w, stride, extent in zip(windows, strides, extents, strict=True)]
     return [_split(max(0, want - n), pad_type) for want, n in zip(wanted, sizes, strict=True)]

@@ -77,7 +77,7 @@ class Engine:
 
     def __init__(self, package: Package, function_name: str | None, precision: str, keep: Sequence[str]) -> None:
         if precision not in ("declared", "float32"):
-            raise Error(f"precision is {precision!r}; known are declared, float32")
+            raise Error(f"precision is {precision!r}; it must be one of declared, float32")
         if function_name is not None and not isinstance(function_name, str):
             raise Error(f"function_name is {function_name!r}; it takes a name")
         self.package = package
@@ -89,7 +89,7 @@ class Engine:
         self.kept: dict[str, np.ndarray] = {}
         self.states = {value.name: _whole(value, self.where) for value in self.function.inputs if value.is_state}
         if self.function.opset not in OPSETS:
-            raise Error(f"{self.where} is of the opset {self.function.opset}; known are {', '.join(OPSETS)}")
+            raise Error(f"{self.where} has the opset {self.function.opset}; the runtime has {', '.join(OPSETS)}")
         features.check(self.description, self.function, self.where)
         self._body = self._compile(self.function, {value.name for value in self.function.inputs}, {})
         _write_in_place(self._body.steps, self._body.block)
@@ -329,7 +329,7 @@ class Engine:
 
 @dataclass
 class _Body:
-    """A compiled block. `reads`: what it takes from around it; `shadowed`: names around it that its inputs bear, too."""
+    """A compiled block. `reads`: what it reads from outside; `shadowed`: names from outside that its inputs have, too."""
 
     block: Block
     steps: list["_Step"]

@@ -144,7 +144,7 @@ def _image(name: str, image: Any, value: Any, rounds: bool) -> torch.Tensor:
     """An image as the program takes it: (1, 3 or 1, height, width), values of 0 to 255 (float for GRAYSCALE_FLOAT16)."""
     space = color_name(image)
     if space not in COLORS:
-        raise Error(f"the input {name} is an image of the color space {space}; known are {', '.join(COLORS)}")
+        raise Error(f"the input {name} is an image of the color space {space}; it must be one of {', '.join(COLORS)}")
     mode, _, order = COLORS[space]
     if not (hasattr(value, "getbands") and hasattr(value, "mode")):
         raise Error(

@@ -121,7 +121,7 @@ def rnn(
 
 def _steps(x: Tensor, direction: str) -> Tensor:
     if direction not in ("forward", "reverse"):
-        raise ValueError(f"direction is {direction!r}; known are forward, reverse, and for lstm bidirectional")
+        raise ValueError(f"direction is {direction!r}; it must be forward or reverse, or for lstm bidirectional")
     return x.flip(0) if direction == "reverse" else x
 
 
@@ -144,5 +144,5 @@ def _rows(state: Tensor, x: Tensor) -> Tensor:
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
     if name.lower() not in ACTIVATIONS:
-        raise ValueError(f"the activation is {name!r}; known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"the activation is {name!r}; it must be one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name.lower()]

@@ -2,13 +2,17 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from milbuild.errors import Error, missing_torch
 
 if TYPE_CHECKING:
+    import coremltools as ct
+    import numpy as np
+    from PIL.Image import Image
+
     from milbuild.model import Model
     from milbuild.validation.report import Report
 
@@ -21,12 +25,12 @@ def validate(
     *,
     task: str | None = None,
     text: str | None = None,
-    image: Any = None,
-    audio: Any = None,
+    image: "str | os.PathLike[str] | Image | Sequence[str | os.PathLike[str] | Image] | None" = None,
+    audio: "str | os.PathLike[str] | np.ndarray | None" = None,
     encoder: "str | os.PathLike[str] | Model | None" = None,
     max_error: float | None = None,
     min_psnr: float | None = None,
-    compute_units: Any = None,
+    compute_units: "ct.ComputeUnit | str | None" = None,
     revision: str | None = None,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
@@ -47,7 +51,7 @@ def validate(
         source: the checkpoint it was built from: folder, file, or hub id (`revision`: branch, tag or commit).
         task: the task of a package that milbuild did not build, by the names of `milbuild list`.
         text: goes through the checkpoint's tokenizer in place of random token ids, repeated where a call takes more.
-        image: an image file, a PIL image, or a list of them, for the checkpoint's image processor.
+        image: an image file, a PIL image, or several, for the checkpoint's image processor.
         audio: an audio file, or samples (n,) at 16,000 Hz, for the checkpoint's feature extractor.
         encoder: the package of `encode`, where `package` has `decode` only.
         max_error: the largest error of a passing output, over its range in the reference. By default 1e-5 for float32,

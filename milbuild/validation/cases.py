@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ WHOLE = ("text-classification", "multiple-choice", "next-sentence-prediction")
 CACHED_TOKENS = 48  # of a sequence that is run through a cache: enough for some prefills and decodes
 
 
+Rows = EllipsisType | tuple[slice, ...]  # an index of the rows that are compared
+
+
 @dataclass
 class Case:
     """`inputs` are transformers'; `run` gives the package's outputs by the names they have without renaming, and `expected`
@@ -33,7 +37,7 @@ class Case:
     inputs: Arrays
     run: Callable[[Backend], Arrays]
     expected: Callable[[], Arrays]
-    rows: Any = ...
+    rows: Rows = ...
     left_out: int = 0
     one: Callable[[], "Case"] | None = None
     rounded: Callable[[], Arrays] | None = None
@@ -134,7 +138,7 @@ def _case(
     name: str,
     inputs: Arrays,
     *,
-    rows: Any = ...,
+    rows: Rows = ...,
     left_out: int = 0,
     images: list[Any] | None = None,
     audio: np.ndarray | None = None,

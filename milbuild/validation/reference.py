@@ -24,7 +24,7 @@ from milbuild.weights.sentence_transformers import repository_folder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
 
     Processor = Callable[[Image], np.ndarray]
     Fit = Callable[[Image], Image]
@@ -98,7 +98,7 @@ def forward(
 class _Rounded(transformers.DynamicCache):  # type: ignore[misc]
     """A cache that holds float16, and gives it back in the type that came."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: "PretrainedConfig") -> None:
         super().__init__(config=config)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *rest: Any, **named: Any) -> Any:
@@ -281,7 +281,7 @@ def processor(
     return process, fit
 
 
-def tokenizer(source: str | os.PathLike[str], revision: str | None = None) -> Any:
+def tokenizer(source: str | os.PathLike[str], revision: str | None = None) -> "PreTrainedTokenizerBase":
     """A checkpoint's own tokenizer. Raises `Error`."""
     name, folder, _ = locate(source, revision)
     again = f"transformers.AutoTokenizer.from_pretrained({str(folder)!r})"
@@ -289,7 +289,7 @@ def tokenizer(source: str | os.PathLike[str], revision: str | None = None) -> An
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def feature_extractor(source: str | os.PathLike[str], revision: str | None = None) -> Any:
+def feature_extractor(source: str | os.PathLike[str], revision: str | None = None) -> "SequenceFeatureExtractor":
     """A checkpoint's own feature extractor, which makes a spectrogram of audio. Raises `Error`."""
     name, folder, _ = locate(source, revision)
     again = f"transformers.AutoFeatureExtractor.from_pretrained({str(folder)!r})"
@@ -297,7 +297,7 @@ def feature_extractor(source: str | os.PathLike[str], revision: str | None = Non
         return transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
 
 
-def spectrogram(extractor: Any, audio: np.ndarray) -> np.ndarray:
+def spectrogram(extractor: "SequenceFeatureExtractor", audio: np.ndarray) -> np.ndarray:
     """Samples (B, N) -> input_features (B, bands, frames) of exactly these samples."""
     rate = extractor.sampling_rate
     with _running(f"{type(extractor).__name__} cannot compute the spectrogram", "call the extractor with the audio"):
@@ -305,7 +305,7 @@ def spectrogram(extractor: Any, audio: np.ndarray) -> np.ndarray:
     return np.asarray(features["input_features"], np.float32)
 
 
-def values(extractor: Any, audio: np.ndarray) -> np.ndarray:
+def values(extractor: "SequenceFeatureExtractor", audio: np.ndarray) -> np.ndarray:
     """Samples (B, N) -> input_values (B, N), as the feature extractor makes them of whole recordings."""
     rate = extractor.sampling_rate
     with _running(f"{type(extractor).__name__} cannot process the audio", "call the extractor with the audio"):

@@ -159,10 +159,12 @@ class Report:
                 f"not compared, because the model has no output of that shape: {', '.join(sorted(self.strange))}"
             )
         if not self.ours:
-            told = ", ".join(
+            matched = ", ".join(
                 f"{change.name} as {name}" for name, change in self.plan.outputs.items() if change is not None
             )
-            lines.append(f"milbuild did not build this package; its outputs are matched by name, then by shape: {told}")
+            lines.append(
+                f"milbuild did not build this package; its outputs are matched by name, then by shape: {matched}"
+            )
         lines += self._drifts()
         return lines + ([] if self.unproved is None else [self.unproved])
 
@@ -241,7 +243,7 @@ class Report:
         return heads, rows
 
     def _headline(self) -> str:
-        return f"{self.package} against transformers' {self.plan.task}, eager, float32; {self.bar}"
+        return f"{self.package} compared with transformers ({self.plan.task}, eager, float32); {self.bar}"
 
     def markdown(self) -> str:
         """The same as a section of Markdown."""

@@ -16,6 +16,7 @@ from milbuild.weights import Checkpoint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import PreTrainedTokenizerBase, SequenceFeatureExtractor
 
 SQUARE = 16  # pixels of the squares that random images are made of
 IMAGES = 4  # calls with another image each: a classifier says little of a single one
@@ -32,8 +33,8 @@ class SampleInputs:
     text: str | None = None
     images: "list[Image]" = field(default_factory=list)
     audio: np.ndarray | None = None
-    _tokenizer: Any = None
-    _extractor: Any = None
+    _tokenizer: "PreTrainedTokenizerBase | None" = None
+    _extractor: "SequenceFeatureExtractor | None" = None
 
     @classmethod
     def of(
@@ -50,7 +51,9 @@ class SampleInputs:
             raise Error(f"seed is {seed}; it is a whole number from 0")
         if text is not None and not text.strip():
             raise Error("there are no words in the text")
-        images = [] if image is None else [_image(each) for each in (image if isinstance(image, list) else [image])]
+        images = (
+            [] if image is None else [_image(each) for each in (image if isinstance(image, list | tuple) else [image])]
+        )
         samples = None
         if audio is not None:
             samples = read(audio) if isinstance(audio, str | os.PathLike) else np.asarray(audio, np.float32)
@@ -122,7 +125,7 @@ class SampleInputs:
         return hop_length(Checkpoint.open(self.source, self.revision).processor)
 
     @property
-    def extractor(self) -> Any:
+    def extractor(self) -> "SequenceFeatureExtractor":
         """The checkpoint's feature extractor. Raises `Error` where it has none."""
         if self._extractor is None:
             self._extractor = reference.feature_extractor(self.source, self.revision)
