@@ -1278,9 +1278,9 @@ def test_rules_of_no_unit_and_rules_of_all_are_not_confused(tmp_path: Path) -> N
         console.print(lint(tmp_path / "p.mlpackage", unit))
         said[unit] = console.file.getvalue()
     always = sum(not rule.units for rule in RULES.values())
-    assert f"by {always} rules, none of one unit's: --unit asks those too (iOS18)" in said[None]
-    assert "rules, those of the Neural Engine among them (iOS18)" in said["ane"]
-    assert f"by {len(RULES)} rules, those of each unit among them (iOS18)" in said["all"]
+    assert f"by {always} rules, without those of one compute unit: --unit adds them (iOS18)" in said[None]
+    assert "rules, with those of the Neural Engine (iOS18)" in said["ane"]
+    assert f"by {len(RULES)} rules, with those of each unit (iOS18)" in said["all"]
     assert not any("every unit" in text or "all units" in text for text in said.values())
 
 

@@ -100,8 +100,8 @@ class Report:
     def _asked(self) -> str:
         """Which rules: those of no unit are always checked, those of a unit where it is named."""
         if self.unit is None:
-            return "without those of a compute unit (--unit)"
-        return f"with those of {'every unit' if self.unit == 'all' else f'the {UNITS[self.unit]}'}"
+            return "without those of one compute unit: --unit adds them"
+        return f"with those of {'each unit' if self.unit == 'all' else f'the {UNITS[self.unit]}'}"
 
     def _counts(self) -> Table:
         heads = ["function", "operations", "likely off the Neural Engine", "switches, at least"]
