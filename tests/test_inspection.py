@@ -1,4 +1,4 @@
-"""What `inspect` says, against sums made by hand and torch's own counter; differences of packages; pictures."""
+"""What `inspect` says, against sums made by hand and torch's own counter; differences of packages; graphs."""
 
 import io
 import itertools

@@ -511,8 +511,8 @@ def _(bad: bool) -> Assembled:
     m.input("at", (1, 5), I)
     m.const("table", np.ones((64, 64), half), stored=True)
     m.op("gather", "row", (1, 5, 64), x="table", indices="at", axis=0)
-    m.op("mul" if bad else "add", "turned", (1, 5, 64), x="x", y="row")
-    return through(m, x="turned")
+    m.op("mul" if bad else "add", "rotated", (1, 5, 64), x="x", y="row")
+    return through(m, x="rotated")
 
 
 @case("ane-float32")
@@ -1013,7 +1013,7 @@ def test_names_that_were_asked_for_are_no_consumers() -> None:
 
 
 def test_values_of_an_output_in_two_precisions_have_two_names() -> None:
-    """Before iOS 16 outputs are float32: probabilities bear their name, and so did the float16 ones they are cast from."""
+    """Before iOS 16 outputs are float32: probabilities have their name, and so did the float16 ones they are cast from."""
     model = milbuild.build(checkpoint("bert", "fill-mask"), task="fill-mask", target="iOS15")
     assert model.lint_report.findings == ()
     assert [feature.name for feature in model.get_spec().description.output] == ["token_scores"]
@@ -1134,7 +1134,7 @@ SAID: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def test_what_is_explained_is_said(tmp_path: Path) -> None:
-    """An explanation of what no build is told any more would be one too many."""
+    """Nothing is explained that no build finds any more."""
     assert set(SAID) == {*rules.EXPLAINED, *rules.EXPLAINED_UNITS}
     said: dict[str, set[str]] = {}
     for name, (model_type, task, options) in SAID.items():
@@ -1146,9 +1146,9 @@ def test_what_is_explained_is_said(tmp_path: Path) -> None:
         assert name in said[key], key
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and this is about what it leaves behind
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and this is about its result
 def test_a_model_that_coremltools_traced(tmp_path: Path) -> None:
-    """Another's package without a fault: no errors, and what its passes leave behind is said."""
+    """A third-party package without a fault: no errors, and findings for what coremltools' passes leave in it."""
     import coremltools as ct
     import torch
 
@@ -1393,7 +1393,7 @@ def test_for_people(command: CommandLine, folder: Path) -> None:
     result = command("lint", "bad.mlpackage", cwd=folder)
     assert (result.code, result.err) == (1, "")
     assert result.out.startswith("bad.mlpackage: 1 error by ")
-    # What was found stands beside the rule's name; the rule itself would read as if it were so.
+    # The finding comes after the rule's name; the rule itself would read as if it held.
     assert "\nerror epsilon-zero  main n (layer_norm): its epsilon is 0\n" in result.out
     for words in (f"\n    rule: {RULES['epsilon-zero'].sentence}\n", "fix: ", "confidence high", "operations"):
         assert words in result.out
@@ -1417,7 +1417,7 @@ main()
 
 
 def test_what_a_build_says(tmp_path: Path) -> None:
-    """Errors leave nothing behind; warnings are one line for people, a list for machines."""
+    """Errors write nothing; warnings are one line for people, a list for machines."""
 
     def build(severity: str, *options: str) -> Any:
         arguments = ["build", str(checkpoint()), "p.mlpackage", "--force", *options]

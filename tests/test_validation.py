@@ -68,14 +68,14 @@ def _second_layer_lost(original: Any) -> Any:
     return wrong
 
 
-def _neighbours(original: Any) -> Any:
-    """Pairs of neighbours are turned, as in the first papers, instead of halves."""
+def _adjacent(original: Any) -> Any:
+    """Adjacent pairs are rotated, as in the first papers, instead of halves."""
 
     def wrong(x: Any, rotation: Any, w: Any) -> Any:
         width = x.shape[-1]
         order = np.arange(width).reshape(2, -1).T.reshape(-1).astype(np.int32)
-        turned = original(mb.gather(x=x, indices=np.argsort(order).astype(np.int32), axis=-1), rotation, w)
-        return mb.gather(x=turned, indices=order, axis=-1)
+        rotated = original(mb.gather(x=x, indices=np.argsort(order).astype(np.int32), axis=-1), rotation, w)
+        return mb.gather(x=rotated, indices=order, axis=-1)
 
     return wrong
 
@@ -130,7 +130,7 @@ FAULTS: dict[str, tuple[str, str, str, Patch]] = {
         _replace(caches.state_tensor.StateTensor, "write", _second_layer_lost),
     ),
     "a tied head untied": ("gpt2", "none", "lm_head", _layer(linear.linear_from, _head_of_positions)),
-    "halves of rope interleaved": ("llama", "none", "model.layers.0.self_attn", _layer(rope.rotate, _neighbours)),
+    "halves of rope interleaved": ("llama", "none", "model.layers.0.self_attn", _layer(rope.rotate, _adjacent)),
     "positions off by one": ("gpt2", "none", "transformer.drop", _replace(caches.none, "count", _positions_from_one)),
     "values of a cache are its keys": (
         "gpt2",
@@ -355,7 +355,7 @@ def test_words_go_through_the_tokenizer() -> None:
     assert [row.case for row in report.rows[::2]][:3] == [f"{count} tokens of the text" for count in (4, 22, 40)]
     tokens = transformers.AutoTokenizer.from_pretrained(DEMO)(SENTENCE)["input_ids"]
     assert all(call[: len(tokens)] == tokens[: len(call)] for call in ids[:3])
-    assert ids[-1][:16] == tokens[:16]  # a prompt, and what is written behind it
+    assert ids[-1][:16] == tokens[:16]  # a prompt, and what is generated after it
     assert len(tokens) < 40 == max(map(len, ids))  # repeated where a call takes more
 
 
@@ -377,9 +377,9 @@ def test_images_go_through_the_processor(tmp_path: Path) -> None:
 def test_audio_goes_through_the_feature_extractor(tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint("wav2vec2", "ctc"), tmp_path / "wav2vec2")
     transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    sound = np.sin(np.arange(300) / 7).astype(np.float32)
+    audio = np.sin(np.arange(300) / 7).astype(np.float32)
     model = milbuild.build(folder, sequence_length=431, precision="float32")
-    report = milbuild.validate(model, folder, audio=sound)
+    report = milbuild.validate(model, folder, audio=audio)
     assert report.passed, str(report)
     assert report.rows[0].case.endswith("431 samples of the audio")
     with pytest.raises(milbuild.Error, match="no audio file"):
@@ -441,7 +441,7 @@ def test_values_near_the_end_of_float16_are_told(tmp_path: Path) -> None:
 
 
 def test_core_ml_gets_a_row_for_each_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is; here the runtime stands for it, and is 1 % off on one unit."""
+    """Where it is; here the runtime replaces it, and is 1 % off on one unit."""
     from milbuild import runtime
     from milbuild.validation.compare import compare
     from milbuild.validation.report import Bar
@@ -476,7 +476,7 @@ def test_core_ml_gets_a_row_for_each_unit(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_each_call_meets_a_model_as_it_was_loaded() -> None:
-    """A dynamic rope grows with the longest call: a short one behind it has other numbers than in a fresh model."""
+    """A dynamic rope grows with the longest call: a short one after it has other numbers than in a fresh model."""
     ropes = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     folder = checkpoint("llama", rope_parameters=ropes, max_position_embeddings=8)
     short = {"input_ids": np.arange(5, dtype=np.int32)[None]}
@@ -489,7 +489,7 @@ def test_each_call_meets_a_model_as_it_was_loaded() -> None:
 
 
 def test_a_package_keeps_its_own_engine() -> None:
-    """Validation plays a copy: what a model predicts with stays as it was."""
+    """Validation runs a copy: what a model predicts with stays as it was."""
     model = milbuild.build(checkpoint(), sequence_length=11)
     data = {"input_ids": np.arange(11, dtype=np.int32)[None]}
     before = model.predict(data)["logits"]
