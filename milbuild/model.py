@@ -27,7 +27,7 @@ def units_of(value: ct.ComputeUnit | str) -> ct.ComputeUnit:
     name = str(value).upper().replace("-", "_")
     if name not in ct.ComputeUnit.__members__:
         known = ", ".join(member.lower() for member in ct.ComputeUnit.__members__)
-        raise Error(f"compute_units is {value!r}; known are {known}")
+        raise Error(f"compute_units is {value!r}; it must be one of {known}")
     return ct.ComputeUnit[name]
 
 
@@ -35,7 +35,7 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
     """What `milbuild.build` returns, and what a saved package opens as: `Model("gpt2.mlpackage", function_name="prefill")`.
 
     Everything of coremltools' MLModel works on it. On macOS `predict` and `make_state` are Core ML's, elsewhere those of
-    `milbuild.runtime`, with the same arguments and results. `save` never leaves half a package behind and may name the
+    `milbuild.runtime`, with the same arguments and results. `save` never leaves half a package and may name the
     path that the model came from. Opening a package does not write into it.
     """
 
@@ -67,7 +67,7 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         self._functions: dict[str, Model] = {}
         self._owner: Model | None = None
         self.lint_report: Report | None = None  # of a build, unless lint=False
-        self.unread_fields: tuple[str, ...] = ()  # of a build: what config.json says and nobody reads
+        self.unread_fields: tuple[str, ...] = ()  # of a build: fields of config.json that are not read
         self.compute_unit = units
         self.optimization_hints = None
         self.is_package = True
@@ -129,11 +129,11 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
     def save(
         self, save_path: str | os.PathLike[str], progress: writer.Progress | None = None, replace: bool = True
     ) -> None:
-        """Writes the package; `.mlpackage` is added to a name without a suffix. A package that stands there is replaced when
+        """Writes the package; `.mlpackage` is added to a name without a suffix. A package that is there is replaced when
         done, as coremltools' MLModel does, unless `replace` is False, as on the command line; nothing else ever is.
 
         `progress(bytes_written, bytes_in_all)` is called while the weights are converted. Raises `Error` for weights that
-        the precision cannot hold, when something stands there that is not replaced, and when the place cannot be written
+        the precision cannot hold, when something is there that is not replaced, and when the path cannot be written
         to; then nothing has changed.
         """
         target = Path(save_path).expanduser()

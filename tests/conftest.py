@@ -194,8 +194,8 @@ def tokens(*shape: int, seed: int = 0, vocabulary: int = 61) -> np.ndarray:
 def check_module_outputs(
     model: Any, folder: Path, task: str, inputs: dict[str, np.ndarray], wanted: tuple[str, ...]
 ) -> None:
-    """Every module of transformers whose output stands in the graph has its value there, under its name; all that are
-    `wanted`, `*` for a number, stand there."""
+    """Every module of transformers whose output is in the graph has its value there, under its name; all that are `wanted`,
+    `*` for a number, are there. The first one in the graph's order that is wrong is named."""
     from milbuild import runtime
     from milbuild.validation import reference as hf
 
@@ -203,17 +203,19 @@ def check_module_outputs(
     truth = reference(folder, task)
     with hf.modules(truth) as expected:
         hf.forward(truth, inputs)
-    names = hf.landmarks(expected, [op.name for op in runtime.load(path).function.operations if op.type != "const"])
+    names = hf.module_outputs(
+        expected, [op.name for op in runtime.load(path).function.operations if op.type != "const"]
+    )
     engine = runtime.load(path, keep=list(names.values()))
     engine.predict(inputs)
     kept = {name: engine.kept[operation] for name, operation in names.items()}
     moved = {name: hf.channels_first(value, expected[name].shape) for name, value in kept.items()}
     found = {name: kept[name] if kept[name].shape == expected[name].shape else moved[name] for name in kept}
-    compared = {name for name, value in found.items() if value is not None}
-    for module in sorted(compared):
+    compared = [name for name in names if found[name] is not None]
+    for module in compared:
         assert difference(found[module], expected[module]) <= 1e-5, module
     patterns = {module: re.sub(r"(?<=\.)\d+(?=\.|$)", "*", module) for module in expected}
-    assert not {module for module, pattern in patterns.items() if pattern in wanted} - compared
+    assert not {module for module, pattern in patterns.items() if pattern in wanted} - set(compared)
     assert set(wanted) <= set(patterns.values())
 
 

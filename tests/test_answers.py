@@ -217,7 +217,7 @@ def test_tasks_of_a_padded_batch(model_type: str, task: str, length: str, precis
 
 
 @pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
-def test_every_landmark(model_type: str, task: str) -> None:
+def test_every_module_output(model_type: str, task: str) -> None:
     folder, own = checkpoint(model_type, task), task == "feature-extraction"
     options = sizes(model_type) | {"postprocess": False} | ({"context_length": 7} if own else {})
     model = milbuild.build(folder, task=task, precision="float32", **options)
@@ -410,7 +410,7 @@ def test_validate(model_type: str, precision: str, tmp_path: Path) -> None:
         halves = {
             half
             for half in ("encoder", "decoder")
-            if any(half in module for module in [landmark.module for landmark in report.drift.landmarks])
+            if any(half in module for module in [output.module for output in report.drift.outputs])
         }
         assert halves == {"encoder", "decoder"}
     decode = milbuild.build(folder, function="decode", **options)

@@ -317,7 +317,7 @@ def _feed(session: Session, ids: np.ndarray, parts: list[int]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["state", "state, ranged", "swift", "io, fixed", "io, growing, ranged"])
 @pytest.mark.parametrize("model_type", ["gpt2", "llama", "gemma3_text"])
-def test_every_landmark_at_every_step(model_type: str, name: str) -> None:
+def test_every_module_output_at_every_step(model_type: str, name: str) -> None:
     """Each module's output, call by call, is the slice of the whole pass that the call's tokens stand for."""
     model = milbuild.build(checkpoint(model_type), precision="float32", **BUILDS[name])
     ids = tokens(1, 12, seed=9)
@@ -325,7 +325,7 @@ def test_every_landmark_at_every_step(model_type: str, name: str) -> None:
     with hf.modules(truth) as expected:
         hf.forward(truth, {"input_ids": ids})
     engine = runtime.load(model.package_path)
-    names = hf.landmarks(expected, [op.name for op in engine.function.operations if op.type != "const"])
+    names = hf.module_outputs(expected, [op.name for op in engine.function.operations if op.type != "const"])
     engine.keep_only(names.values())
     session = Session(model)
     session.models["main"].use(engine)

@@ -273,7 +273,7 @@ def test_profile_json(command: CommandLine, folder: Path, tmp_path: Path) -> Non
 def test_profile_for_people(command: CommandLine, folder: Path) -> None:
     result = command("profile", "p.mlpackage", "--repeat", "1", cwd=folder)
     assert (result.code, result.err) == (0, "")
-    for words in ("ms a prediction", "by operation type", "layer_norm", "by landmark", "transformer_h_*_mlp_c_fc"):
+    for words in ("ms a prediction", "by operation type", "layer_norm", "by module", "transformer_h_*_mlp_c_fc"):
         assert words in result.out
 
 
@@ -281,7 +281,7 @@ def test_profile_for_people(command: CommandLine, folder: Path) -> None:
     ("arguments", "words"),
     [
         (("--function", "decode"), "has no function decode; it has main"),
-        (("--precision", "half"), "known are declared, float32"),
+        (("--precision", "half"), "must be one of declared, float32"),
         (("--shape", "input_ids"), "--shape is 'input_ids'"),
         (("--shape", "x=1,2"), "has no array x; it has input_ids"),
         (("--shape", "input_ids=1,2"), "has the shape (1, 2)"),
@@ -456,7 +456,7 @@ def test_a_picture_where_none_can_be(name: str, torch_command: CommandLine, fold
     for place, words in (
         ("nowhere/p.png", "there is no folder"),
         ("folder.png", "is a folder"),
-        ("p.doc", "known are"),
+        ("p.doc", "the formats are"),
     ):
         result = torch_command(*PICTURES[name], tmp_path / place, cwd=folder)
         assert (result.code, result.out) == (2, ""), result.err
@@ -544,4 +544,4 @@ def test_validate_tells_its_stages(folder: Path) -> None:
     assert shares[0] == 0
     assert list(shares) == sorted(shares)
     assert 0.6 < shares[-1] < 1
-    assert texts[-1] == "looking at the landmarks"
+    assert texts[-1] == "comparing module outputs"

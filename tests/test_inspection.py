@@ -1,4 +1,4 @@
-"""What `inspect` says, against sums made by hand and torch's own counter; differences of packages; pictures."""
+"""What `inspect` says, against sums made by hand and torch's own counter; differences of packages; graphs."""
 
 import io
 import itertools
@@ -24,7 +24,7 @@ from milbuild.inspection.bandwidth import GPU, NEURAL_ENGINE, TABLE
 from milbuild.inspection.costs import Ledger
 from milbuild.inspection.drawing import Page, _figure, draw, layout
 from milbuild.inspection.outline import LIMIT, Group, count, outline
-from milbuild.linting.graph import Subject
+from milbuild.package.graph import Graphs
 from milbuild.package.reader import Package
 from tests.conftest import checkpoint, reference
 from tests.helpers.command_line import CommandLine
@@ -460,7 +460,7 @@ def test_the_report_says_that_it_is_a_bound(stateful: Path, command: CommandLine
     result = command("inspect", stateful)
     assert (result.code, result.err) == (0, "")
     for words in ("an upper bound, not a measurement", "main tokens/s, memory", "prefill calls/s, memory", "arithmetic",
-                  "A18", "hearsay", "states, read", "million multiply-accumulates", "what functions share counts once",
+                  "A18", "hearsay", "states, read", "million multiply-accumulates", "those that functions share count once",
                   "function prefill"):  # fmt: skip
         assert words in result.out
     before, _, _ = result.out.partition("metadata")
@@ -498,7 +498,7 @@ def test_a_package_does_not_differ_from_itself(stateful: Path, folder: Path, com
     assert found.weight_file
     result = command("inspect", stateful, again)
     assert (result.code, result.err) == (0, "")
-    assert result.out == "stateful.mlpackage and again.mlpackage: no difference; weight.bin has the same bytes\n"
+    assert result.out == "stateful.mlpackage and again.mlpackage: no differences; weight.bin is the same\n"
     answer = json.loads(command("inspect", stateful, again, "--json").out)
     assert answer == {
         "same": True,
@@ -511,9 +511,9 @@ def test_a_package_does_not_differ_from_itself(stateful: Path, folder: Path, com
 def test_one_bit_of_a_weight_is_found_by_its_name(stateful: Path, tmp_path: Path, command: CommandLine) -> None:
     other = tmp_path / "other.mlpackage"
     shutil.copytree(stateful, other)
-    subject = Subject(Package(other), None)
+    graphs = Graphs(Package(other))
     op, constant = next(
-        pair for pair in subject.by_name["main"].constants if pair[0].name == "transformer_h_1_mlp_c_fc_weight"
+        pair for pair in graphs.by_name["main"].constants if pair[0].name == "transformer_h_1_mlp_c_fc_weight"
     )
     data = bytearray((other / WEIGHTS).read_bytes())
     at = bytes(data).index(constant.stored().tobytes()) + 100
@@ -522,10 +522,10 @@ def test_one_bit_of_a_weight_is_found_by_its_name(stateful: Path, tmp_path: Path
     found = compare(stateful, other)
     assert not found.weight_file
     assert _changed(found) == {("", "weights", op.name)}
-    assert "other values" in found.changes[0].after
+    assert "different values" in found.changes[0].after
     result = command("inspect", stateful, other)
     assert result.code == 0
-    assert "1 difference; weight.bin has other bytes" in result.out
+    assert "1 difference; weight.bin is different" in result.out
     assert json.loads(command("inspect", stateful, other, "--json").out)["same"] is False
 
 
@@ -607,10 +607,10 @@ def test_weights_that_stand_elsewhere_in_the_file_are_no_difference(tmp_path: Pa
         (("s.mlpackage", "rubbish.mlpackage"), "has no manifest"),
         (("s.mlpackage", "s.mlpackage", "--graph", "g.svg"), "--graph is for one package"),
         (("s.mlpackage", "s.mlpackage", "--shape", "x=1"), "--shape is for one package"),
-        (("s.mlpackage", "--graph", "g.doc"), "a graph cannot be written as g.doc; known are"),
+        (("s.mlpackage", "--graph", "g.doc"), "a graph cannot be written as g.doc; the formats are"),
         (("s.mlpackage", "--graph", "nowhere/g.svg"), "there is no folder nowhere"),
         (("s.mlpackage", "--graph", "s.mlpackage"), "a graph cannot be written as s.mlpackage"),
-        (("s.mlpackage", "--shape", "x=1,64"), "has no array x; it has input_ids, position"),
+        (("s.mlpackage", "--shape", "x=1,64"), "has no input x; it has input_ids, position"),
         (("s.mlpackage", "--shape", "input_ids"), "--shape is 'input_ids'"),
         (("s.mlpackage", "--shape", "input_ids=1,2"), "has the shape (1, 2)"),
     ],
@@ -698,7 +698,7 @@ def test_an_encoder_and_a_decoder_stand_side_by_side(folder: Path) -> None:
 
 
 def _graph(m: Assembled, path: Path) -> Ledger:
-    return Ledger(Subject(Package(m.save(path)), None).graphs[0])
+    return Ledger(Graphs(Package(m.save(path))).graphs[0])
 
 
 def test_repetition_is_found_without_names(tmp_path: Path) -> None:
@@ -736,7 +736,7 @@ def test_never_a_hairball(width: int, tmp_path: Path) -> None:
         x = m.op(kind, f"op_{number}", shape, x=x, **({"weight": x} if kind == "linear" else {}))
     m.output(x)
     path = m.save(tmp_path / "m.mlpackage")
-    rows = outline(Ledger(Subject(Package(path), None).graphs[0]))
+    rows = outline(Ledger(Graphs(Package(path)).graphs[0]))
     assert 1 <= count(rows) <= 1.5 * LIMIT
     assert not _overlaps(layout(path))
 

@@ -21,8 +21,8 @@ from rich.console import Console
 import milbuild
 from milbuild import architectures, tasks
 from milbuild.linting import RULES, Report, lint, lint_program
-from milbuild.linting.graph import PIECE, Constant, Place, Subject
-from milbuild.linting.rules import SEVERITIES, UNITS, Rule
+from milbuild.linting.rules import SEVERITIES, UNITS, Rule, Subject
+from milbuild.package.graph import PIECE, Constant, Place
 from milbuild.package.reader import Package
 from milbuild.program.interfaces import INTERFACES
 from milbuild.program.options import PRECISIONS, TARGETS
@@ -512,8 +512,8 @@ def _(bad: bool) -> Assembled:
     m.input("at", (1, 5), I)
     m.const("table", np.ones((64, 64), half), stored=True)
     m.op("gather", "row", (1, 5, 64), x="table", indices="at", axis=0)
-    m.op("mul" if bad else "add", "turned", (1, 5, 64), x="x", y="row")
-    return through(m, x="turned")
+    m.op("mul" if bad else "add", "rotated", (1, 5, 64), x="x", y="row")
+    return through(m, x="rotated")
 
 
 @case("ane-float32")
@@ -1014,7 +1014,7 @@ def test_names_that_were_asked_for_are_no_consumers() -> None:
 
 
 def test_values_of_an_output_in_two_precisions_have_two_names() -> None:
-    """Before iOS 16 outputs are float32: probabilities bear their name, and so did the float16 ones they are cast from."""
+    """Before iOS 16 outputs are float32: probabilities have their name, and so did the float16 ones they are cast from."""
     model = milbuild.build(checkpoint("bert", "fill-mask"), task="fill-mask", target="iOS15")
     assert model.lint_report.findings == ()
     assert [feature.name for feature in model.get_spec().description.output] == ["token_scores"]
@@ -1135,7 +1135,7 @@ SAID: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def test_what_is_explained_is_said(tmp_path: Path) -> None:
-    """An explanation of what no build is told any more would be one too many."""
+    """Nothing is explained that no build finds any more."""
     assert set(SAID) == {*rules.EXPLAINED, *rules.EXPLAINED_UNITS}
     said: dict[str, set[str]] = {}
     for name, (model_type, task, options) in SAID.items():
@@ -1147,9 +1147,9 @@ def test_what_is_explained_is_said(tmp_path: Path) -> None:
         assert name in said[key], key
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and this is about what it leaves behind
+@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and this is about its result
 def test_a_model_that_coremltools_traced(tmp_path: Path) -> None:
-    """Another's package without a fault: no errors, and what its passes leave behind is said."""
+    """A third-party package without a fault: no errors, and findings for what coremltools' passes leave in it."""
     import coremltools as ct
     import torch
 
@@ -1279,9 +1279,9 @@ def test_rules_of_no_unit_and_rules_of_all_are_not_confused(tmp_path: Path) -> N
         console.print(lint(tmp_path / "p.mlpackage", unit))
         said[unit] = console.file.getvalue()
     always = sum(not rule.units for rule in RULES.values())
-    assert f"by {always} rules, none of one unit's: --unit asks those too (iOS18)" in said[None]
-    assert "rules, those of the Neural Engine among them (iOS18)" in said["ane"]
-    assert f"by {len(RULES)} rules, those of each unit among them (iOS18)" in said["all"]
+    assert f"by {always} rules, without those of one compute unit: --unit adds them (iOS18)" in said[None]
+    assert "rules, with those of the Neural Engine (iOS18)" in said["ane"]
+    assert f"by {len(RULES)} rules, with those of each unit (iOS18)" in said["all"]
     assert not any("every unit" in text or "all units" in text for text in said.values())
 
 
@@ -1394,7 +1394,7 @@ def test_for_people(command: CommandLine, folder: Path) -> None:
     result = command("lint", "bad.mlpackage", cwd=folder)
     assert (result.code, result.err) == (1, "")
     assert result.out.startswith("bad.mlpackage: 1 error by ")
-    # What was found stands beside the rule's name; the rule itself would read as if it were so.
+    # The finding comes after the rule's name; the rule itself would read as if it held.
     assert "\nerror epsilon-zero  main n (layer_norm): its epsilon is 0\n" in result.out
     for words in (f"\n    rule: {RULES['epsilon-zero'].sentence}\n", "fix: ", "confidence high", "operations"):
         assert words in result.out
@@ -1408,7 +1408,7 @@ import sys
 from milbuild.cli import imports
 imports.prepare(configurations=True)
 from milbuild.linting import RULES, Rule
-from milbuild.linting.graph import Place
+from milbuild.package.graph import Place
 found = lambda subject: iter([(Place("main", "h_0_ln", "layer_norm"), "it is there")] * 2)
 RULES["made-up"] = Rule("made-up", {severity!r}, "Nothing is right.", "Mend it.", "this test", "high", (), "", found)
 sys.argv = ["milbuild", *{arguments!r}]
@@ -1418,7 +1418,7 @@ main()
 
 
 def test_what_a_build_says(tmp_path: Path) -> None:
-    """Errors leave nothing behind; warnings are one line for people, a list for machines."""
+    """Errors write nothing; warnings are one line for people, a list for machines."""
 
     def build(severity: str, *options: str) -> Any:
         arguments = ["build", str(checkpoint()), "p.mlpackage", "--force", *options]
@@ -1451,7 +1451,7 @@ def test_what_a_build_says(tmp_path: Path) -> None:
 def test_refused(command: CommandLine, folder: Path) -> None:
     for arguments, words in (
         (("nothing.mlpackage",), "there is no package"),
-        (("good.mlpackage", "--unit", "npu"), "unit is 'npu'; known are cpu, gpu, ane, all"),
+        (("good.mlpackage", "--unit", "npu"), "unit is 'npu'; it must be one of cpu, gpu, ane, all"),
     ):
         result = command("lint", *arguments, cwd=folder)
         assert (result.code, result.out) == (2, "")

@@ -669,11 +669,11 @@ def test_output_that_is_no_package(
     else:
         output.mkdir()
         (output / "notes.txt").write_text("mine")
-    words = ("out.mlpackage is no package",) if force else ("out.mlpackage exists",)
+    words = ("out.mlpackage is not a package",) if force else ("out.mlpackage exists",)
     hint = "move it away" if force else "--force"
     refused(command, tmp_path, "build", "c", "out.mlpackage", *force, words=words, hint=hint)
     before = files(tmp_path)
-    assert "out.mlpackage is no package" in message(milbuild.build(whole / "c").save, output)
+    assert "out.mlpackage is not a package" in message(milbuild.build(whole / "c").save, output)
     assert files(tmp_path) == before
 
 

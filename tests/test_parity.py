@@ -186,7 +186,7 @@ def test_every_task_on_every_target(model_type: str, task: str, length, target: 
 
 
 @pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
-def test_every_landmark(model_type: str, task: str) -> None:
+def test_every_module_output(model_type: str, task: str) -> None:
     """Every module of transformers whose output stands in the graph has its value there, under its name."""
     folder = checkpoint(model_type, task)
     inputs = {"input_ids": inputs_of(model_type, task, 1, 11)["input_ids"]}

@@ -415,12 +415,12 @@ def test_profile(package: Path) -> None:
     model = runtime.load(package)
     found = profile(model, {"input_ids": tokens(1, 7)}, repeat=2)
     operations = [op for op in model.function.operations if op.type != "const"]
-    for rows in (found.types, found.landmarks):
+    for rows in (found.types, found.modules):
         assert sum(row.calls for row in rows) == len(operations)
         assert [row.seconds for row in rows] == sorted((row.seconds for row in rows), reverse=True)
-    landmarks = {row.name: row for row in found.landmarks}
-    assert landmarks["transformer_h_*_attn_c_attn"].calls == 3
-    assert landmarks["lm_head"].bytes == 7 * 61 * 4
+    modules = {row.name: row for row in found.modules}
+    assert modules["transformer_h_*_attn_c_attn"].calls == 3
+    assert modules["lm_head"].bytes == 7 * 61 * 4
     assert 0 < found.seconds < 10
     with pytest.raises(milbuild.Error, match="repeat is 0"):
         profile(model, repeat=0)

@@ -85,7 +85,7 @@ def test_tasks_at_every_kind_of_length(model_type: str, task: str, masked: bool,
 
 @pytest.mark.parametrize(("model_type", "task"), TASK_PAIRS)
 @pytest.mark.parametrize("flag", ["plain", "all of XLS-R"])
-def test_every_landmark(model_type: str, task: str, flag: str) -> None:
+def test_every_module_output(model_type: str, task: str, flag: str) -> None:
     """Every module of transformers whose output stands in the graph has its value there, under its name."""
     folder = checkpoint(model_type, task, **AUDIO_MODELS[model_type].flags[flag])
     inputs = {"input_values": sound(1, 431)}
@@ -95,7 +95,9 @@ def test_every_landmark(model_type: str, task: str, flag: str) -> None:
     for precision in ("float32", "float16"):
         model = milbuild.build(folder, task=task, sequence_length=431, precision=precision, postprocess=False)
         path = model.package_path  # a temporary folder, which lasts as long as the model
-        names = hf.landmarks(expected, [op.name for op in runtime.load(path).function.operations if op.type != "const"])
+        names = hf.module_outputs(
+            expected, [op.name for op in runtime.load(path).function.operations if op.type != "const"]
+        )
         engine = runtime.load(path, keep=list(names.values()))
         engine.predict(inputs)
         compared = set()
@@ -161,7 +163,7 @@ def test_packages_are_validated(model_type: str, task: str, masked: bool) -> Non
     report = milbuild.validate(milbuild.build(folder, attention_mask=masked, **options), folder)
     assert report.passed
     assert report.drift is not None
-    assert len(report.drift.landmarks) > 20
+    assert len(report.drift.outputs) > 20
     each = "8" if task == "audio-classification" else "2"
     assert {row.case for row in report.rows} >= {f"{each} x {count} samples" for count in (431, 535, 640)}
     assert any("padded" in row.case for row in report.rows) == masked

@@ -21,10 +21,10 @@ from milbuild.architectures import gpt2
 from milbuild.layers import activation, attention, linear, normalization, rope
 from milbuild.validation import reference as hf
 from milbuild.validation.figures import measure, measure_labels
-from milbuild.validation.material import picture
 from milbuild.validation.report import Bar
+from milbuild.validation.sample_inputs import random_image
 from milbuild.weights.tensor import Tensor
-from tests.conftest import checkpoint, reference
+from tests.conftest import check_module_outputs, checkpoint, reference, tokens
 from tests.test_mutations import (
     Patch,
     _head_of_positions,
@@ -68,14 +68,14 @@ def _second_layer_lost(original: Any) -> Any:
     return wrong
 
 
-def _neighbours(original: Any) -> Any:
-    """Pairs of neighbours are turned, as in the first papers, instead of halves."""
+def _adjacent(original: Any) -> Any:
+    """Adjacent pairs are rotated, as in the first papers, instead of halves."""
 
     def wrong(x: Any, rotation: Any, w: Any) -> Any:
         width = x.shape[-1]
         order = np.arange(width).reshape(2, -1).T.reshape(-1).astype(np.int32)
-        turned = original(mb.gather(x=x, indices=np.argsort(order).astype(np.int32), axis=-1), rotation, w)
-        return mb.gather(x=turned, indices=order, axis=-1)
+        rotated = original(mb.gather(x=x, indices=np.argsort(order).astype(np.int32), axis=-1), rotation, w)
+        return mb.gather(x=rotated, indices=order, axis=-1)
 
     return wrong
 
@@ -130,7 +130,7 @@ FAULTS: dict[str, tuple[str, str, str, Patch]] = {
         _replace(caches.state_tensor.StateTensor, "write", _second_layer_lost),
     ),
     "a tied head untied": ("gpt2", "none", "lm_head", _layer(linear.linear_from, _head_of_positions)),
-    "halves of rope interleaved": ("llama", "none", "model.layers.0.self_attn", _layer(rope.rotate, _neighbours)),
+    "halves of rope interleaved": ("llama", "none", "model.layers.0.self_attn", _layer(rope.rotate, _adjacent)),
     "positions off by one": ("gpt2", "none", "transformer.drop", _replace(caches.none, "count", _positions_from_one)),
     "values of a cache are its keys": (
         "gpt2",
@@ -147,7 +147,7 @@ DRAWN.remove(("kinds of GELU swapped", "float16"))
 
 
 @pytest.mark.parametrize(("fault", "precision"), DRAWN)
-def test_a_fault_fails_and_its_first_landmark_is_named(
+def test_a_fault_fails_and_its_first_module_is_named(
     fault: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model_type, cache, module, break_it = FAULTS[fault]
@@ -166,6 +166,27 @@ def test_a_fault_fails_and_its_first_landmark_is_named(
     named = [jump[0].module, *sorted(wrong.drift.missing, key=len)]
     assert module in (named[0], named[min(1, len(named) - 1)]), named
     assert f" {module}" in str(wrong)
+
+
+def test_of_two_errors_the_first_in_the_graph_is_named(tmp_path: Path) -> None:
+    """Not the first by alphabet: lm_head is the last that is computed, and transformer.h comes before transformer.wte there."""
+    folder = shutil.copytree(checkpoint(), tmp_path / "two")
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("transformer.h.0.attn.c_proj.weight", "transformer.wte.weight"):
+        tensors[name] = tensors[name] * np.float32(1.5)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    model = milbuild.build(folder, sequence_length=11, precision="float32")
+    with pytest.raises(AssertionError, match=r"^transformer\.wte\b"):
+        check_module_outputs(model, checkpoint(), "text-generation", {"input_ids": tokens(1, 11)}, ())
+    report = milbuild.validate(model, checkpoint())
+    assert not report.passed
+    assert report.drift is not None
+    assert [output.module for output in report.drift.outputs][:2] == ["transformer.wte", "transformer.drop"]
+    for backend in ("float32", "declared"):
+        jump = report.drift.jump(backend)
+        assert jump is not None
+        assert jump[0].module == "transformer.wte"
+    assert "the error first jumps at transformer.wte (float32)" in str(report)
 
 
 def faint(folder: Path) -> Path:
@@ -213,37 +234,37 @@ def traced(
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def third_party(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checkpoint("bert", "token-classification")
     model = reference(folder, "token-classification")
     path = tmp_path_factory.mktemp("traced") / "traced.mlpackage"
     return traced(folder, model, path, names=("inputIds", "attention_mask"))
 
 
-def test_a_package_of_tracing_is_proved(stranger: Path) -> None:
-    report = milbuild.validate(stranger, checkpoint("bert", "token-classification"), task="token-classification")
+def test_a_package_of_tracing_is_proved(third_party: Path) -> None:
+    report = milbuild.validate(third_party, checkpoint("bert", "token-classification"), task="token-classification")
     assert report.passed, str(report)
     assert {row.output for row in report.rows} == {"logits"}
     assert {row.case for row in report.rows} == {"11 tokens", "11 tokens, padded on the right"}
     assert report.drift is not None
     assert report.drift.matched
-    modules = [landmark.module for landmark in report.drift.landmarks]
+    modules = [output.module for output in report.drift.outputs]
     assert {"bert.embeddings", "bert.encoder.layer.0.attention", "bert.encoder.layer.2", "classifier"} <= set(modules)
-    assert "milbuild did not build it" in str(report)
-    with pytest.raises(milbuild.Error, match="it does not say what it is for"):
-        milbuild.validate(stranger, checkpoint("bert", "token-classification"))
+    assert "milbuild did not build this package" in str(report)
+    with pytest.raises(milbuild.Error, match="it does not name its task"):
+        milbuild.validate(third_party, checkpoint("bert", "token-classification"))
 
 
-def test_a_package_of_tracing_with_another_checkpoint_fails(stranger: Path, tmp_path: Path) -> None:
+def test_a_package_of_tracing_with_another_checkpoint_fails(third_party: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint("bert", "token-classification"), tmp_path / "other")
     tensors = load_file(folder / "model.safetensors")
     name = "bert.encoder.layer.1.output.dense.weight"
     tensors[name] = tensors[name][::-1].copy()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    report = milbuild.validate(stranger, folder, task="token-classification")
+    report = milbuild.validate(third_party, folder, task="token-classification")
     assert not report.passed
     assert report.drift is not None
-    modules = {landmark.module for landmark in report.drift.landmarks}
+    modules = {output.module for output in report.drift.outputs}
     assert "bert.encoder.layer.1.intermediate" in modules
     assert report.drift.missing[0].startswith("bert.encoder.layer.1.output") or "layer.2" in report.drift.missing[0]
 
@@ -257,12 +278,12 @@ def test_a_package_of_tracing_with_softmax(tmp_path: Path) -> None:
     assert {row.output for row in report.rows} == {"probabilities"}
 
 
-def test_inputs_that_nobody_knows_are_named(tmp_path: Path) -> None:
+def test_unknown_inputs_are_named(tmp_path: Path) -> None:
     folder = checkpoint("bert", "token-classification")
     path = traced(
         folder, reference(folder, "token-classification"), tmp_path / "traced.mlpackage", names=("words", "shown")
     )
-    with pytest.raises(milbuild.Error, match="words, shown, which validate knows no values for"):
+    with pytest.raises(milbuild.Error, match="words, shown, for which validate has no values"):
         milbuild.validate(path, folder, task="token-classification")
     other = traced(
         folder,
@@ -294,11 +315,17 @@ def described(path: Path, shape: tuple[int, ...], *, image: bool = False) -> Pat
             False,
             "bert",
             "token-classification",
-            r"x of the shape \(1, 2, 11\); input_ids is \(batch, tokens\)",
+            r"x of the shape \(1, 2, 11\); the axes of input_ids are \(batch, tokens\)",
         ),
-        ((1, 3, 8, 8), True, "bert", "token-classification", r"takes the image x; input_ids is \(batch, tokens\)"),
-        ((1, 11), False, "vit", "image-classification", r"pixel_values is \(batch, channels, height, width\)"),
-        ((1, 11), False, "t5", "text2text-generation", "is of a model with an encoder and a decoder"),
+        (
+            (1, 3, 8, 8),
+            True,
+            "bert",
+            "token-classification",
+            r"takes the image x; the axes of input_ids are \(batch, tokens\)",
+        ),
+        ((1, 11), False, "vit", "image-classification", r"pixel_values are \(batch, channels, height, width\)"),
+        ((1, 11), False, "t5", "text2text-generation", "belongs to a model with an encoder and a decoder"),
     ],
 )
 def test_a_package_of_another_kind_is_refused(
@@ -328,33 +355,33 @@ def test_words_go_through_the_tokenizer() -> None:
     assert [row.case for row in report.rows[::2]][:3] == [f"{count} tokens of the text" for count in (4, 22, 40)]
     tokens = transformers.AutoTokenizer.from_pretrained(DEMO)(SENTENCE)["input_ids"]
     assert all(call[: len(tokens)] == tokens[: len(call)] for call in ids[:3])
-    assert ids[-1][:16] == tokens[:16]  # a prompt, and what is written behind it
+    assert ids[-1][:16] == tokens[:16]  # a prompt, and what is generated after it
     assert len(tokens) < 40 == max(map(len, ids))  # repeated where a call takes more
 
 
-def test_pictures_go_through_the_processor(tmp_path: Path) -> None:
+def test_images_go_through_the_processor(tmp_path: Path) -> None:
     folder, _ = with_processor(checkpoint("vit", "image-classification"), "vit", tmp_path / "checkpoint")
-    large = picture((97, 61), np.random.default_rng(7))
+    large = random_image((97, 61), np.random.default_rng(7))
     large.save(tmp_path / "large.png")
     for raw in (False, True):
         model = milbuild.build(folder, image_size=32, postprocess=not raw, precision="float32")
         report = milbuild.validate(model, folder, image=[tmp_path / "large.png", large])
         assert report.passed, str(report)
-        assert {row.case for row in report.rows} == {"2 pictures of 32 x 32"}
-    with pytest.raises(milbuild.Error, match="is no picture"):
+        assert {row.case for row in report.rows} == {"2 images of 32 x 32"}
+    with pytest.raises(milbuild.Error, match="not an image"):
         milbuild.validate(model, folder, image=folder / "config.json")
-    with pytest.raises(milbuild.Error, match="takes pictures, not text"):
+    with pytest.raises(milbuild.Error, match="takes images, not text"):
         milbuild.validate(model, folder, text=SENTENCE)
 
 
-def test_sounds_go_through_the_feature_extractor(tmp_path: Path) -> None:
+def test_audio_goes_through_the_feature_extractor(tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint("wav2vec2", "ctc"), tmp_path / "wav2vec2")
     transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
-    sound = np.sin(np.arange(300) / 7).astype(np.float32)
+    audio = np.sin(np.arange(300) / 7).astype(np.float32)
     model = milbuild.build(folder, sequence_length=431, precision="float32")
-    report = milbuild.validate(model, folder, audio=sound)
+    report = milbuild.validate(model, folder, audio=audio)
     assert report.passed, str(report)
-    assert report.rows[0].case.endswith("431 samples of the sound")
+    assert report.rows[0].case.endswith("431 samples of the audio")
     with pytest.raises(milbuild.Error, match="no audio file"):
         milbuild.validate(model, folder, audio=tmp_path / "nothing.wav")
 
@@ -365,7 +392,7 @@ def test_bars_can_be_set() -> None:
     assert not milbuild.validate(model, checkpoint(), min_psnr=300).passed
     assert not milbuild.validate(model, checkpoint(), max_error=1e-9).passed
     assert milbuild.validate(model, checkpoint(), max_error=0.5, min_psnr=20).passed
-    with pytest.raises(milbuild.Error, match="min_psnr is 0; it is a number above 0"):
+    with pytest.raises(milbuild.Error, match="min_psnr is 0; it must be a number above 0"):
         milbuild.validate(model, checkpoint(), min_psnr=0)
 
 
@@ -390,7 +417,7 @@ def test_a_report_for_machines_and_for_pages(tmp_path: Path) -> None:
     assert any("rows of padding" in line for line in page)
     report.plot(tmp_path / "drift.svg")
     drawn = (tmp_path / "drift.svg").read_text()
-    assert "float16 ends" in drawn
+    assert "largest float16" in drawn
     assert "transformer.h.0" in drawn
     report.plot(tmp_path / "drift.png")
     with Image.open(tmp_path / "drift.png") as image:
@@ -414,11 +441,11 @@ def test_values_near_the_end_of_float16_are_told(tmp_path: Path) -> None:
 
 
 def test_core_ml_gets_a_row_for_each_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is; here the runtime stands for it, and is 1 % off on one unit."""
+    """Where it is; here the runtime replaces it, and is 1 % off on one unit."""
     from milbuild import runtime
     from milbuild.validation.compare import compare
-    from milbuild.validation.material import Material
     from milbuild.validation.report import Bar
+    from milbuild.validation.sample_inputs import SampleInputs
 
     class Off:
         def __init__(self, engine: Any, unit: Any) -> None:
@@ -435,7 +462,7 @@ def test_core_ml_gets_a_row_for_each_unit(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(milbuild.Model, "core_ml", core_ml)
     model = milbuild.build(checkpoint(), cache="state", prefill_length=4)
-    report = compare(model, Material.of(checkpoint(), None, 0), Bar(), core_ml=True)
+    report = compare(model, SampleInputs.of(checkpoint(), None, 0), Bar(), core_ml=True)
     units = ["Core ML cpu_only", "Core ML cpu_and_gpu", "Core ML cpu_and_ne"]
     assert report.backends == ["float32", "declared", *units]
     assert {row.backend for row in report.rows} == set(report.backends)
@@ -449,7 +476,7 @@ def test_core_ml_gets_a_row_for_each_unit(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_each_call_meets_a_model_as_it_was_loaded() -> None:
-    """A dynamic rope grows with the longest call: a short one behind it has other numbers than in a fresh model."""
+    """A dynamic rope grows with the longest call: a short one after it has other numbers than in a fresh model."""
     ropes = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     folder = checkpoint("llama", rope_parameters=ropes, max_position_embeddings=8)
     short = {"input_ids": np.arange(5, dtype=np.int32)[None]}
@@ -462,7 +489,7 @@ def test_each_call_meets_a_model_as_it_was_loaded() -> None:
 
 
 def test_a_package_keeps_its_own_engine() -> None:
-    """Validation plays a copy: what a model predicts with stays as it was."""
+    """Validation runs a copy: what a model predicts with stays as it was."""
     model = milbuild.build(checkpoint(), sequence_length=11)
     data = {"input_ids": np.arange(11, dtype=np.int32)[None]}
     before = model.predict(data)["logits"]
@@ -532,12 +559,12 @@ def test_packages_of_every_task_pass(model_type: str, task: str) -> None:
         report = milbuild.validate(milbuild.build(folder, **options), folder)
         assert report.passed, str(report)
         assert report.drift is not None
-        assert len(report.drift.landmarks) > 3  # of ALBERT few: its layers are one
+        assert len(report.drift.outputs) > 3  # of ALBERT few: its layers are one
 
 
-def test_a_checkpoint_of_another_family_is_refused() -> None:
+def test_a_checkpoint_of_another_model_type_is_refused() -> None:
     model = milbuild.build(checkpoint(), sequence_length=11)
-    with pytest.raises(milbuild.Error, match="it was built of a gpt2, and this is a bert"):
+    with pytest.raises(milbuild.Error, match="was built from a gpt2 checkpoint, and this checkpoint is a bert"):
         milbuild.validate(model, checkpoint("bert", "text-generation"))
 
 

@@ -18,7 +18,7 @@ import milbuild
 from milbuild import Error, architectures
 from milbuild.program.options import TARGETS
 from milbuild.validation import reference as hf
-from milbuild.validation.material import picture
+from milbuild.validation.sample_inputs import random_image
 from tests.conftest import check_module_outputs, checkpoint, difference, examples, reference
 from tests.test_parity import compare, operations
 from tests.tiny import VISION_MODELS
@@ -67,7 +67,7 @@ def test_flags(model_type: str, flag: str, precision: str) -> None:
 
 
 @pytest.mark.parametrize(("model_type", "task"), TASKS)
-def test_every_landmark(model_type: str, task: str) -> None:
+def test_every_module_output(model_type: str, task: str) -> None:
     """Every module of transformers whose output stands in the graph has its value there, under its name."""
     folder, tiny = checkpoint(model_type, task), VISION_MODELS[model_type]
     model = milbuild.build(folder, task=task, precision="float32", **tiny.options)
@@ -189,7 +189,7 @@ def test_a_classifier_names_the_picture(tmp_path: Path) -> None:
     folder, processor = with_processor(checkpoint("vit", "image-classification"), "vit", tmp_path / "checkpoint")
     model, image = (
         milbuild.build(folder, image_size=32, precision="float32"),
-        picture((32, 32), np.random.default_rng(0)),
+        random_image((32, 32), np.random.default_rng(0)),
     )
     outputs = model.predict({"image": image})
     logits = hf.forward(reference(folder, "image-classification"), processed(processor, image))["logits"]
@@ -205,7 +205,7 @@ def test_every_pixel_has_a_label(model_type: str, tmp_path: Path) -> None:
     )
     size, task = VISION_MODELS[model_type].size, "semantic-segmentation"
     model = milbuild.build(folder, task=task, image_size=size, precision="float32")
-    image = picture(size, np.random.default_rng(0))
+    image = random_image(size, np.random.default_rng(0))
     with torch.no_grad():
         truth = reference(folder, task)(torch.from_numpy(processed(processor, image)["pixel_values"]))
     expected = processor.post_process_semantic_segmentation(truth, target_sizes=[size])[0].numpy()
@@ -227,7 +227,7 @@ def test_boxes_are_those_of_the_pipeline(tmp_path: Path) -> None:
     folder, processor = with_processor(checkpoint("yolos", "object-detection"), "yolos", tmp_path / "checkpoint")
     size = VISION_MODELS["yolos"].size
     model = milbuild.build(folder, image_size=size, precision="float32")
-    image = picture(size, np.random.default_rng(0))
+    image = random_image(size, np.random.default_rng(0))
     outputs = model.predict({"image": image})
     with torch.no_grad():
         truth = reference(folder, "object-detection")(torch.from_numpy(processed(processor, image)["pixel_values"]))

@@ -303,8 +303,8 @@ def test_validate(function: str, precision: str) -> None:
         "decode": {"logits", "alignment_heads_weights"},
     }
     assert {row.output for row in report.rows} == outputs[function]
-    landmarks = [landmark.module for landmark in report.drift.landmarks] if report.drift else ()
-    halves = {half for half in ("encoder", "decoder") if any(name.startswith(f"model.{half}.") for name in landmarks)}
+    modules = [output.module for output in report.drift.outputs] if report.drift else ()
+    halves = {half for half in ("encoder", "decoder") if any(name.startswith(f"model.{half}.") for name in modules)}
     assert halves == {"mel": set(), "encode": {"encoder"}, "decode": {"decoder"}}[function]
     with pytest.raises(milbuild.Error, match="compared by itself"):
         milbuild.validate(model, spoken(), encoder=model)

@@ -49,9 +49,9 @@ def inspect(
     from milbuild import inspection
 
     if graph is not None:
-        from milbuild.io.plots import check_picture
+        from milbuild.io.plots import check_plot
 
-        check_picture(graph, "a graph")
+        check_plot(graph, "a graph")
     found = inspection.inspect(package, shapes) if other is None else inspection.compare(package, other)
     show(found.as_dict() if as_json else found)
     if graph is not None:

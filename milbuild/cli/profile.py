@@ -35,7 +35,7 @@ def profile(
 ) -> None:
     """Show where the runtime spends its time on a package.
 
-    Time, calls and memory by operation type and by landmark (operations of one name, all layers together). It is the
+    Time, calls and memory by operation type and by module (operations of one name, all layers together). It is the
     time of milbuild's runtime on this machine, not of Core ML on a device.
     """
     shapes = sizes(shape or [])
@@ -54,12 +54,12 @@ def profile(
             import torch
         except ModuleNotFoundError:
             raise missing_torch("milbuild profile") from None
-        from milbuild.io.plots import check_picture
+        from milbuild.io.plots import check_plot
         from milbuild.runtime.profiling import examples
         from milbuild.runtime.profiling import profile as measure
 
         if plot is not None:
-            check_picture(plot)
+            check_plot(plot)
         if threads is not None:
             torch.set_num_threads(threads)
         found = measure(model, examples(model, shapes), repeat)

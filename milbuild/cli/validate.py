@@ -63,7 +63,7 @@ def validate(
     plot: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Draw error and magnitude at each landmark: drift.png, .svg.", show_default=False
+            metavar="FILE", help="Plot error and magnitude at each module output: drift.png, .svg.", show_default=False
         ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the result as Markdown.")] = False,
@@ -88,9 +88,9 @@ def validate(
     import milbuild
 
     if plot is not None:
-        from milbuild.io.plots import check_picture
+        from milbuild.io.plots import check_plot
 
-        check_picture(plot)
+        check_plot(plot)
     with stages() as tell:
         report = milbuild.validate(
             package,

@@ -1,4 +1,4 @@
-"""What stands in a saved package, ours or anybody's; what a call of it costs; how two differ; a picture of its functions.
+"""What is in a saved package, whoever built it; what a call of it costs; how two differ; a graph of its functions.
 
 A package is only read. It must not be called inspect: that is the public function.
 """

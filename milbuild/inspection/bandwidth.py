@@ -1,13 +1,13 @@
-"""How often a second a chip can move a call's bytes and do its arithmetic: two bounds, of which the lower one counts.
+"""How many calls a second a chip's memory bandwidth and arithmetic allow: two bounds, of which the lower one counts.
 
-Decoding a token waits for the memory; many tokens, or a picture, a call wait for the arithmetic. Upper bounds, not measurements:
-they know of no overhead of a call, no change from one unit to another, and no unit reaches its peak.
+Decoding one token is bound by memory; a call with many tokens, or an image, by arithmetic. Upper bounds, not measurements: they
+leave out the overhead of a call and of moving between compute units, and no unit reaches its peak.
 """
 
 from dataclasses import dataclass
 
 GPU, NEURAL_ENGINE = "GPU", "Neural Engine"
-# What programs that stream weights through a GPU get of its peak (locara.dev). A copy alone has been measured at 92 to 93 %.
+# The share of a GPU's peak that programs which stream weights through it reach (locara.dev). A copy alone reaches 92 to 93 %.
 SHARE = (0.70, 0.85)
 PEAK = "70 to 85 % of Apple's peak figure"
 BENCH = "anemll-bench, Results.MD (llama_lm_head): one author's measurement"
@@ -21,8 +21,8 @@ ENGINE_HALF = "half of Apple's 38, which count int8 (maderix/ANE measured 18.6 i
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """What a unit gets of a chip's memory, in GB (1e9 bytes) a second: the lowest and the highest that may be expected; and its
-    peak of arithmetic in `tflops`, 1e12 additions and multiplications a second in float16, where one is known."""
+    """The memory bandwidth of a compute unit, in GB (1e9 bytes) a second: the lowest and the highest to be expected; and its peak
+    arithmetic in `tflops`, 1e12 additions and multiplications a second in float16, where it is known."""
 
     chip: str
     unit: str
@@ -34,11 +34,11 @@ class Bandwidth:
     tflops_source: str | None = None
 
     def calls(self, moved: int) -> tuple[float, float]:
-        """Calls a second of `moved` bytes each, at most."""
+        """At most so many calls a second that move `moved` bytes each: (low, high)."""
         return 1e9 * self.low / moved, 1e9 * self.high / moved
 
     def computed(self, macs: int) -> float | None:
-        """Calls a second of so many multiply-accumulates each, at most; None where the peak is not known, or nothing is
+        """At most so many calls a second of `macs` multiply-accumulates each; None where the peak is not known, or nothing is
         multiplied."""
         return None if self.tflops is None or not macs else 1e12 * self.tflops / (2 * macs)
 
@@ -54,7 +54,7 @@ def _neural_engine(chip: str, measured: float, tflops: float, listed: str) -> Ba
     return Bandwidth(chip, NEURAL_ENGINE, measured, measured, "medium", BENCH, tflops, listed)
 
 
-# The Neural Engine's bandwidth does not follow the bus: a Max has that of the chip without a name, or twice as much.
+# The Neural Engine's bandwidth does not follow the memory bus: a Max has that of the base chip, or twice as much.
 TABLE = (
     _gpu("M1", 68.25, 2.6, METAL),
     _neural_engine("M1", 60.9, 11, ENGINE),

@@ -1,28 +1,26 @@
-"""How two packages differ: what goes in and out, metadata, operations, weights by name and content, sizes, costs."""
+"""How two packages differ: inputs and outputs, metadata, operations, weights by name and content, sizes, costs."""
 
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from milbuild.inspection.report import FunctionInfo, Inspection, inspect
 from milbuild.io.tables import Table
-from milbuild.linting.graph import Constant, Graph, Subject
-from milbuild.package.reader import Package
+from milbuild.package.graph import Constant, Graph, Graphs
+from milbuild.package.reader import Package, Source, path_of
 
-PIECE = 1 << 24  # bytes that are compared together
+PIECE = 1 << 24  # bytes that are compared at a time
 SHOWN = 12  # lines of a table; --json has all
 
 
 @dataclass(frozen=True)
 class Change:
-    """Something that differs: `where` is the package or a function, `before` and `after` None for what is not there."""
+    """A difference: `where` is the package or a function, `before` and `after` are None for what is missing."""
 
     where: str
     what: str
@@ -59,8 +57,8 @@ class Comparison:
         from rich.console import Group
         from rich.text import Text
 
-        weights = f"weight.bin has {'the same' if self.weight_file else 'other'} bytes"
-        verdict = "no difference" if self.same else f"{len(self.changes):,} difference{'s' * (len(self.changes) > 1)}"
+        weights = f"weight.bin is {'the same' if self.weight_file else 'different'}"
+        verdict = "no differences" if self.same else f"{len(self.changes):,} difference{'s' * (len(self.changes) > 1)}"
         parts: list[Any] = [Text(f"{self.a.name} and {self.b.name}: {verdict}; {weights}", "bold")]
         groups: dict[tuple[str, str], list[Change]] = {}
         for change in self.changes:
@@ -80,21 +78,21 @@ def _spelled(value: Any) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def compare(a: str | os.PathLike[str] | Any, b: str | os.PathLike[str] | Any) -> Comparison:
-    """Compares two packages; contents of weights are read from the mapped files, piece by piece.
+def compare(a: Source, b: Source) -> Comparison:
+    """Compares two packages; the values of weights are read from the mapped files, piece by piece.
 
     Weights are matched by the names of their constants. Where everything that is listed is the same, the programs are still
-    compared operation by operation, so that "no difference" means that they are the same but for where weights stand.
+    compared operation by operation, so that "no difference" means that they are the same but for the offsets of weights.
 
     Raises `milbuild.Error` as `inspect` does.
     """
     found = inspect(a), inspect(b)
-    subjects = [Subject(Package(Path(getattr(one, "package_path", one)).expanduser()), None) for one in (a, b)]
-    same = _weight_files(subjects[0].package, subjects[1].package)
-    changes = [*_package(*found), *_functions(*found), *_weights(subjects[0], subjects[1], same)]
-    # Of functions whose operations have been counted differently nothing more needs to be said.
-    told = {change.where for change in changes if change.what == "operations"}
-    changes += _programs(subjects[0], subjects[1], told)
+    one, two = (Graphs(Package(path_of(each))) for each in (a, b))
+    same = _weight_files(one.package, two.package)
+    changes = [*_package(*found), *_functions(*found), *_weights(one, two, same)]
+    # Nothing more needs to be said of functions whose numbers of operations differ.
+    counted = {change.where for change in changes if change.what == "operations"}
+    changes += _programs(one, two, counted)
     return Comparison(*found, tuple(changes), same)
 
 
@@ -108,7 +106,7 @@ def _package(a: Inspection, b: Inspection) -> Iterator[Change]:
 
 
 def _opened(metadata: dict[str, str]) -> dict[str, Any]:
-    """With an entry for each of those that are JSON objects, as a build's options are."""
+    """With an entry for each entry of JSON objects, as a build's options are."""
     found: dict[str, Any] = {}
     for name, text in metadata.items():
         try:
@@ -156,13 +154,13 @@ def _dictionary(where: str, what: str, before: dict[str, Any], after: dict[str, 
 # Weights
 
 
-def _stored(subject: Subject) -> dict[str, Constant]:
-    """The constants that stand in files, by name; one that two functions call alike and is not the same bears theirs."""
+def _stored(read: Graphs) -> dict[str, Constant]:
+    """The constants in files, by name; where two functions use a name for different constants, with the function's name."""
     found: dict[str, Constant] = {}
-    for graph in subject.graphs:
+    for graph in read.graphs:
         for operation, constant in graph.constants:
             if constant.place is not None:
-                # Bound in place, several of an operation bear its name.
+                # Several constants bound in place to one operation have its name.
                 names = [operation.name, f"{graph.name}: {operation.name}"]
                 numbered = (f"{names[1]} {number}" for number in itertools.count(2))
                 name = next(name for name in itertools.chain(names, numbered) if found.get(name, constant) is constant)
@@ -170,14 +168,14 @@ def _stored(subject: Subject) -> dict[str, Constant]:
     return found
 
 
-def _weights(a: Subject, b: Subject, same_file: bool) -> Iterator[Change]:
+def _weights(a: Graphs, b: Graphs, same_file: bool) -> Iterator[Change]:
     one, two = _stored(a), _stored(b)
     for name in dict.fromkeys([*one, *two]):
         before, after = one.get(name), two.get(name)
         if before is None or after is None or _kind(before) != _kind(after):
             yield Change("", "weights", name, before and _kind(before), after and _kind(after))
         elif not (same_file and before.place == after.place) and not _equal(before.stored(), after.stored()):
-            yield Change("", "weights", name, _kind(before), f"{_kind(after)}, other values")
+            yield Change("", "weights", name, _kind(before), f"{_kind(after)}, different values")
 
 
 def _kind(constant: Constant) -> str:
@@ -185,7 +183,7 @@ def _kind(constant: Constant) -> str:
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether bytes are the same, of which only a piece is looked at together."""
+    """Whether bytes are the same, compared a piece at a time."""
     if a.size != b.size:
         return False
     return all(np.array_equal(a[at : at + PIECE], b[at : at + PIECE]) for at in range(0, a.size, PIECE))
@@ -208,10 +206,10 @@ def _weight_files(a: Package, b: Package) -> bool:
 # Programs
 
 
-def _programs(a: Subject, b: Subject, told: set[str]) -> Iterator[Change]:
+def _programs(a: Graphs, b: Graphs, counted: set[str]) -> Iterator[Change]:
     for name, graph in a.by_name.items():
         other = b.by_name.get(name)
-        if other is None or name in told:
+        if other is None or name in counted:
             continue
         one, two = list(_spelling(graph)), list(_spelling(other))
         if Counter(one) == Counter(two) and one != two:
@@ -225,16 +223,16 @@ def _programs(a: Subject, b: Subject, told: set[str]) -> Iterator[Change]:
 
 
 def _spelling(graph: Graph) -> Iterator[tuple[str, str]]:
-    """Every operation as (name and type, all that is said of it but where weights stand and what they hold)."""
+    """Every operation as (name and type, everything else but the offsets and the values of weights)."""
     for operation in graph.operations:
-        inputs = {key: [_said(entry) for entry in entries] for key, entries in sorted(operation.inputs.items())}
-        held = {key: _said(value) for key, value in sorted(operation.attributes.items())}
+        inputs = {key: [_text_of(entry) for entry in entries] for key, entries in sorted(operation.inputs.items())}
+        held = {key: _text_of(value) for key, value in sorted(operation.attributes.items())}
         outputs = [(value.name, value.dtype, value.shape) for value in operation.outputs]
         blocks = [(block.inputs, block.outputs) for block in operation.blocks]
         yield f"{operation.name} ({operation.type})", f"{graph.depth[id(operation)]} {inputs} {held} {outputs} {blocks}"
 
 
-def _said(entry: Any) -> str:
+def _text_of(entry: Any) -> str:
     if isinstance(entry, Constant) and entry.place is not None:
         return _kind(entry)
     values = entry.values() if isinstance(entry, Constant) else entry

@@ -1,11 +1,11 @@
-"""What a call of a function costs, as far as it stands in the program: multiply-accumulates, and bytes moved.
+"""What a call of a function costs, as far as the program says it: multiply-accumulates, and bytes moved.
 
 Multiply-accumulates are those of linear, matmul, einsum, conv, conv_transpose, scaled_dot_product_attention (both products)
 and lstm, gru, rnn. One is a multiplication and an addition, so FLOPs are twice as many. Norms, softmax, activations and
-other element by element work count nothing. Of a `cond` the dearer branch counts, of a `while_loop` one round.
+other elementwise operations are not counted. Of a `cond` the more expensive branch counts, of a `while_loop` one iteration.
 
 Bytes moved are the least that a call has to move: weights that it reads, as they are stored; states and what is written
-into them; inputs and outputs. Values between operations count nothing: they may stay in a cache or never be written.
+into them; inputs and outputs. Values between operations are not counted: they may stay in a cache or never be written.
 """
 
 import math
@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from milbuild.linting.graph import COMPRESSED, Constant, Graph
+from milbuild.package.graph import COMPRESSED, Constant, Graph
 from milbuild.package.reader import Operation
 from milbuild.package.storage import BITS, DTYPES, size
 
 Shape = tuple[int, ...]
-# Operations that read of a tensor `x` no more than they give out: a table is not read in full.
+# Operations that read no more of a tensor `x` than they return: a table is not read in full.
 SELECTING = {"gather", "gather_along_axis", "gather_nd", "slice_by_index", "slice_by_size"}
 SMALL = 10  # elements; coremltools keeps constants of fewer in the program: axes, strides, epsilons
 
 
 class Unknown(Exception):
-    """A length that is known at the call only."""
+    """A length that is known only at the call."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,18 @@ class Weight:
 class Ledger:
     """A function with the shapes of a call: what is asked for its costs.
 
-    `played`: shapes by value name where the program leaves them open.
+    `measured`: shapes by value name where the program leaves them open (`shapes.run_for_shapes`).
     """
 
-    def __init__(self, graph: Graph, played: dict[str, Shape] | None = None) -> None:
-        self.graph, self.played = graph, played or {}
+    def __init__(self, graph: Graph, measured: dict[str, Shape] | None = None) -> None:
+        self.graph, self.measured = graph, measured or {}
         self._weights: dict[int, Weight | None] = {}
 
     # Shapes
 
-    def shape(self, entry: Any) -> Shape:
+    def shape(self, entry: str | Constant) -> Shape:
         value = self.graph.type_of(entry)
-        shape = self.played.get(entry) if isinstance(entry, str) else None
+        shape = self.measured.get(entry) if isinstance(entry, str) else None
         shape = shape if shape is not None or value is None else value.shape  # type: ignore[assignment]
         if shape is None or None in shape:
             raise Unknown(entry if isinstance(entry, str) else "")
@@ -126,7 +126,7 @@ class Ledger:
 
     # Weights
 
-    def weight(self, entry: Any) -> Weight | None:
+    def weight(self, entry: str | Constant) -> Weight | None:
         """The weight that is bound to a parameter; None for a value, or a small constant of the program itself."""
         maker = None if isinstance(entry, Constant) else self.graph.makers.get(entry)
         key = id(entry) if maker is None else id(maker)
@@ -136,7 +136,7 @@ class Ledger:
                 self._weights[key] = self._compressed(maker)
         return self._weights[key]
 
-    def _constant(self, entry: Any) -> Weight | None:
+    def _constant(self, entry: str | Constant) -> Weight | None:
         constant = self.graph.constant_of(entry)
         if constant is None or constant.dtype not in DTYPES or constant.dtype == "STRING":
             return None
@@ -146,7 +146,7 @@ class Ledger:
         return Weight(name, constant.dtype.lower(), constant.shape, "none", dict([_stored(constant)]))
 
     def _compressed(self, maker: Operation) -> Weight:
-        value = maker.outputs[-1]  # of several the data, behind their mask
+        value = maker.outputs[-1]  # of several outputs the data, which come after the mask
         shape = tuple(d or 0 for d in value.shape or ())
         return Weight(
             maker.name, value.dtype.lower(), shape, " + ".join(self._methods(maker)), dict(self._parts(maker))
@@ -197,7 +197,7 @@ class Ledger:
         return sum(parts.values())
 
     def weights_read(self) -> int:
-        """Bytes: in full, but of a weight that is only selected from as much as is given out."""
+        """Bytes: in full, but of a weight that is only selected from as much as is selected."""
         read: dict[Any, float] = {}
         whole: dict[Any, int] = {}
         for operation in self.graph.work:
@@ -264,18 +264,18 @@ def _linear(ledger: Ledger, operation: Operation) -> int:
 
 def _matmul(ledger: Ledger, operation: Operation) -> int:
     x = ledger.of(operation, "x")
-    turned = ledger.graph.constant(operation, "transpose_x")
-    inner = x[-2] if len(x) > 1 and turned is not None and turned.number() else x[-1]
+    transposed = ledger.graph.constant(operation, "transpose_x")
+    inner = x[-2] if len(x) > 1 and transposed is not None and transposed.number() else x[-1]
     return math.prod(ledger.result(operation)) * inner
 
 
 def _einsum(ledger: Ledger, operation: Operation) -> int:
     """The product of all lengths that the equation names."""
     equation = ledger.graph.constant(operation, "equation")
-    said = (equation.word() if equation is not None else None) or ""
+    text = (equation.word() if equation is not None else None) or ""
     lengths: dict[str, int] = {}
     shapes = [ledger.shape(entry) for entry in operation.inputs.get("values", [])]
-    for letters, shape in zip(said.partition("->")[0].replace(" ", "").split(","), shapes, strict=False):
+    for letters, shape in zip(text.partition("->")[0].replace(" ", "").split(","), shapes, strict=False):
         for letter, length in zip(letters, shape, strict=False):
             lengths[letter] = max(lengths.get(letter, 1), length)
     return math.prod(lengths.values())

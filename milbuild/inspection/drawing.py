@@ -1,4 +1,4 @@
-"""A picture of a package's functions: a line for each step, layers that repeat once, what flows past others on the left.
+"""A graph of a package's functions: a line for each step, repeated layers once, values that skip steps on the left.
 
 Everything is laid out in points by the measured width of each text, so that none is cut and no two overlap.
 """
@@ -9,13 +9,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from milbuild.inspection.costs import Ledger, Unknown, flat
 from milbuild.inspection.outline import Group, Row, outline, rows
-from milbuild.inspection.report import Shape, landmark, ledgers, scaled
-from milbuild.io.plots import check_picture, save
-from milbuild.package.reader import Operation, Value
+from milbuild.inspection.report import Shape, ledgers, scaled
+from milbuild.io.plots import check_plot, save
+from milbuild.package.graph import pattern
+from milbuild.package.reader import Operation, Source, Value
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = {
     "product": "#3b6ea8",
@@ -41,10 +45,10 @@ WORDS = {
 EDGES = {"flow": "#4d5966", "sum": "#c2553f", "state": "#8a62a8", "input": "#2f8f83", "side": "#b4bcc5"}
 INK, FAINT, FRAME = "#1f2933", "#5f6b77", "#d5dbe1"
 NOTES = (
-    "MMACs: million multiply-accumulates of a call. MB: weights read from, in full. Of one layer, where one stands for many.",
-    "Bars are shares of the function, all layers together.",
+    "MMACs: million multiply-accumulates of a call. MB: the weights that are read, in full. Of one layer where layers repeat.",
+    "Bars are shares of the whole function, all layers together.",
 )
-LANES = 9  # lines side by side; what would need more is left out, the longest first
+LANES = 9  # lines side by side; of more, the longest are left out
 WRAP = 44  # characters of operation types in a line
 LANE, GAP, MARGIN = 9.0, 14.0, 22.0
 HEIGHT, THIN, LINE, HEAD = 20.0, 13.0, 10.5, 19.0
@@ -76,25 +80,23 @@ class Page:
     dots: list[tuple[float, float, str, float]] = field(default_factory=list)
 
 
-def draw(
-    package: str | os.PathLike[str] | Any, path: str | os.PathLike[str], shapes: dict[str, Shape] | None = None
-) -> None:
-    """Writes a picture of a package's functions; the ending of `path` says its format: svg, png, pdf.
+def draw(package: Source, path: str | os.PathLike[str], shapes: dict[str, Shape] | None = None) -> None:
+    """Draws a package's functions; the ending of `path` says the format: svg, png, pdf.
 
-    A function that multiplies the same in the same order as one that is drawn already, at other sizes, is only named.
-    Raises `milbuild.Error` as `inspect` does, and for a path that no picture can be written to.
+    A function that has the same products in the same order as one that is drawn already, at other sizes, is only named.
+    Raises `milbuild.Error` as `inspect` does, and for a path that no image can be written to.
     """
-    check_picture(path, "a graph")
+    check_plot(path, "a graph")
     from matplotlib import rc_context
 
     figure = _figure(layout(package, shapes))
-    # The same picture has the same bytes each time: no date in it, no names drawn by lot.
+    # The same graph has the same bytes each time: no date, no random names.
     undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(Path(path).suffix.lower())
     with rc_context({"svg.hashsalt": "milbuild"}):
         save(figure, path, "a graph", dpi=144, metadata=undated)
 
 
-def layout(package: str | os.PathLike[str] | Any, shapes: dict[str, Shape] | None = None) -> Page:
+def layout(package: Source, shapes: dict[str, Shape] | None = None) -> Page:
     """The page of a package: its functions side by side."""
     read, found = ledgers(package, shapes)
     page, ruler = Page(), _Ruler()
@@ -128,7 +130,7 @@ def _legend(page: Page, ruler: "_Ruler", kinds: set[str]) -> None:
     """Wrapped to the page's width, below everything."""
     x, y = MARGIN, page.height + 2 * GAP
     entries = [(word, COLOURS[kind], True) for kind, word in WORDS.items() if kind in kinds]
-    entries += [("goes round a block", EDGES["sum"], False), ("read by a later step", EDGES["side"], False)]
+    entries += [("residual connection", EDGES["sum"], False), ("read by a later step", EDGES["side"], False)]
     for word, color, box in entries:
         width = 14 + ruler.width(word, 7.5) + 12
         if x + width > page.width and x > MARGIN:
@@ -167,7 +169,7 @@ class _Ruler:
 
 @dataclass
 class _Line:
-    """A line of the picture: an input, a state, a row, the head of a group, an output."""
+    """A line of the graph: an input, a state, a row, the head of a group, an output."""
 
     kind: str
     label: str
@@ -203,7 +205,7 @@ class _Panel:
         self.lines: list[_Line] = []
         self.frames: list[_Frame] = []
         self.row_of: dict[int, int] = {}  # id of an operation -> its line
-        self.folds: dict[int, Group] = {}  # line of a head -> what it stands for
+        self.folds: dict[int, Group] = {}  # line of a head -> the group it folds
         self.named: dict[str, int] = {}  # inputs and states -> their lines
         self.outside: dict[int, int] = {}  # id of an operation that is not drawn -> the line of that which is
         self._features()
@@ -220,10 +222,10 @@ class _Panel:
             self._feature(kind, value)
         self.lines.sort(key=lambda line: line.kind == "state")
         places = {line.label: at for at, line in enumerate(self.lines)}
-        self.named = {value.name: places[landmark(value.name)] for value in self.ledger.graph.function.inputs}
+        self.named = {value.name: places[pattern(value.name)] for value in self.ledger.graph.function.inputs}
 
     def _feature(self, kind: str, value: Value) -> None:
-        label = landmark(value.name)
+        label = pattern(value.name)
         known = next((line for line in self.lines if line.label == label and line.kind == kind), None)
         if known is None:
             self.lines.append(_Line(kind, label, [kind], 0, f"{value.dtype.lower()} {self._shape(value.name)}"))
@@ -240,10 +242,10 @@ class _Panel:
         low, high = child.counts
         counted = f"{low} operations" if low == high else f"{low} to {high} operations"
         if folded:
-            said = f"{child.times} times, {counted}{' each' if folded else ''}"
+            detail = f"{child.times} times, {counted}{' each' if folded else ''}"
         else:
-            said = "" if child.label and depth else counted
-        self.lines.append(_Line("head", child.label, [said] if said else [], depth, dot=folded))
+            detail = "" if child.label and depth else counted
+        self.lines.append(_Line("head", child.label, [detail] if detail else [], depth, dot=folded))
         if folded:
             self.lines[head].macs = self._macs(child.operations)
             self.lines[head].bytes = self.ledger.stored(*child.operations)
@@ -331,15 +333,15 @@ class _Panel:
                         if source is not None and source < head:
                             self._join(found, source, head)
         for name in dict.fromkeys(self.ledger.graph.function.outputs):
-            end, source = self.outputs.get(landmark(name)), self._source(name)
+            end, source = self.outputs.get(pattern(name)), self._source(name)
             if end is not None and source is not None:
                 found[source, end] = "flow"
         return found
 
     def _join(self, found: dict[tuple[int, int], str], source: int, at: int) -> None:
         known = self.lines[source].kind
-        said = known if known in ("state", "input") else "sum" if self.lines[at].kind == "sum" else "flow"
-        found.setdefault((source, at), said)
+        kind = known if known in ("state", "input") else "sum" if self.lines[at].kind == "sum" else "flow"
+        found.setdefault((source, at), kind)
 
     def _carried(self, group: Group) -> set[tuple[int, str, int]]:
         """(id of an operation that is drawn, parameter, place) of what a layer reads of another one of the fold."""
@@ -419,7 +421,7 @@ class _Panel:
             ending = last.top + last.height + 4 * (1 + self._nested(frame))
             fill = "#f4f7fa" if frame.depth % 2 == 0 else "#ffffff"
             box = (left + inset, first.top, right - left - 2 * inset + 8, ending - first.top, fill, FRAME, 5.0)
-            if frame.folded:  # a second sheet behind the first
+            if frame.folded:  # a second sheet under the first
                 page.boxes.append((box[0] + 4, box[1] + 4, *box[2:4], "#e9eef3", FRAME, 5.0))
             page.boxes.append(box)
         for line in self.lines:
@@ -548,7 +550,7 @@ def _wrapped(words: list[str]) -> list[str]:
     return lines
 
 
-def _figure(page: Page) -> Any:
+def _figure(page: Page) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle, FancyBboxPatch, PathPatch
     from matplotlib.path import Path as Outline

@@ -1,7 +1,7 @@
-"""A function as a short list of rows: layers that repeat are folded into one, operations that matter stand alone.
+"""A function as a short list of rows: repeated layers are folded into one, operations that matter have their own row.
 
-Names that are paths of modules (`transformer_h_0_attn_c_attn`) say what belongs together. Where they do not, as tracing leaves
-them (`op_45_cast_fp16`), the repetition is looked for in the types and shapes of the operations.
+Names that are paths of modules (`transformer_h_0_attn_c_attn`) say what belongs together. Where they are not, as after
+tracing (`op_45_cast_fp16`), the repetition is found by the types and shapes of the operations.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from milbuild.inspection.costs import MULTIPLYING, Ledger, Unknown
-from milbuild.linting.graph import COMPRESSED, MOVES
+from milbuild.package.graph import COMPRESSED, MOVES
 from milbuild.package.reader import Operation
 
 NORMS = {"layer_norm", "batch_norm", "instance_norm", "l2_norm", "local_response_norm"}
@@ -21,7 +21,7 @@ ACTIVATIONS = {"relu", "relu6", "gelu", "silu", "sigmoid", "tanh", "softmax", "l
 POOLS = {"avg_pool", "max_pool", "l2_pool", "reduce_mean", "upsample_bilinear", "upsample_nearest_neighbor", "classify"}
 STATES = {"read_state", "write_state"}
 SMALL = 6  # operations; a group of fewer with one that matters is a row
-LIMIT = 80  # rows; a picture of more is drawn coarser
+LIMIT = 80  # rows; a graph of more is drawn coarser
 Tokens = tuple[str, ...]
 
 
@@ -32,13 +32,13 @@ class Row:
     label: str
     operations: list[Operation]
     kind: str
-    note: str = ""  # in the place of the operations' types
+    note: str = ""  # instead of the operations' types
     times: int = 1  # of the fold that it is in
 
 
 @dataclass
 class Group:
-    """Rows and groups that belong together. `times` > 1: it stands for so many, whose operations are `others`.
+    """Rows and groups that belong together. `times` > 1: it is drawn for so many layers, whose operations are `others`.
 
     `same` maps the id of an operation of those others to the operation that is drawn for it, `layer` the id of any to the
     number of the layer that it is in.
@@ -59,7 +59,7 @@ class Group:
 class _Item:
     operation: Operation
     tokens: Tokens
-    foreign: bool = False  # it bears the name of something else than what it stands in
+    foreign: bool = False  # its name is not under that of the layer it is in
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class _Outliner:
         return operation.type, tuple(value.shape for value in operation.outputs), self.ledger.stored(operation)
 
     def _crossing(self, items: list[_Item], at: int) -> int:
-        """How many values made before a place are read behind it: one, where layers meet."""
+        """How many values made before a place are read after it: one, where layers meet."""
         made = {value.name for item in items[:at] for value in item.operation.outputs}
         # A mask that all layers read crosses everywhere.
         return len({entry for item in items[at:] for entry in self.ledger.graph.entries(item.operation)
@@ -260,7 +260,7 @@ class _Outliner:
         if operation.type == "gather" and self.ledger.stored(operation) and graph.is_constant(operation.inputs["x"][0]):
             return "table"
         if operation.type == "add":
-            # Of two values that were worked out, in full: what goes round a block, and what came through it.
+            # Of two computed values of the full shape: a residual connection.
             shapes = {self._shape(entry) for entry in graph.entries(operation) if not graph.is_constant(entry)}
             if len(graph.entries(operation)) == 2 and len(shapes) == 1 and len(next(iter(shapes)) or ()) > 2:
                 both = all(not graph.is_constant(entry) for entry in graph.entries(operation))
@@ -282,8 +282,8 @@ def _common(paths: list[Tokens]) -> Tokens:
 
 
 def _layers(items: list[_Item]) -> list[tuple[int, int, _Layer]]:
-    """(first, last, layer) of what is numbered and stands together, in order. What stands between a layer's first and last
-    operation belongs to it, whatever it is called: a cache writes in the middle of attention."""
+    """(first, last, layer) of the numbered layers that are contiguous, in order. What is between a layer's first and last
+    operation belongs to it, whatever its name: a cache is written in the middle of attention."""
     numbered: dict[Tokens, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for at, item in enumerate(items):
         place = next((i for i, token in enumerate(item.tokens) if token.isdigit() and i), None)
@@ -310,7 +310,7 @@ def _inner(item: _Item, path: Tokens) -> _Item:
 
 
 def _run(signs: list[int], start: int, period: int) -> int:
-    """How many signs from `start` on are those that stand a period behind."""
+    """How many signs from `start` on are equal to those a period later."""
     found = 0
     while start + found + period < len(signs) and signs[start + found] == signs[start + found + period]:
         found += 1
@@ -332,7 +332,7 @@ def _repetition(signs: list[int]) -> tuple[int, int, int]:
 
 
 def _fold_alike(children: list[Row | Group], seen: dict[object, str], path: str = "") -> None:
-    """A layer that does the same as one before it at other sizes is a row that says so."""
+    """A layer that does the same as an earlier one at other sizes becomes a row that says so."""
     for at, child in enumerate(children):
         if isinstance(child, Row):
             continue
@@ -355,7 +355,7 @@ def _coarser(group: Group, ledger: Ledger) -> Group:
 
 
 def _by_shape(found: list[Row], ledger: Ledger) -> list[Row]:
-    """Rows one behind the other whose results have the same shape, as one."""
+    """Consecutive rows whose results have the same shape, as one."""
     made: list[Row] = []
     for row in found:
         if (

@@ -1,22 +1,20 @@
-"""What `inspect` finds: functions, interfaces, operations, weights, costs of a call, and what chips may make of them."""
+"""What `inspect` reports: functions, interfaces, operations, weights, costs of a call, and upper bounds of its speed."""
 
 import json
 import math
-import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from milbuild.errors import Error
 from milbuild.inspection.bandwidth import TABLE
 from milbuild.inspection.costs import Costs, Ledger, Unknown, Weight
-from milbuild.inspection.shapes import open_lengths, play
+from milbuild.inspection.shapes import open_lengths, run_for_shapes
 from milbuild.io.tables import Table
-from milbuild.linting.graph import Graph, Subject
-from milbuild.linting.interfaces import target
-from milbuild.package.reader import Package, color_name, type_name
+from milbuild.package.graph import Graph, Graphs, pattern
+from milbuild.package.reader import Package, Source, color_name, path_of, target, type_name
 
 Shape = tuple[int, ...]
 TOKENS = re.compile(r"(decoder_?)?(input_?ids?|token_?ids|tokens)", re.IGNORECASE)
@@ -40,7 +38,7 @@ class FunctionInfo:
     """One function; `operations` counts those that are not constants, by type, `constants` the constants.
 
     `weights` are the bytes of the weights it reads from, `weights_only` of those no other function reads. `tokens`: ids that
-    a call takes, None for a function without any; `decodes`: one, behind a cache. `costs` are those of a call at the sizes
+    a call takes, None for a function without any; `decodes`: one, with a cache. `costs` are those of a call at the sizes
     `shapes` of the inputs that are flexible; None where they are not known, and `unknown` then says why.
     """
 
@@ -137,15 +135,15 @@ class Inspection:
         from rich.console import Group
         from rich.text import Text
 
-        size = f"{self.name}: {scaled(self.bytes)} MB, of these weights {scaled(self.weights)} MB"
+        size = f"{self.name}: {scaled(self.bytes)} MB, of which weights {scaled(self.weights)} MB"
         parts: list[Any] = [Text(f"{size}; {target(self.version)} (specification version {self.version})", "bold")]
         for name, function in self.functions.items():
-            standard = " (default)" if name == self.default and len(self.functions) > 1 else ""
-            parts += [Text(f"\nfunction {name}{standard}", "bold"), self._interface(function)]
-        parts += [Text("\na call", "bold"), self._counts()]
+            default = " (default)" if name == self.default and len(self.functions) > 1 else ""
+            parts += [Text(f"\nfunction {name}{default}", "bold"), self._interface(function)]
+        parts += [Text("\ncosts of a call", "bold"), self._counts()]
         parts += [Text(f"{name}: {f.unknown}") for name, f in self.functions.items() if f.unknown]
         if self.weight_groups:
-            once = " (what functions share counts once)" if self._shared else ""
+            once = " (those that functions share count once)" if self._shared else ""
             parts += [Text(f"\nweights{once}", "bold"), self._weights()]
         if any(function.costs is not None and function.costs.bytes for function in self.functions.values()):
             parts += [Text(f"\n{BOUND}", "bold"), self._bounds()]
@@ -158,12 +156,12 @@ class Inspection:
         return sum(f.weights for f in self.functions.values()) > sum(group.bytes for group in self.weight_groups)
 
     def _interface(self, function: FunctionInfo) -> Table:
-        """Features that differ in the number of a layer only are one line."""
+        """Features that differ only in the number of a layer are one line."""
         rows = []
         for kind, features in (("input", function.inputs), ("state", function.states), ("output", function.outputs)):
             groups: dict[tuple[str, str], list[str]] = {}
             for name, spelled in features.items():
-                groups.setdefault((landmark(name), spelled), []).append(name)
+                groups.setdefault((pattern(name), spelled), []).append(name)
             for (name, spelled), names in groups.items():
                 many = f"{spelled}, {len(names)} times" if len(names) > 1 else spelled
                 rows.append([kind, name if len(names) > 1 else names[0], many])
@@ -183,7 +181,10 @@ class Inspection:
         if any(function.tokens for function in functions):
             row("tokens", *(_number(function.tokens) for function in functions))
         for name in dict.fromkeys(name for function in functions for name in function.shapes):
-            row(f"{name}, at", *(str(function.shapes.get(name, "-")).replace("'", "") for function in functions))
+            row(
+                f"{name} of the shape",
+                *(str(function.shapes.get(name, "-")).replace("'", "") for function in functions),
+            )
         row("operations", *(_number(function.total) for function in functions))
         shown = [kind for kind, _ in types.most_common(SHOWN)]
         for kind in shown:
@@ -193,7 +194,7 @@ class Inspection:
             row(f"  {left} other type{'' if left == 1 else 's'}", *(_number(n or None) for n in rest))
         row("constants", *(_number(function.constants) for function in functions))
         row("million multiply-accumulates", *(scaled(function.macs) for function in functions))
-        row("MB moved at least", *(scaled(None if f.costs is None else f.costs.bytes) for f in functions))
+        row("MB moved, at least", *(scaled(None if f.costs is None else f.costs.bytes) for f in functions))
         for spelled, part in PARTS.items():
             if any(f.costs is not None and getattr(f.costs, part) for f in functions):
                 row(f"  {spelled}", *(scaled(None if f.costs is None else getattr(f.costs, part)) for f in functions))
@@ -207,7 +208,7 @@ class Inspection:
         return Table("ttnnn", ["type", "compression", "number", "elements", "MB"], rows)
 
     def _bounds(self) -> Table:
-        """A line for each unit of each chip."""
+        """A line for each compute unit of each chip."""
         known = {name: f for name, f in self.functions.items() if f.costs is not None and f.costs.bytes}
         heads = ["chip", "unit", "GB/s", "TFLOPS"]
         for name, function in known.items():
@@ -233,7 +234,7 @@ class Inspection:
 
 
 SHOWN = 8  # operation types that have a line of their own; --json has all
-BOUND = "at most, by the memory and by arithmetic alone, the lower of which counts: an upper bound, not a measurement"
+BOUND = "at most, by memory bandwidth and by arithmetic; the lower one counts: an upper bound, not a measurement"
 PARTS = {
     "weights": "weights",
     "states, read": "states_read",
@@ -244,7 +245,7 @@ PARTS = {
 
 
 def _spaced(text: str) -> str:
-    """With room between the entries of JSON, where a line may end."""
+    """JSON with a space between entries, where a line may end."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -252,13 +253,8 @@ def _spaced(text: str) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else text
 
 
-def landmark(name: str) -> str:
-    """A name with its numbers left open, so that those of all layers are one."""
-    return re.sub(r"(?<![^_.])\d+(?![^_.])", "*", name)
-
-
 def scaled(count: int | None) -> str:
-    """In millions: 0.3 of what is small, never 0.0 of what is something."""
+    """In millions: 0.3 for a small number, never 0.0 unless it is 0."""
     if count is None:
         return "unknown"
     scaled = count / 1e6
@@ -277,20 +273,18 @@ def _span(low: float, high: float) -> str:
     return spelled(low) if spelled(low) == spelled(high) else f"{spelled(low)} to {spelled(high)}"
 
 
-def inspect(
-    package: str | os.PathLike[str] | Any, shapes: dict[str, Shape] | None = None, *, flexible: bool = True
-) -> Inspection:
-    """Reads a package, and of its weights nothing but where they stand.
+def inspect(package: Source, shapes: dict[str, Shape] | None = None, *, flexible: bool = True) -> Inspection:
+    """Reads a package, but not the values of its weights.
 
     Args:
-        package: a saved ML Program, ours or anybody's. A `milbuild.Model` may stand for its package.
-        shapes: of inputs whose shape is flexible, at which calls are counted; else the description's default ones.
-        flexible: whether functions with flexible shapes are counted at all. That plays them in `milbuild.runtime`, once, with
-            weights that hold nothing, and needs PyTorch; where there is none, their costs are unknown.
+        package: a saved ML Program, whoever built it, or a `milbuild.Model`.
+        shapes: of inputs whose shape is flexible, at which the costs of a call are counted; by default the description's.
+        flexible: whether to count the costs of functions with flexible shapes. They are run once in `milbuild.runtime`, with
+            zeros for weights, which needs PyTorch; without it their costs are unknown.
 
     Raises:
-        milbuild.Error: for what is no ML Program, for shapes of inputs that it has not or that they do not take, and for
-            such shapes without PyTorch.
+        milbuild.Error: for what is not an ML Program, for shapes of inputs that it does not have or that they do not take, and
+            for such shapes without PyTorch.
     """
     read, found = ledgers(package, shapes, flexible)
     files = [file for file in read.path.rglob("*") if file.is_file()]
@@ -312,30 +306,30 @@ def inspect(
 
 
 def ledgers(
-    package: str | os.PathLike[str] | Any, shapes: dict[str, Shape] | None = None, flexible: bool = True
+    package: Source, shapes: dict[str, Shape] | None = None, flexible: bool = True
 ) -> tuple[Package, dict[str, tuple[Ledger, str | None]]]:
-    """A package, and its functions with the shapes of a call; with each why they are not known, if they are not.
+    """A package, and its functions with the shapes of a call; with each the reason why they are not known, if they are not.
 
     Takes what `inspect` takes, and raises what it does.
     """
-    read = Package(Path(getattr(package, "package_path", package)).expanduser())
-    subject = Subject(read, None)
+    read = Package(path_of(package))
+    graphs = Graphs(read)
     asked = dict(shapes or {})
-    known = {value.name for graph in subject.graphs for value in graph.function.inputs if not value.is_state}
+    known = {value.name for graph in graphs.graphs for value in graph.function.inputs if not value.is_state}
     if strange := sorted(asked.keys() - known):
-        raise Error(f"{read.path.name} has no array {', '.join(strange)}; it has {', '.join(sorted(known))}")
-    return read, {graph.name: _ledger(read, graph, asked, flexible) for graph in subject.graphs}
+        raise Error(f"{read.path.name} has no input {', '.join(strange)}; it has {', '.join(sorted(known))}")
+    return read, {graph.name: _ledger(read, graph, asked, flexible) for graph in graphs.graphs}
 
 
 def _ledger(package: Package, graph: Graph, asked: dict[str, Shape], flexible: bool) -> tuple[Ledger, str | None]:
-    """A function with the shapes of a call; and why they are not known, if they are not."""
+    """A function with the shapes of a call; and the reason why they are not known, if they are not."""
     mine = {value.name: asked[value.name] for value in graph.function.inputs if value.name in asked}
     if not mine and not open_lengths(graph):
         return Ledger(graph), None
     if not flexible:
         return Ledger(graph), FLEXIBLE
     try:
-        return Ledger(graph, play(package, graph.name, mine)), None
+        return Ledger(graph, run_for_shapes(package, graph.name, mine)), None
     except Error as error:
         if mine:
             raise
@@ -368,7 +362,7 @@ def _function(ledger: Ledger, unknown: str | None, weights: dict[str, dict[Any, 
         sum(count for part, count in parts.items() if part not in others),
         tokens,
         tokens == 1 and bool(states or any(CACHE.search(name) for name in inputs)),
-        {name: shape for name, shape in ledger.played.items() if name in inputs and None in _declared(graph, name)},
+        {name: shape for name, shape in ledger.measured.items() if name in inputs and None in _declared(graph, name)},
         costs,
         unknown,
     )
@@ -380,7 +374,7 @@ def _declared(graph: Graph, name: str) -> tuple[int | None, ...]:
 
 
 def _tokens(ledger: Ledger) -> int | None:
-    """How many ids a call takes: the elements of an input that is called input_ids, in anybody's spelling."""
+    """How many ids a call takes: the elements of an input that is called input_ids, in any spelling."""
     for value in ledger.graph.function.inputs:
         if TOKENS.fullmatch(value.name) and value.dtype.startswith("INT"):
             try:
@@ -390,8 +384,8 @@ def _tokens(ledger: Ledger) -> int | None:
     return None
 
 
-def _groups(weights: Any) -> tuple[WeightGroup, ...]:
-    """The largest first. A part that several weights have in common counts for the first of them."""
+def _groups(weights: Iterable[Weight]) -> tuple[WeightGroup, ...]:
+    """The largest first. A part that several weights share counts for the first of them."""
     found: dict[tuple[str, str], list[int]] = {}
     seen: set[Any] = set()
     for weight in weights:
@@ -405,7 +399,7 @@ def _groups(weights: Any) -> tuple[WeightGroup, ...]:
 
 
 def spell(feature: Any) -> str:
-    """A feature's type and shape, as a person would write it: float16 (1, 64), int32 (1, 1..128)."""
+    """A feature's type and shape, as people write it: float16 (1, 64), int32 (1, 1..128)."""
     kind = feature.type.WhichOneof("Type")
     array = feature.type.stateType.arrayType if kind == "stateType" else feature.type.multiArrayType
     if kind == "imageType":

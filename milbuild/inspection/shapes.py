@@ -1,7 +1,7 @@
-"""Lengths that a program leaves open, found by playing it once with weights that hold nothing.
+"""Lengths that a program leaves open, found by running it once with zeros for weights.
 
-A program does not say which of its open lengths are the same, so they cannot be worked out from it alone. The runtime plays
-the function with zeros for weights, which take no memory; what integers say of shapes is the program's own.
+A program does not say which of its open lengths are equal, so they cannot be derived from it alone. The runtime runs the
+function with zeros for weights, which take no memory; integers, which shapes depend on, are the program's own.
 """
 
 import dataclasses
@@ -10,25 +10,25 @@ from typing import Any
 import numpy as np
 
 from milbuild.errors import Error, missing_torch
-from milbuild.linting.graph import COMPRESSED, Graph
+from milbuild.package.graph import COMPRESSED, Graph
 from milbuild.package.reader import Function, Operation, Package, Value
 
 Shape = tuple[int, ...]
-HOLLOW = 1 << 12  # elements from which on a weight's content is left out
+HOLLOW = 1 << 12  # elements from which on a weight is replaced by zeros
 
 
 def open_lengths(graph: Graph) -> bool:
-    """Whether any tensor of the function has a shape that is known at the call only."""
+    """Whether any tensor of the function has a shape that is known only at the call."""
     return any(
         (value.shape is None and value.dtype not in ("LIST", "DICTIONARY", "TUPLE")) or None in (value.shape or ())
         for value in graph.values.values()
     )
 
 
-def play(package: Package, function: str, shapes: dict[str, Shape]) -> dict[str, Shape]:
-    """The shape of every value by its name, in a call with these shapes of inputs, else with the description's default ones.
+def run_for_shapes(package: Package, function: str, shapes: dict[str, Shape]) -> dict[str, Shape]:
+    """The shape of every value by its name, in a call with these shapes of inputs, by default the description's.
 
-    Raises `Error` for shapes that the function does not take, for what the runtime does not play, and without PyTorch.
+    Raises `Error` for shapes that the function does not take, for what the runtime cannot run, and without PyTorch.
     """
     try:
         from milbuild.runtime.engine import Engine
@@ -39,7 +39,7 @@ def play(package: Package, function: str, shapes: dict[str, Shape]) -> dict[str,
         raise missing_torch("the size of a flexible function") from None
     engine = Engine(_Hollow(package.path), function, "float32", ())
     if any(operation.type == "while_loop" for operation in Graph(engine.function, engine.description).operations):
-        raise Error(f"{package.path.name}: function {function} has a loop, whose rounds depend on the weights")
+        raise Error(f"{package.path.name}: function {function} has a loop, whose iterations depend on the weights")
     inputs = examples(engine, shapes)
     found = {name: tuple(array.shape) for name, array in inputs.items() if isinstance(array, np.ndarray)}
 
@@ -53,7 +53,7 @@ def play(package: Package, function: str, shapes: dict[str, Shape]) -> dict[str,
 
 
 class _Hollow(Package):
-    """A package whose large floats are zeros, of one element in memory; compressed weights come as if they were not."""
+    """A package whose large floats are zeros, of one element in memory; compressed weights come decoded."""
 
     def array(self, value: Any) -> Any:
         found = super().array(value)
@@ -86,5 +86,5 @@ def _fixed(value: Value) -> Shape:
 
 
 def _zeros(shape: Shape) -> np.ndarray:
-    # Of one element, which a tensor may share; numpy's broadcast_to gives what may not be written to, of which torch warns.
+    # One element for all, which a tensor can share; torch warns of what numpy's broadcast_to gives, which is read-only.
     return np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), shape, (0,) * len(shape))

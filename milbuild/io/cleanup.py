@@ -1,8 +1,8 @@
-"""What must not be left behind, whatever ends the process: half-written packages and pictures, temporary folders.
+"""What must be removed, whatever ends the process: half-written packages and plots, temporary folders.
 
-Who makes one of these says first how it is taken away. An exception passes by those who made it; the command line, which is told
-to end by a signal, ends at once and calls them all (an exception that a signal raises is lost where Python calls back: in a
-destructor, in a library that catches everything).
+Code that makes one of these first registers how it is removed. An exception passes through that code; the command line, which
+a signal ends, ends at once and calls all registered removals (an exception that a signal raises can be lost where Python calls
+back: in a destructor, in a library that catches everything).
 """
 
 import secrets
@@ -15,18 +15,18 @@ _removals: dict[Path, Callable[[], None]] = {}
 
 
 def expect(path: Path, remove: Callable[[], None]) -> None:
-    """From now on `remove` takes away what may stand at `path`; called before it is made."""
+    """From now on `remove` removes what may be at `path`; called before it is made."""
     _removals[path] = remove
 
 
 def settled(path: Path) -> None:
-    """What stood at `path` is gone, or is what it should be."""
+    """What was at `path` is gone, or is what it should be."""
     _removals.pop(path, None)
 
 
 def remove_all() -> None:
-    """Takes everything away that is expected, the latest first; what cannot be stays. Imports nothing: it may be called in the
-    middle of an import, and what is expected has been made by modules that are there."""
+    """Removes everything that is registered, the latest first; what cannot be removed stays. Imports nothing: it may be called in
+    the middle of an import, and what is registered has been made by modules that are loaded."""
     while _removals:
         _, remove = _removals.popitem()
         try:

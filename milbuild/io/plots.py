@@ -1,4 +1,4 @@
-"""Whether a picture can be written where it was asked for, and how: in one step, so that there is a whole one or the old one."""
+"""Whether a plot can be written to a path, and how: in one step, so that there is a whole one or the old one."""
 
 import errno
 import io
@@ -11,15 +11,15 @@ from milbuild.errors import Error
 from milbuild.io import cleanup
 
 
-def check_picture(path: str | os.PathLike[str], what: str = "a plot") -> None:
-    """Raises milbuild.Error if a picture cannot be written at `path`; called before the work."""
+def check_plot(path: str | os.PathLike[str], what: str = "a plot") -> None:
+    """Raises milbuild.Error if a plot cannot be written at `path`; called before the work."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ModuleNotFoundError:
         raise Error(f"{what} needs matplotlib, which is not installed", "pip install matplotlib") from None
     path, known = Path(path), sorted(FigureCanvasAgg.get_supported_filetypes().keys() - {"pgf"})  # which is LaTeX
     if path.suffix.lstrip(".").lower() not in known:
-        raise Error(f"{what} cannot be written as {path.name}; known are {', '.join(known)}")
+        raise Error(f"{what} cannot be written as {path.name}; the formats are {', '.join(known)}")
     if not path.parent.is_dir():
         raise Error(f"{what} cannot be written to {path}: there is no folder {path.parent}")
     if path.is_dir():
@@ -32,7 +32,7 @@ def check_picture(path: str | os.PathLike[str], what: str = "a plot") -> None:
 def save(figure: Any, path: str | os.PathLike[str], what: str = "a plot", **options: Any) -> None:
     """Draws a matplotlib figure and writes it to `path`, whose ending says the format; `options` are those of savefig.
 
-    Raises milbuild.Error where the disk is full or refuses it; what stood there is then still there, and nothing beside it.
+    Raises milbuild.Error where the disk is full or refuses it; what was there is then still there, and nothing else.
     """
     path = Path(path).resolve()  # what a link leads to is replaced, not the link
     drawn = io.BytesIO()

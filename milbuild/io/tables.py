@@ -35,7 +35,7 @@ class Table:
         natural = [max(map(_length, [head, *cells])) for head, cells in zip(self.heads, self._cells(), strict=True)]
         texts = [number for number, kind in enumerate(self.columns) if kind == "t"]
         fixed = [number for number, kind in enumerate(self.columns) if kind != "t"]
-        # A head of several words can stand in several lines.
+        # A head of several words can take several lines.
         for number in fixed if _total(natural) > width else ():
             natural[number] = max(map(_length, [*self.heads[number].split(), *self._cells()[number]]))
         least = list(natural)
@@ -60,8 +60,8 @@ class Table:
                 parts = []
                 for number, cell in zip(shown, cells, strict=True):
                     part = cell[at] if at < len(cell) else ""
-                    room = " " * (widths[number] - _length(part))
-                    parts.append(room + part if self.columns[number] == "n" else part + room)
+                    space = " " * (widths[number] - _length(part))
+                    parts.append(space + part if self.columns[number] == "n" else part + space)
                 lines.append((" " * indent + (" " * GAP).join(parts).rstrip(), style))
         return lines
 
@@ -98,9 +98,9 @@ class Table:
             for number in fixed:
                 if not row[number]:
                     continue
-                head, room = self.heads[number], width - GAP - _length(row[number])
-                if _length(head) + 1 <= room:
-                    lines.append((f"{' ' * GAP}{head}{' ' * (room - _length(head))}{row[number]}", style))
+                head, space = self.heads[number], width - GAP - _length(row[number])
+                if _length(head) + 1 <= space:
+                    lines.append((f"{' ' * GAP}{head}{' ' * (space - _length(head))}{row[number]}", style))
                 else:
                     lines += [(" " * GAP + line, style) for line in wrapped(head, max(1, width - GAP))]
                     lines.append((" " * max(0, width - _length(row[number])) + row[number], style))
@@ -131,13 +131,13 @@ def _joined(row: list[str], texts: list[int]) -> str:
     return ", ".join(row[number] for number in texts if row[number])
 
 
-def _shared(natural: list[int], texts: list[int], room: int) -> list[int]:
+def _shared(natural: list[int], texts: list[int], space: int) -> list[int]:
     """Widths in which texts give up what is missing, the widest first."""
     widths = list(natural)
-    while room < 0:
+    while space < 0:
         number = max(texts, key=lambda each: widths[each])
         widths[number] -= 1
-        room += 1
+        space += 1
     return widths
 
 

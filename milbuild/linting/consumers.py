@@ -1,11 +1,11 @@
-"""What programs that load packages by name expect; a package shows by its names for whom it is meant."""
+"""What programs that use packages by names expect; the names in a package show which program it is for."""
 
 import json
 import re
 from collections.abc import Iterator
 
-from milbuild.linting.graph import Graph, Place, Subject, array_of, listed, ranges
-from milbuild.linting.rules import ERROR, WARNING, rule
+from milbuild.linting.rules import ERROR, WARNING, Subject, rule
+from milbuild.package.graph import Graph, Place, array_of, listed, ranges
 from milbuild.package.reader import type_name
 
 Found = Iterator[tuple[Place, str]]
@@ -15,7 +15,7 @@ EXPORTERS, TASK = "co.huggingface.exporters.name", "co.huggingface.exporters.tas
 
 
 def swift(subject: Subject) -> Graph | None:
-    """The function that swift-transformers would call, if the package is meant for it: it writes text, and does nothing else."""
+    """The function that swift-transformers would call, if the package is for it: it generates text, and does nothing else."""
     if renamed(subject) or subject.metadata.get(TASK, "text-generation") not in ("text-generation", "causal-lm"):
         return None
     graph = subject.by_name.get(subject.package.default_function)
@@ -24,7 +24,7 @@ def swift(subject: Subject) -> Graph | None:
 
 
 def renamed(subject: Subject) -> bool:
-    """Whether milbuild was asked for other names: they are then its user's own, and no consumer's."""
+    """Whether milbuild was asked for other names: they are then the user's own, and no consumer's."""
     try:
         asked = json.loads(subject.metadata.get("milbuild.options", "{}"))
     except ValueError:
@@ -35,7 +35,7 @@ def renamed(subject: Subject) -> bool:
 @rule(
     "swift-transformers-inputs",
     ERROR,
-    "For swift-transformers `inputIds` is int32, (1, tokens); with states it is ranged, or the program ends (fatalError).",
+    "For swift-transformers `inputIds` is int32, (1, tokens); with states it is ranged, or the app crashes (fatalError).",
     fix="Build with the interface swift-transformers, which ranges it: ct.RangeDim(1, 2048).",
     source=SWIFT,
     targets="iOS18 and later",
@@ -101,7 +101,7 @@ def swift_transformers_logits(subject: Subject) -> Found:
 @rule(
     "swift-transformers-tokenizer",
     WARNING,
-    f"For swift-transformers the metadata {EXPORTERS} names the tokenizer's repository; else the file's name is taken for it.",
+    f"For swift-transformers the metadata {EXPORTERS} names the tokenizer's repository; without it the file's name is used.",
     fix=f"Write {EXPORTERS} into the user-defined metadata.",
     source=SWIFT,
 )
@@ -130,10 +130,10 @@ def exporters_cache(subject: Subject) -> Found:
                 continue
             other = {"key": "value", "value": "key"}[match[2]]
             if f"past_key_values_{match[1]}_{other}" not in inputs:
-                yield graph.here(name), f"{name} is without its {other}"
+                yield graph.here(name), f"{name} has no {other}"
             wanted = {f"{stem}_{match[1]}_{match[2]}" for stem in ("present_key_values", "present")}
             if not wanted & outputs:
-                yield graph.here(name), f"no output is what {name} becomes"
+                yield graph.here(name), f"no output updates {name}"
 
 
 @rule(

@@ -1,15 +1,15 @@
-"""Silent faults of coremltools itself, where a package shows them: others have converted it, and nothing was said.
+"""Silent faults of coremltools itself, where a package shows them: it was converted without a warning.
 
-Two more stand in `states`: writes moved ahead of reads (B1), and reads merged across a write (B2). What two arrays that
+Two more are in `states`: writes moved ahead of reads (B1), and reads merged across a write (B2). What two arrays that
 differ by a subnormal were before const_deduplication merged them (B5), no package shows.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
 
-from milbuild.linting.graph import Constant, Graph, Place, Subject
 from milbuild.linting.numbers import REDUCED
-from milbuild.linting.rules import ERROR, WARNING, rule
+from milbuild.linting.rules import ERROR, WARNING, Subject, rule
+from milbuild.package.graph import Constant, Graph, Place
 from milbuild.package.reader import Operation
 
 Found = Iterator[tuple[Place, str]]
@@ -18,8 +18,8 @@ Found = Iterator[tuple[Place, str]]
 @rule(
     "constant-name-twice",
     ERROR,
-    "No two constants of a function bear one name: coremltools stores the first one's values for both (B3).",
-    fix="Give each a name of its own (or a weight_id), or run the pass common::dedup_op_and_var_names.",
+    "No two constants of a function have the same name: coremltools stores the first one's values for both (B3).",
+    fix="Give each its own name (or a weight_id), or run the pass common::dedup_op_and_var_names.",
     source="measured with coremltools 9.0: its cache of stored values is keyed by block and name",
 )
 def constant_name_twice(subject: Subject) -> Found:
@@ -39,9 +39,9 @@ def constant_name_twice(subject: Subject) -> Found:
 @rule(
     "branch-constant-shared",
     WARNING,
-    "Constants in branches of two functions that bear the same names have values of their own: coremltools stores the first "
-    "function's for both (B4).",
-    fix="Compare their values with what was meant; give them a weight_id each.",
+    "Constants of the same name in branches of two functions keep their own values: coremltools stores those of the first "
+    "function for both (B4).",
+    fix="Compare their values with the intended ones; give each its own weight_id.",
     source="measured with coremltools 9.0",
     confidence="medium",
     targets="iOS18 and later",
@@ -60,14 +60,14 @@ def branch_constant_shared(subject: Subject) -> Found:
 @rule(
     "cast-to-float16",
     WARNING,
-    "What was written in float32 for its numbers' sake is still float32: coremltools' default precision casts it without a "
-    "word (B6).",
-    fix="Convert with compute_precision=ct.precision.FLOAT32, or a ct.transform.FP16ComputePrecision that leaves it out.",
+    "What was written in float32 for precision is still float32: coremltools' default precision casts it without a warning "
+    "(B6).",
+    fix="Convert with compute_precision=ct.precision.FLOAT32, or a ct.transform.FP16ComputePrecision that excludes it.",
     source="measured with coremltools 9.0 on an RMS norm: the pass common::add_fp16_cast",
     confidence="medium",
 )
 def cast_to_float16(subject: Subject) -> Found:
-    """A norm that is written out is what people leave in float32; the pass appends _cast_fp16 to names."""
+    """A norm made of single operations is what people keep in float32; the pass appends _cast_fp16 to names."""
     for graph, operation in subject.works(*REDUCED):
         if not operation.name.endswith("_cast_fp16") or operation.outputs[0].dtype != "FLOAT16":
             continue
@@ -77,4 +77,7 @@ def cast_to_float16(subject: Subject) -> Found:
             continue  # the variance of a norm that coremltools itself wrote out
         after = {op.type for op in graph.follow(operation.outputs[0].name, {"add"})}
         if before is not None and before.type in ("square", "pow", "mul") and after & {"rsqrt", "sqrt", "pow"}:
-            yield graph.at(operation), f"a norm written out ({before.type}, {operation.type}) was cast to float16"
+            yield (
+                graph.at(operation),
+                f"a norm made of single operations ({before.type}, {operation.type}) was cast to float16",
+            )

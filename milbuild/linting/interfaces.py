@@ -1,24 +1,19 @@
-"""What goes in and comes out: names, types, shapes, images, classifiers, functions."""
+"""Inputs and outputs: names, types, shapes, images, classifiers, functions."""
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 
-from milbuild.linting.graph import Graph, Place, Subject, array_of, flexible, listed, ranges
-from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
-from milbuild.package.reader import color_name, type_name
+from milbuild.linting.rules import ERROR, NOTE, WARNING, Subject, rule
+from milbuild.package.graph import Graph, Place, array_of, flexible, listed, ranges
+from milbuild.package.reader import color_name, target, type_name
 
 Found = Iterator[tuple[Place, str]]
 
-TARGETS = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
 # The oldest specification version in which a multi-array of the type may go in or come out.
 ARRAYS = {"FLOAT32": 6, "INT32": 6, "FLOAT16": 7, "INT8": 10}
 MOST_LISTED = 128
-
-
-def target(version: int) -> str:
-    return TARGETS.get(version, f"specification version {version}")
 
 
 @rule(
@@ -36,7 +31,7 @@ def rank(subject: Subject) -> Found:
         for operation in graph.work:
             for value in operation.outputs:
                 if value.shape is not None and len(value.shape) > 5:
-                    yield graph.at(operation), f"it makes a tensor of {len(value.shape)} axes"
+                    yield graph.at(operation), f"it returns a tensor of {len(value.shape)} axes"
 
 
 @rule(
@@ -73,7 +68,7 @@ def interface_type(subject: Subject) -> Found:
                 yield (
                     graph.here(feature.name),
                     f"the {kind} {feature.name} is {name.lower()}, which needs {target(ARRAYS[name])}; "
-                    f"the package is for {target(subject.version)}",
+                    f"the package targets {target(subject.version)}",
                 )
 
 
@@ -91,7 +86,7 @@ def described(subject: Subject) -> Found:
             there = {name for name, value in values.items() if value.is_state == (kind == "state")}
             said = {feature.name for feature in getattr(graph.description, kind)}
             if there != said:
-                yield graph.here(), f"its {kind}s are {_names(there)}; described are {_names(said)}"
+                yield graph.here(), f"its {kind}s are {_names(there)}; the description has {_names(said)}"
         missing = {feature.name for feature in graph.description.output} - set(graph.function.outputs)
         if missing:
             yield graph.here(), f"it has no output {_names(missing)}; it has {_names(set(graph.function.outputs))}"
@@ -119,7 +114,7 @@ def described(subject: Subject) -> Found:
 @rule(
     "name-characters",
     ERROR,
-    "Names of inputs, outputs, states and values are made of letters, digits and _, and begin with no digit.",
+    "Names of inputs, outputs, states and values consist of letters, digits and _, and do not begin with a digit.",
     fix="Rename it. coremltools rewrites such names only in a function called main, and only when its passes run.",
     source="coremltools preprocess.py, sanitize_name_strings.py (B7)",
 )
@@ -134,8 +129,8 @@ def name_characters(subject: Subject) -> Found:
 @rule(
     "name-twice",
     ERROR,
-    "No two values of a function bear one name.",
-    fix="Give each a name of its own: names that differ in `.` and `-` only become one when they are rewritten.",
+    "No two values of a function have the same name.",
+    fix="Give each its own name: names that differ only in `.` and `-` become the same when they are rewritten.",
     source="coremltools dedup_op_and_var_names; measured",
 )
 def name_twice(subject: Subject) -> Found:
@@ -151,7 +146,7 @@ def name_twice(subject: Subject) -> Found:
 @rule(
     "output-twice",
     WARNING,
-    "An output is a value of its own: no input handed through, no other output under a second name.",
+    "An output is a value of its own: neither an input passed through nor another output under a second name.",
     fix="Put an `identity` between them.",
     source="coremltools accepts it; whether Core ML does is not known",
 )
@@ -162,7 +157,7 @@ def output_twice(subject: Subject) -> Found:
             if name in inputs:
                 yield graph.here(name), f"the input {name} is an output as well"
             if count > 1:
-                yield graph.here(name), f"{name} is {count} outputs"
+                yield graph.here(name), f"{name} is listed as an output {count} times"
 
 
 @rule(
@@ -178,28 +173,31 @@ def output_name(subject: Subject) -> Found:
         shapes = Counter(_shape_of(graph, name) for name in graph.function.outputs)
         for name in automatic:
             if shapes[_shape_of(graph, name)] > 1:
-                yield graph.here(name), f"the output {name} is told from another of its shape by its number only"
+                yield graph.here(name), f"only a number in its name tells the output {name} from another of its shape"
 
 
 @rule(
     "range-bounds",
     ERROR,
     "A ranged axis has an upper bound.",
-    fix="Say the most that a call takes: ct.RangeDim(1, 2048).",
+    fix="Give the most that a call takes: ct.RangeDim(1, 2048).",
     source="coremltools flexible-inputs guide; its converter refuses it",
 )
 def range_bounds(subject: Subject) -> Found:
     for graph, feature in subject.features("input"):
         for axis, (low, high) in enumerate(ranges(feature) or []):
             if high < low or high >= 2**31 - 1:
-                yield graph.here(feature.name), f"axis {axis} of {feature.name} ranges from {low} without end"
+                yield (
+                    graph.here(feature.name),
+                    f"axis {axis} of {feature.name} ranges from {low} without an upper bound",
+                )
 
 
 @rule(
     "range-from-zero",
     ERROR,
     "A ranged axis begins at 1 or more.",
-    fix="Begin the range at 1; coremltools lets RangeDim(0, ..) pass.",
+    fix="Begin the range at 1; coremltools accepts RangeDim(0, ..).",
     source="coremltools flexible-inputs guide; measured: it is not checked",
 )
 def range_from_zero(subject: Subject) -> Found:
@@ -213,7 +211,7 @@ def range_from_zero(subject: Subject) -> Found:
     "listed-shapes",
     ERROR,
     "An input lists at most 128 shapes.",
-    fix="List fewer, or use a range; coremltools lets more pass.",
+    fix="List fewer, or use a range; coremltools accepts more.",
     source="coremltools flexible-inputs guide",
 )
 def listed_shapes(subject: Subject) -> Found:
@@ -225,8 +223,8 @@ def listed_shapes(subject: Subject) -> Found:
 @rule(
     "listed-together",
     ERROR,
-    "Before iOS 18 one input may list shapes; from then on several, with equally many, which belong together by their order.",
-    fix="List as many shapes for each, in the same order, and build for iOS 18.",
+    "Before iOS 18 one input may list shapes; from iOS 18 on several may: as many each, matched by their order.",
+    fix="List the same number of shapes for each, in the same order, and build for iOS 18.",
     source="coremltools flexible-inputs guide; its converter refuses it",
 )
 def listed_together(subject: Subject) -> Found:
@@ -243,7 +241,7 @@ def listed_together(subject: Subject) -> Found:
 @rule(
     "default-shape",
     WARNING,
-    "The default shape of a flexible input is one that it takes: Core ML allocates it when it loads the model.",
+    "The default shape of a flexible input is among those it takes: Core ML allocates it when it loads the model.",
     fix="Make the first of the list, or the lower bounds, the shape that is used most.",
     source="coremltools flexible-inputs guide",
 )
@@ -263,14 +261,14 @@ def default_shape(subject: Subject) -> Found:
 @rule(
     "optional-listed",
     ERROR,
-    "An input that may be left out lists no shapes.",
-    fix="Give it one shape, or ask for it in every call.",
+    "An optional input lists no shapes.",
+    fix="Give it one shape, or make it required.",
     source="coremltools input_types.py",
 )
 def optional_listed(subject: Subject) -> Found:
     for graph, feature in subject.features("input"):
         if feature.type.isOptional and len(listed(feature) or []) > 1:
-            yield graph.here(feature.name), f"{feature.name} may be left out and lists shapes"
+            yield graph.here(feature.name), f"{feature.name} is optional and lists shapes"
 
 
 @rule(
@@ -325,7 +323,7 @@ def image(subject: Subject) -> Found:
     "classifier",
     ERROR,
     "A classifier has one function, and as many labels as scores.",
-    fix="Make the labels those of the scores; leave other functions in a package of their own.",
+    fix="Give as many labels as scores; put other functions into a package of their own.",
     source="coremltools load.py: it refuses both",
 )
 def classifier(subject: Subject) -> Found:
@@ -343,7 +341,7 @@ def classifier(subject: Subject) -> Found:
 @rule(
     "functions",
     ERROR,
-    "Several functions need iOS 18; the description names each, and the one that is the default.",
+    "Several functions need iOS 18; the description names each of them, and the default one.",
     fix="Build for iOS 18, and name the default function in the description.",
     source="coremltools multifunction guide",
 )
@@ -351,11 +349,11 @@ def functions(subject: Subject) -> Found:
     names = set(subject.package.function_names)
     described_ = {entry.name for entry in subject.spec.description.functions}
     if len(names) > 1 and subject.version < 9:
-        yield Place(), f"there are {len(names)} functions, which needs iOS18; it is for {target(subject.version)}"
+        yield Place(), f"there are {len(names)} functions, which needs iOS18; it targets {target(subject.version)}"
     if (len(names) > 1 or described_) and described_ != names:
-        yield Place(), f"the functions are {_names(names)}; described are {_names(described_)}"
+        yield Place(), f"the functions are {_names(names)}; the description has {_names(described_)}"
     if subject.package.default_function not in names:
-        yield Place(), f"the default function is {subject.package.default_function}, and there is none of that name"
+        yield Place(), f"the default function is {subject.package.default_function}, which does not exist"
 
 
 @rule(
@@ -371,7 +369,7 @@ def preview(subject: Subject) -> Found:
     known = ("imageSegmenter", "bertQA", "poseEstimation", "depthEstimation")
     kind = subject.metadata.get("com.apple.coreml.model.preview.type")
     if kind is not None and kind not in known:
-        yield Place(), f"the preview is {kind!r}; known are {', '.join(known)}"
+        yield Place(), f"the preview is {kind!r}; it must be one of {', '.join(known)}"
     parameters = subject.metadata.get("com.apple.coreml.model.preview.params")
     if parameters:
         try:
@@ -384,7 +382,7 @@ def preview(subject: Subject) -> Found:
     "flexible-axis",
     ERROR,
     "An axis that the program leaves open is ranged or listed in the description.",
-    fix="Describe it with ct.RangeDim or ct.EnumeratedShapes: coremltools writes the range 1..2 where nothing is said.",
+    fix="Describe it with ct.RangeDim or ct.EnumeratedShapes: without that coremltools writes the range 1..2.",
     source="coremltools load.py; measured",
 )
 def flexible_axis(subject: Subject) -> Found:
@@ -399,7 +397,7 @@ def flexible_axis(subject: Subject) -> Found:
 
 
 def _large(shape: tuple[int | None, ...] | None) -> bool:
-    """Of the size at which a copy is seen; of an open length, a thousand are taken for granted."""
+    """Whether it is so large that a copy counts; an open length is taken for a thousand."""
     return shape is None or math.prod(1024 if d is None else d for d in shape) >= 1024
 
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterator
 
-from milbuild.linting.graph import FLOATS, MOVES, Constant, Graph, Place, Subject
-from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
+from milbuild.linting.rules import ERROR, NOTE, WARNING, Subject, rule
+from milbuild.package.graph import FLOATS, MOVES, Constant, Graph, Place
 from milbuild.package.reader import Operation
 
 Found = Iterator[tuple[Place, str]]
@@ -21,7 +21,7 @@ REDUCED = ("reduce_mean", "reduce_sum")
     ERROR,
     "The epsilon of a norm is not 0: float16 has nothing between 0 and 6e-8, and a constant row then divides by 0.",
     fix="Write at least 1e-7 in float16.",
-    source="measured: np.float16(1e-8) == 0, and nobody warns",
+    source="measured: np.float16(1e-8) == 0, without a warning",
 )
 def epsilon_zero(subject: Subject) -> Found:
     for graph, operation in subject.works(*NORMS):
@@ -40,8 +40,8 @@ def epsilon_zero(subject: Subject) -> Found:
 @rule(
     "epsilon-rounded",
     NOTE,
-    "An epsilon below 6e-8 becomes 6e-8 in float16: up to 60,000 times what the checkpoint says.",
-    fix="Compare rows whose variance is small with the reference, or write 1e-7 and say so.",
+    "An epsilon below 6e-8 becomes 6e-8 in float16: up to 60,000 times the checkpoint's.",
+    fix="Compare rows of small variance with the reference, or write 1e-7 and document it.",
     source="measured: 1e-8 and 1e-12 come out as 5.96e-8",
 )
 def epsilon_rounded(subject: Subject) -> Found:
@@ -54,7 +54,7 @@ def epsilon_rounded(subject: Subject) -> Found:
 @rule(
     "epsilon-implicit",
     NOTE,
-    "rsqrt, log and inverse of a float16 tensor say their epsilon: what is taken without one depends on the target.",
+    "rsqrt, log and inverse of a float16 tensor name their epsilon: the default depends on the target.",
     fix="Write the epsilon: iOS 16 takes 5.96e-8, later ones a float32 1e-12.",
     source="measured with coremltools 9.0",
 )
@@ -83,8 +83,8 @@ def not_a_number(subject: Subject) -> Found:
 @rule(
     "infinite-constant",
     WARNING,
-    "No constant is infinite: a row that is masked with -inf alone becomes NaN, and the Neural Engine's softmax is said "
-    "not to take it.",
+    "No constant is infinite: a row that is masked with -inf alone becomes NaN, and the Neural Engine's softmax "
+    "reportedly does not take it.",
     fix="Mask with -1e4. torch.finfo(float32).min becomes -inf in float16.",
     source="Apple coreai-models, neural_engine_rules and common issues; coremltools pull request 2669",
 )
@@ -101,7 +101,7 @@ def infinite_constant(subject: Subject) -> Found:
 @rule(
     "infinite-factor",
     ERROR,
-    "Nothing is multiplied with an infinite constant: 0 times -inf is NaN, in every place that a mask leaves open.",
+    "Nothing is multiplied by an infinite constant: 0 times -inf is NaN, at every position that a mask does not hide.",
     fix="Mask with -1e4. coremltools 9.0 makes -inf of torch.finfo(torch.float32).min, which is the mask of transformers 4.",
     source="IEEE 754; coremltools pull request 2669, after 9.0; measured on a BERT with an attention_mask",
 )
@@ -117,9 +117,9 @@ def infinite_factor(subject: Subject) -> Found:
 @rule(
     "constant-outside-float16",
     WARNING,
-    "Constants lie within what float16 holds, 65504: coremltools keeps what meets a larger one in float32, which the Neural "
-    "Engine does not run.",
-    fix="Mask with -1e4, and scale others.",
+    "Constants are within the range of float16, 65504: coremltools keeps operations on a larger one in float32, which the "
+    "Neural Engine does not run.",
+    fix="Mask with -1e4, and scale other constants.",
     source="coremltools typed-execution guide; measured: -65505 and -1e9 stay float32",
 )
 def constant_outside_float16(subject: Subject) -> Found:
@@ -154,8 +154,8 @@ def masks_added(subject: Subject) -> Found:
 @rule(
     "float32-island",
     WARNING,
-    "A float16 program has no float32 operations: the Neural Engine does not run them, and each island is two switches.",
-    fix="Make the constants float16 whose float32 drags the operation along; keep the islands that the numbers need.",
+    "A float16 program has no float32 operations: the Neural Engine does not run them, and each island costs two transfers.",
+    fix="Make the constants float16 that force the operation into float32; keep the islands that the numbers need.",
     source="coremltools typed-execution guide; Apple coreai-models, neural_engine_rules",
     units="ane",
 )
@@ -177,8 +177,8 @@ def float32_island(subject: Subject) -> Found:
 @rule(
     "cast-pair",
     WARNING,
-    "No value is cast to float32 and straight back.",
-    fix="Take both casts out.",
+    "No value is cast to float32 and directly back.",
+    fix="Remove both casts.",
     source="Apple coreai-models, neural_engine_rules",
 )
 def cast_pair(subject: Subject) -> Found:
@@ -194,7 +194,7 @@ def cast_pair(subject: Subject) -> Found:
 @rule(
     "square-overflow",
     WARNING,
-    "Squares are not summed in float16: above 255 a square overflows, and a sum of many sooner.",
+    "Squares are not summed in float16: the square of more than 255 overflows, and a sum of many sooner.",
     fix="Divide by the largest magnitude first (and the epsilon by its square), or use the layer_norm of (x, -x).",
     source="arithmetic; coremltools issue 2821; pytorch/executorch pull request 8641",
 )
@@ -218,7 +218,7 @@ def square_overflow(subject: Subject) -> Found:
 @rule(
     "power-of-two",
     ERROR,
-    "No `pow` has the constant base 2: coremltools' passes up to 9.0 take it for a square.",
+    "No `pow` has the constant base 2: coremltools' passes up to 9.0 treat it as a square.",
     fix="Write exp2(x), or mul(x, x) for a square.",
     source="coremltools issue 2742, fixed in 8b7d565a",
 )
@@ -232,8 +232,8 @@ def power_of_two(subject: Subject) -> Found:
 @rule(
     "positions-in-float16",
     WARNING,
-    "Positions and token ids are not float16: from 2048 on it has every second whole number only.",
-    fix="Make the tables of cos and sin while building, in float64; compare and count in int32.",
+    "Positions and token ids are not float16: from 2048 on it holds only every second whole number.",
+    fix="Compute the tables of cos and sin while building, in float64; compare and count in int32.",
     source="arithmetic",
 )
 def positions_in_float16(subject: Subject) -> Found:
@@ -252,7 +252,7 @@ def positions_in_float16(subject: Subject) -> Found:
 @rule(
     "inexact-activation",
     NOTE,
-    "Mish in float16 is wrong on the Neural Engine, the hard sigmoid three to four times less exact on it and the GPU.",
+    "Mish in float16 is wrong on the Neural Engine, and the hard sigmoid three to four times less exact on it and on the GPU.",
     fix="Compare this activation's values with the reference on the device.",
     source="coremltools issues 2359, 2625",
     confidence="medium",
@@ -280,7 +280,7 @@ def _is(graph: Graph, entry: object, number: float) -> bool:
 
 
 def _is_bound(graph: Graph, operation: Operation) -> bool:
-    """A bound of clip or a pooling's padding, for which infinity is what is meant."""
+    """A bound of clip or the padding of a pooling, where infinity is intended."""
     if operation.type in ("clip", "pad", "max_pool", "threshold"):
         return True
     readers = [op for value in operation.outputs for op in graph.readers.get(value.name, [])]
@@ -301,7 +301,7 @@ def _squared(graph: Graph, operation: Operation) -> str | None:
 
 
 def _scaled(graph: Graph, name: str) -> bool:
-    """Whether a value was divided by something that is worked out of it, or is bounded by its maker."""
+    """Whether a value was divided by something computed from it, or is bounded by the operation that makes it."""
     for origin in graph.origin(name, {*MOVES, "sub"}):
         maker = graph.makers.get(origin)
         if maker is None:

@@ -1,11 +1,11 @@
-"""What is likely to run where: attention on the GPU, and what sends an operation off the Neural Engine."""
+"""What is likely to run where: attention on the GPU, and what keeps an operation off the Neural Engine."""
 
 import math
 from collections import Counter
 from collections.abc import Iterator
 
-from milbuild.linting.graph import FLOATS, MOVES, Graph, Place, Subject, listed, ranges
-from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
+from milbuild.linting.rules import ERROR, NOTE, WARNING, Subject, rule
+from milbuild.package.graph import FLOATS, MOVES, Graph, Place, listed, ranges
 from milbuild.package.reader import Operation, Value
 
 Found = Iterator[tuple[Place, str]]
@@ -76,7 +76,7 @@ def gpu_attention_batch(subject: Subject) -> Found:
 @rule(
     "gpu-attention-memory",
     NOTE,
-    "Attention over many queries is computed in slices: a fused one has allocated 10 GB.",
+    "Attention over many queries is computed in slices: as one fused operation it allocated 10 GB.",
     fix="Convert with the pass common::scaled_dot_product_attention_sliced_q, or take fewer tokens in a call.",
     source="coremltools issues 2590, 2636; pull request 2418 (its pass begins at 1280 queries)",
     confidence="medium",
@@ -93,8 +93,8 @@ def gpu_attention_memory(subject: Subject) -> Found:
 @rule(
     "ane-fused-attention",
     WARNING,
-    "Attention is written out, head by head: scaled_dot_product_attention has no fused path there.",
-    fix="Write products and softmax, or keep this package for the GPU.",
+    "Attention is written as products and softmax, head by head: scaled_dot_product_attention has no fused path there.",
+    fix="Write it so, or keep this package for the GPU.",
     source="Apple coreai-models, neural_engine_rules",
     units="ane",
     targets="iOS18 and later",
@@ -122,7 +122,7 @@ def ane_float32(subject: Subject) -> Found:
 @rule(
     "control-flow",
     WARNING,
-    "There are no loops and branches: they keep a program off the Neural Engine and most operations from being fused.",
+    "There are no loops or branches: they keep a program off the Neural Engine and most operations from being fused.",
     fix="Unroll the loop; choose with select.",
     source="coremltools ops/defs/iOS15/control_flow.py; issue 1780; smpanaro/more-ane-transformers notes",
 )
@@ -148,7 +148,7 @@ def ane_operation(subject: Subject) -> Found:
 @rule(
     "ane-integers",
     NOTE,
-    "There is little arithmetic in int32 and bool (masks and shapes worked out in the graph): it falls to the CPU.",
+    "There is little arithmetic in int32 and bool (masks and shapes computed in the graph): it runs on the CPU.",
     fix="Give positions and masks as inputs, or as constants where the length is fixed.",
     source="Apple coreai-models, neural_engine_rules; huggingface/swift-transformers' Mistral export",
     confidence="medium",
@@ -165,7 +165,7 @@ def ane_integers(subject: Subject) -> Found:
 @rule(
     "ane-dynamic-slice",
     WARNING,
-    "Slices have fixed bounds: those worked out in a call were seen to move to the CPU.",
+    "Slices have fixed bounds: those with computed bounds were seen to move to the CPU.",
     fix="Choose with a mask (k * (1 - m) + new * m) or write with slice_update at a position that is an input.",
     source="smpanaro/more-ane-transformers notes, October 2023 (11 -> 20 ms)",
     confidence="medium",
@@ -182,8 +182,8 @@ def ane_dynamic_slice(subject: Subject) -> Found:
 @rule(
     "ane-gather",
     WARNING,
-    "Gathers stand at the beginning of the graph only, where they look up embeddings: in the middle one costs two transfers.",
-    fix="Write a product with a one-hot mask, or give what it looks up as an input.",
+    "Gathers are only at the beginning of the graph, where they look up embeddings: in the middle one costs two transfers.",
+    fix="Write a product with a one-hot mask, or pass what it looks up as an input.",
     source="apple/ml-ane-transformers; coremltools issue 1103; smpanaro/more-ane-transformers notes",
     units="ane",
 )
@@ -197,7 +197,7 @@ def ane_gather(subject: Subject) -> Found:
     "ane-table-gather",
     WARNING,
     "Tables of cos and sin are not gathered: that makes a tensor of 3 axes, which was rejected.",
-    fix="Give cos and sin as inputs of shape (1, D, 1, S), or as constants where the length is fixed.",
+    fix="Pass cos and sin as inputs of shape (1, D, 1, S), or as constants where the length is fixed.",
     source="Apple coreai-models, neural_engine_rules and common issues",
     units="ane",
 )
@@ -208,7 +208,7 @@ def ane_table_gather(subject: Subject) -> Found:
         if data is None or data.dtype not in FLOATS or not entry or not graph.is_constant(entry[0]):
             continue
         readers = list(graph.follow(operation.outputs[0].name, {"expand_dims", "reshape", "squeeze", "cast", "split"}))
-        products = [op for op in readers if op.type == "mul" and _turned(graph, op, operation.outputs[0].name)]
+        products = [op for op in readers if op.type == "mul" and _rotated(graph, op, operation.outputs[0].name)]
         if products and len(operation.outputs[0].shape or ()) != 4:
             yield graph.at(operation), f"a table of {list(data.shape or ())} is looked up and multiplied"
 
@@ -235,8 +235,8 @@ def ane_large_vocabulary(subject: Subject) -> Found:
 @rule(
     "guarded-gather",
     NOTE,
-    "An index that is never negative is looked up as it is: coremltools writes greater_equal, add and select in front.",
-    fix="Take the passes common::guard_negative_gather_indices and common::add_int16_cast out of the pipeline.",
+    "An index that is never negative is looked up directly: coremltools inserts greater_equal, add and select before it.",
+    fix="Remove the passes common::guard_negative_gather_indices and common::add_int16_cast from the pipeline.",
     source="measured with coremltools 9.0",
     targets="iOS17 and later",
 )
@@ -285,7 +285,7 @@ def ane_flexible_batch(subject: Subject) -> Found:
 @rule(
     "ane-listed-norm",
     WARNING,
-    "With listed shapes a layer_norm has 4 axes: of 3 it was not run there.",
+    "With listed shapes a layer_norm has 4 axes: with 3 it did not run there.",
     fix="Keep the graph at (B, D, 1, T).",
     source="coremltools issue 1909; smpanaro/more-ane-transformers notes",
     confidence="medium",
@@ -303,8 +303,8 @@ def ane_listed_norm(subject: Subject) -> Found:
 @rule(
     "ane-computed-length",
     ERROR,
-    "No length is worked out of the lengths of two inputs.",
-    fix="Give the position as an input; for the GPU it may stay.",
+    "No length is computed from the lengths of two inputs.",
+    fix="Pass the position as an input; for the GPU it may stay.",
     source="huggingface/swift-transformers' Mistral export; smpanaro/more-ane-transformers notes",
     confidence="medium",
     units="ane",
@@ -323,7 +323,7 @@ def ane_computed_length(subject: Subject) -> Found:
 @rule(
     "ane-axis",
     WARNING,
-    "No axis of a tensor is longer than 16,384: a vocabulary is split into parts and joined outside.",
+    "No axis of a tensor is longer than 16,384: a vocabulary is split into parts that are joined outside.",
     fix="Split the head into products of at most 16,384 rows, each a multiple of 32.",
     source="Anemll llama_model.py; smpanaro/more-ane-transformers notes",
     confidence="medium",
@@ -341,7 +341,7 @@ def ane_axis(subject: Subject) -> Found:
 @rule(
     "ane-last-axis",
     WARNING,
-    "The last axis of an input or output has at least 32 elements: it is padded to 64 bytes, 32 times where it is 1.",
+    "The last axis of an input or output has at least 32 elements: it is padded to 64 bytes, 32 times the size of one.",
     fix="Move a longer axis to the end; never leave a single element there.",
     source="Apple, Deploying Transformers on the Apple Neural Engine; coreai-models, neural_engine_rules",
     units="ane",
@@ -355,7 +355,7 @@ def ane_last_axis(subject: Subject) -> Found:
 @rule(
     "ane-output-rows",
     WARNING,
-    "The last axis of an output is a multiple of 32: else its rows come padded, and who takes them for whole reads garbage.",
+    "The last axis of an output is a multiple of 32: its rows are padded otherwise, and code that expects none reads garbage.",
     fix="Pad it, or read the MLMultiArray by its strides.",
     source="coremltools issue 1893; microsoft/onnxruntime issue 21416; Apple coreai-models, common issues",
     units="ane",
@@ -375,7 +375,7 @@ def ane_output_rows(subject: Subject) -> Found:
 @rule(
     "ane-rank",
     NOTE,
-    "Tensors have 4 axes, (batch, channels, 1, tokens): of another rank they are transposed or copied.",
+    "Tensors have 4 axes, (batch, channels, 1, tokens): those of another rank are transposed or copied.",
     fix="Keep the graph at 4 axes from end to end.",
     source="Apple, Deploying Transformers on the Apple Neural Engine; coreai-models, neural_engine_rules",
     units="ane",
@@ -392,7 +392,7 @@ def ane_rank(subject: Subject) -> Found:
     "ane-layout",
     NOTE,
     "A layer has at most 4 transposes and reshapes that touch the last axis: each rewrites the whole tensor.",
-    fix="Keep one layout; let products take their axes as they are.",
+    fix="Keep one layout; let products take the axes as they are.",
     source="Apple coreai-models, neural_engine_rules",
     units="ane",
 )
@@ -439,7 +439,7 @@ def ane_softmax_axis(subject: Subject) -> Found:
 @rule(
     "ane-convolution",
     NOTE,
-    "Strides and dilations have the factors 2 and 3 only, strides of palettised kernels are at most 2.",
+    "Strides and dilations have only the factors 2 and 3, and strides of palettised kernels are at most 2.",
     fix="Choose another stride; write a large kernel as two small ones.",
     source="Apple coreai-models, neural_engine_rules",
     units="ane",
@@ -458,8 +458,8 @@ def ane_convolution(subject: Subject) -> Found:
 @rule(
     "head-over-all-tokens",
     NOTE,
-    "The scores of a vocabulary are worked out for the last token only: over all of them the head was seen on the CPU.",
-    fix="Take the last token before the head (milbuild: logits last), unless the scores of all are read.",
+    "The scores of a vocabulary are computed for the last token only: over all tokens the head was seen on the CPU.",
+    fix="Take the last token before the head (milbuild: logits last), unless the scores of all tokens are used.",
     source="smpanaro/more-ane-transformers notes (gpt2-medium 95 -> 52 ms)",
     confidence="medium",
     units="ane",
@@ -473,15 +473,15 @@ def head_over_all_tokens(subject: Subject) -> Found:
         largest = max((d or 0 for d in shape), default=0)
         tokens = math.prod(d or 2 for d in shape) // max(largest, 1)
         if largest >= 8192 and tokens > 1:
-            yield graph.at(operation), f"it makes {largest:,} scores for {tokens} tokens"
+            yield graph.at(operation), f"it computes {largest:,} scores for {tokens} tokens"
 
 
 @rule(
     "growing-cache",
     NOTE,
-    "A cache has a fixed room that is written into: one that grows is copied in every call, and its first call of each "
+    "A cache has a fixed size and is written into: one that grows is copied in every call, and the first call of each "
     "length is slow.",
-    fix="Use a state and slice_update (iOS 18), or a fixed room with a mask.",
+    fix="Use a state and slice_update (iOS 18), or a fixed size with a mask.",
     source="coremltools flexible-inputs and stateful-models guides; Apple, On Device Llama 3.1 with Core ML",
     confidence="medium",
 )
@@ -499,11 +499,11 @@ def growing_cache(subject: Subject) -> Found:
                 op.outputs[0].name for op in graph.follow(operation.outputs[0].name, {"cast"}) if op.type == "cast"
             }
             if past and ends & outputs:
-                yield graph.at(operation), f"{past[0]} grows by what is new"
+                yield graph.at(operation), f"{past[0]} grows with each call"
 
 
 def switches(graph: Graph) -> tuple[int, int]:
-    """(operations that are likely to be elsewhere than on the Neural Engine, how often a run changes over at least).
+    """(operations that are likely to be elsewhere than on the Neural Engine, how often a run switches between units, at least).
 
     The latter along the chain of operations that changes most often: what does not wait for another may run before it.
     """
@@ -531,9 +531,9 @@ def _on_integers(graph: Graph, operation: Operation) -> bool:
     return all(value.dtype in INTEGERS for value in operation.outputs)
 
 
-def _turned(graph: Graph, product: Operation, row: str) -> bool:
-    """Whether a product is that of a looked-up row and of what was worked out without it: a norm multiplies a row with its
-    own length."""
+def _rotated(graph: Graph, product: Operation, row: str) -> bool:
+    """Whether a product is that of a looked-up row and of a value computed without it: a norm multiplies a row by its own
+    length."""
     factors = [e for e in graph.entries(product, "x", "y") if isinstance(e, str) and not graph.is_constant(e)]
     return any(row not in graph.origin(factor) for factor in factors)
 
@@ -548,7 +548,7 @@ def _in_the_middle(graph: Graph, operation: Operation) -> bool:
 
 
 def _attentions(subject: Subject) -> Iterator[tuple[Graph, Operation, tuple[int | None, ...]]]:
-    """Attentions, fused or written out (softmax between two products), with the shape of their scores or queries."""
+    """Attentions, fused or as softmax between two products, with the shape of their scores or queries."""
     for graph, operation in subject.works("scaled_dot_product_attention"):
         query = graph.value(operation, "query")
         if query is not None and query.shape is not None:

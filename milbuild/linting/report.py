@@ -1,4 +1,4 @@
-"""What lint found: for people a table with the verdict first, for machines a dictionary."""
+"""The findings of lint: for people a table with the verdict first, for machines a dictionary."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,12 +7,13 @@ from typing import Any
 from milbuild.io.tables import Table
 from milbuild.linting.rules import ERROR, SEVERITIES, UNITS, WARNING, Finding
 
-SHOWN = 3  # findings of a rule that are written out; the rest is counted
+SHOWN = 3  # findings of a rule that are printed; the rest are counted
 
 
 @dataclass(frozen=True)
 class FunctionCount:
-    """`elsewhere`: operations that are likely not to run on the Neural Engine; `switches`: how often a run changes over."""
+    """`elsewhere`: operations that are likely not to run on the Neural Engine; `switches`: switches between
+    units in a run."""
 
     operations: int
     elsewhere: int
@@ -21,7 +22,7 @@ class FunctionCount:
 
 @dataclass(frozen=True)
 class Report:
-    """`findings` are those of the rules that count for `unit` (every unit, without one); `rules` is how many were asked."""
+    """`findings` are those of the rules that count for `unit` (every unit, without one); `rules` is how many were checked."""
 
     name: str
     target: str
@@ -43,10 +44,10 @@ class Report:
     def verdict(self) -> str:
         counts = [(self.count(severity), severity) for severity in SEVERITIES]
         said = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count)
-        return said or "nothing found"
+        return said or "no findings"
 
     def said(self, severity: str) -> list[str]:
-        """A line for each rule of a severity that was broken: its name, where, what, and what would mend it."""
+        """A line for each rule of a severity that was broken: its name, where, what, and how to fix it."""
         found = [finding for finding in self.findings if finding.rule.severity == severity]
         lines = []
         for rule in dict.fromkeys(finding.rule for finding in found):
@@ -87,7 +88,7 @@ class Report:
         for found in groups.values():
             rule = found[0].rule
             tint = {"error": "red", "warning": "yellow"}.get(rule.severity, "cyan")
-            # What was found stands first: beside it the rule alone would read as if it were so.
+            # The finding comes first: the rule alone would read as if it held.
             first, *others = _spelled(found)
             lines.append(Text.assemble("\n", (rule.severity, f"bold {tint}"), " ", (rule.id, "bold"), f"  {first}"))
             likely = f"likely, on the {rule.where}; " if rule.units else ""
@@ -97,13 +98,13 @@ class Report:
         return Group(*lines, Text("\nestimates", "bold"), self._counts())
 
     def _asked(self) -> str:
-        """Which rules: those of no unit are always asked, those of a unit where it is named."""
+        """Which rules: those of no unit are always checked, those of a unit where it is named."""
         if self.unit is None:
-            return "none of one unit's: --unit asks those too"
-        return f"those of {'each unit' if self.unit == 'all' else f'the {UNITS[self.unit]}'} among them"
+            return "without those of one compute unit: --unit adds them"
+        return f"with those of {'each unit' if self.unit == 'all' else f'the {UNITS[self.unit]}'}"
 
     def _counts(self) -> Table:
-        heads = ["function", "operations", "likely off the Neural Engine", "switches at least"]
+        heads = ["function", "operations", "likely off the Neural Engine", "switches, at least"]
         rows = [
             [name, *(f"{number:,}" for number in vars(counted).values())] for name, counted in self.functions.items()
         ]
@@ -111,15 +112,15 @@ class Report:
 
 
 def _spelled(found: list[Finding]) -> list[str]:
-    """What was found, once for all layers: by function, landmark and the words that are the same."""
-    counted = Counter((f.place.function, f.place.landmark or f.place.operation, f.place.type) for f in found)
+    """The findings, once for all layers: by function, pattern of names and operation type."""
+    counted = Counter((f.place.function, f.place.pattern or f.place.operation, f.place.type) for f in found)
     first: dict[Any, Finding] = {}
     for finding in found:
-        first.setdefault((finding.place.function, finding.place.landmark, finding.place.type), finding)
+        first.setdefault((finding.place.function, finding.place.pattern, finding.place.type), finding)
     lines = []
     for key, count in list(counted.items())[:SHOWN]:
-        function, landmark, kind = key
-        where = " ".join(part for part in (function, landmark if kind else "", f"({kind})" if kind else "") if part)
+        function, pattern, kind = key
+        where = " ".join(part for part in (function, pattern if kind else "", f"({kind})" if kind else "") if part)
         times = f" ({count} times)" if count > 1 else ""
         lines.append(f"{where}: {first[key].what}{times}" if where else first[key].what)
     left = sum(list(counted.values())[SHOWN:])

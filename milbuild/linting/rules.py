@@ -4,11 +4,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from milbuild.linting.graph import Finder, Place, Subject
+from milbuild.package.graph import Graphs, Place
+from milbuild.package.reader import Package
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
 UNITS = {"cpu": "CPU", "gpu": "GPU", "ane": "Neural Engine"}
+
+
+class Subject(Graphs):
+    """A package as the rules see it; `unit` is the compute unit that it is meant for, if one was named."""
+
+    def __init__(self, package: Package, unit: str | None) -> None:
+        super().__init__(package)
+        self.unit = unit
+
+
+Finder = Callable[[Subject], Iterator[tuple[Place, str]]]
 
 
 @dataclass(frozen=True)
@@ -29,16 +41,16 @@ class Rule:
     @property
     def where(self) -> str:
         """The units, in words."""
-        return " and ".join(UNITS[unit] for unit in self.units) or "whatever unit"
+        return " and ".join(UNITS[unit] for unit in self.units) or "every unit"
 
     def counts(self, unit: str | None) -> bool:
-        """Whether it is asked for a unit: a rule of one unit where that unit, or all, is named."""
+        """Whether it is checked for a unit: a rule of one unit where that unit, or all, is named."""
         return not self.units or unit == "all" or unit in self.units
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One breach of a rule. What is known of one unit only is likely, not certain: nobody publishes what it takes."""
+    """One breach of a rule. What is known of one unit only is likely, not certain: Apple does not publish what it takes."""
 
     rule: Rule
     place: Place
@@ -53,7 +65,7 @@ class Finding:
             "function": self.place.function,
             "operation": self.place.operation,
             "type": self.place.type,
-            "landmark": self.place.landmark,
+            "landmark": self.place.pattern,
             "fix": self.rule.fix,
             "source": self.rule.source,
             "confidence": self.rule.confidence,
@@ -76,7 +88,7 @@ def rule(
     units: str = "",
     targets: str = "",
 ) -> Callable[[Finder], Finder]:
-    """Puts a function into the table."""
+    """Adds a function to the table."""
 
     def add(finds: Finder) -> Finder:
         if name in RULES:

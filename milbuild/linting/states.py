@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from operator import itemgetter
 
 from milbuild.linting.consumers import swift
-from milbuild.linting.graph import Graph, Place, Subject, flexible
-from milbuild.linting.interfaces import target
-from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
-from milbuild.package.reader import Operation, Value
+from milbuild.linting.rules import ERROR, NOTE, WARNING, Subject, rule
+from milbuild.package.graph import Graph, Place, flexible
+from milbuild.package.reader import Operation, Value, target
 
 Found = Iterator[tuple[Place, str]]
 
@@ -52,14 +51,14 @@ def state_type(subject: Subject) -> Found:
 def state_target(subject: Subject) -> Found:
     for graph in subject.graphs:
         if subject.version < 9 and states(graph):
-            yield graph.here(states(graph)[0].name), f"it has states, and the package is for {target(subject.version)}"
+            yield graph.here(states(graph)[0].name), f"it has states, and the package targets {target(subject.version)}"
 
 
 @rule(
     "state-unused",
     WARNING,
     "A state is read or written.",
-    fix="Take it out: coremltools 9.0 fails to convert such a program again.",
+    fix="Remove it: coremltools 9.0 fails to convert such a program again.",
     source="coremltools pull request 2661 (fixed after 9.0)",
 )
 def state_unused(subject: Subject) -> Found:
@@ -72,9 +71,9 @@ def state_unused(subject: Subject) -> Found:
 @rule(
     "state-read-across-write",
     ERROR,
-    "What was read of a state is not used after the state was written.",
+    "A value read from a state is not used after the state is written.",
     fix="Read it again, or use the value that was written. coremltools' remove_redundant_ops merges two reads across a write "
-    "into one, which looks like this, and the numbers are then wrong (B2): take that pass out of the pipeline.",
+    "into one, which looks like this, and the numbers are then wrong (B2): remove that pass from the pipeline.",
     source="coremltools pull request 2786; measured with 9.0",
 )
 def state_read_across_write(subject: Subject) -> Found:
@@ -95,21 +94,21 @@ def state_read_across_write(subject: Subject) -> Found:
                 if late:
                     yield (
                         graph.at(late[0]),
-                        f"it takes {read.outputs[0].name}, which {value.name} held before the write",
+                        f"it uses {read.outputs[0].name}, which was read from {value.name} before the write",
                     )
 
 
 @rule(
     "state-write-before-read",
     WARNING,
-    "What a state held before a call is read before the state is written.",
+    "A state's value from before the call is read before the state is written.",
     fix="Convert without the pass common::canonicalize_inplace_pattern: it moves a write ahead of an earlier read, and the "
     "numbers are then wrong (B1).",
     source="measured with coremltools 9.0, in ct.convert and in linear_quantize_weights",
     confidence="medium",
 )
 def state_write_before_read(subject: Subject) -> Found:
-    """A read of its own behind the first write; that which belongs to a write bears its name."""
+    """A separate read after the first write; the read that belongs to a write has its name."""
     if not subject.from_coremltools:
         return
     for graph in subject.graphs:
@@ -122,7 +121,7 @@ def state_write_before_read(subject: Subject) -> Found:
                 elif written and operation.name not in named:
                     yield (
                         graph.at(operation),
-                        f"it reads {value.name} behind a write, which coremltools may have moved ahead of it",
+                        f"it reads {value.name} after a write, which coremltools may have moved before it",
                     )
                 elif not written:
                     break  # read first, as it should be
@@ -131,8 +130,8 @@ def state_write_before_read(subject: Subject) -> Found:
 @rule(
     "state-update-as-output",
     ERROR,
-    "What is written to a state is no output as well: Core ML is said to crash when it loads that.",
-    fix="Leave the output out, or put an operation between them that changes nothing (add 0).",
+    "A value written to a state is not an output as well: Core ML reportedly crashes when it loads that.",
+    fix="Remove the output, or put an operation between them that changes nothing (add 0).",
     source="coremltools pull request 2713",
 )
 def state_update_as_output(subject: Subject) -> Found:
@@ -150,8 +149,8 @@ def state_update_as_output(subject: Subject) -> Found:
 @rule(
     "state-updates",
     NOTE,
-    "A state is written once in a call; that is the pattern that coremltools' guide shows.",
-    fix="Gather what is new and write it once, or look whether the device minds.",
+    "A state is written once in a call, as in coremltools' guide.",
+    fix="Concatenate the new values and write them once, or check that the device accepts it.",
     source="coremltools stateful-models guide",
 )
 def state_updates(subject: Subject) -> Found:
@@ -203,14 +202,14 @@ def ane_state_width(subject: Subject) -> Found:
     "state-flexible",
     WARNING,
     "A function with a state has fixed shapes unless it is kept off the Neural Engine: Core ML loads a package for all units "
-    "unless it is told otherwise, and then fails to plan it (error code -14).",
+    "by default, and then fails to plan it (error code -14).",
     fix="Take one number of tokens a call, and a second function for prompts (prefill_length, --prefill-length 64), or load it "
-    "with compute units that leave the Neural Engine out (cpu_and_gpu).",
+    "with compute units without the Neural Engine (cpu_and_gpu).",
     source="coremltools issues 2325, 2553; Anemll issue 27; swift-chat issue 31",
     targets="iOS18 and later",
 )
 def state_flexible(subject: Subject) -> Found:
-    """Of no unit's rules, since nobody names a unit to get the default. Where the Neural Engine is named it is the error below;
+    """Not among the rules of a unit, since users who load by default name none. For the Neural Engine it is the error below;
     swift-transformers loads its packages for the CPU and GPU by itself."""
     if subject.unit not in ("ane", "all") and swift(subject) is None:
         yield from ane_state_flexible(subject)
@@ -235,7 +234,7 @@ def ane_state_flexible(subject: Subject) -> Found:
 @rule(
     "ane-state-number",
     WARNING,
-    "There is one state: two work for some models, three or more fail on phones.",
+    "There is one state: two work for some models, three or more fail on iPhones.",
     fix="Pack keys and values of all layers into one state.",
     source="john-rocky/CoreML-LLM (MLSTATE_PATTERN); Anemll ships one",
     confidence="medium",
@@ -251,8 +250,8 @@ def ane_state_number(subject: Subject) -> Found:
 @rule(
     "gpu-state-number",
     NOTE,
-    "There are at most two states, keys and values: that is the layout Apple's own export has.",
-    fix="Stack the layers on an axis of their own.",
+    "There are at most two states, keys and values: the layout of Apple's own export.",
+    fix="Stack the layers along an axis.",
     source="Apple, On Device Llama 3.1 with Core ML; huggingface/swift-transformers",
     confidence="medium",
     units="gpu",

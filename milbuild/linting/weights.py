@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from milbuild.linting.graph import COMPRESSED, PIECE, Constant, Graph, Place, Subject
-from milbuild.linting.interfaces import target
-from milbuild.linting.rules import ERROR, NOTE, WARNING, rule
-from milbuild.package.reader import Operation
+from milbuild.linting.rules import ERROR, NOTE, WARNING, Subject, rule
+from milbuild.package.graph import COMPRESSED, PIECE, Constant, Graph, Place
+from milbuild.package.reader import Operation, target
 
 Found = Iterator[tuple[Place, str]]
 
 PHONE = 1_000_000_000  # bytes of weights
 LARGE = 2_000_000_000
 OPERATIONS = 7310  # in one function: the most that somebody has reported to work
-TWICE = 1 << 16  # bytes from which a weight that stands there twice is worth a word
+TWICE = 1 << 16  # bytes from which a weight that is stored twice is reported
 
 # coremltools registers neither: the one is written for coreml_update_state, the other is a program's own.
 OTHERS = {"write_state": 9, "const": 6, "custom_layer": 6}
@@ -37,8 +36,8 @@ def _versions(kind: str) -> dict[int, frozenset[str]]:
 @rule(
     "newer-operation",
     ERROR,
-    "Every operation, and every parameter of one, is there on the target.",
-    fix="Build for the newer system, or write it with what the older one has.",
+    "Every operation, and every parameter of it, exists on the target.",
+    fix="Build for the newer system, or use operations of the older one.",
     source="coremltools ops/defs: what each opset has",
 )
 def newer_operation(subject: Subject) -> Found:
@@ -54,14 +53,14 @@ def newer_operation(subject: Subject) -> Found:
 
 
 def _newer(kind: str, given: tuple[str, ...], version: int) -> str | None:
-    """What of an operation with the parameters `given` is not there in a specification version."""
+    """What of an operation with the parameters `given` does not exist in a specification version."""
     first = OTHERS.get(kind)
     versions = {} if first is not None else _versions(kind)
     if first is None and not versions:
-        return f"{kind} is no operation that coremltools 9 knows"
+        return f"{kind} is not an operation of coremltools 9"
     first = min(versions) if first is None else first
     if first > version:
-        return f"{kind} needs {target(first)}; it is for {target(version)}"
+        return f"{kind} needs {target(first)}; it targets {target(version)}"
     # Old parameters are still read: what counts is what no version up to the target's has.
     there = frozenset().union(*(parameters for known, parameters in versions.items() if known <= version))
     new = {name for name in given if name not in there} if versions else set()
@@ -86,7 +85,7 @@ def opset(subject: Subject) -> Found:
         elif int(match[1]) + 1 > subject.version:
             yield (
                 graph.here(),
-                f"its opset {match[0]} is that of {target(int(match[1]) + 1)}; the package is for {target(subject.version)}",
+                f"its opset {match[0]} belongs to {target(int(match[1]) + 1)}; the package targets {target(subject.version)}",
             )
 
 
@@ -108,8 +107,8 @@ def small_integers(subject: Subject) -> Found:
 @rule(
     "stored-type",
     ERROR,
-    "Integers of 16 and 32 bits, and of fewer than 8, stand in weight.bin from iOS 18 on.",
-    fix="Leave such constants in the program, or build for iOS 18.",
+    "Integers of 16 and 32 bits, and of fewer than 8, can be stored in weight.bin from iOS 18 on.",
+    fix="Keep such constants in the program, or build for iOS 18.",
     source="coremltools backend/mil/load.py; optimisation guide, what's new",
 )
 def stored_type(subject: Subject) -> Found:
@@ -117,7 +116,7 @@ def stored_type(subject: Subject) -> Found:
         return
     for graph, operation, constant in subject.constants():
         if constant.place is not None and (constant.packed or constant.dtype in ("INT16", "UINT16", "INT32", "UINT32")):
-            yield graph.at(operation), f"a constant of type {constant.dtype.lower()} stands in weight.bin"
+            yield graph.at(operation), f"a constant of type {constant.dtype.lower()} is stored in weight.bin"
 
 
 @rule(
@@ -140,7 +139,7 @@ def palette(subject: Subject) -> Found:
 @rule(
     "scale-zero",
     WARNING,
-    "No scale of quantised weights is 0: rows of zeros are quantised with a tiny one.",
+    "No scale of quantised weights is 0: a row of zeros needs a tiny one.",
     fix="Use max(|row|, tiny) for the scale, and compare every layer after compression.",
     source="john-rocky/CoreML-LLM: division by zero for rows that are all zeros",
     confidence="medium",
@@ -156,8 +155,8 @@ def scale_zero(subject: Subject) -> Found:
 @rule(
     "ane-blocks",
     ERROR,
-    "Quantised weights have one scale for a channel: with one for a block of it the numbers are silently wrong, or the "
-    "compiler crashes.",
+    "Quantised weights have one scale per channel: with one per block the numbers are silently wrong, or the compiler "
+    "crashes.",
     fix="Quantise per channel, or palettise.",
     source="apple/coreai-models issues 279, 55; pytorch/executorch issue 15936",
     confidence="medium",
@@ -182,7 +181,7 @@ def ane_blocks(subject: Subject) -> Found:
 @rule(
     "gpu-scaled-palette",
     WARNING,
-    "A palette has no scale for each channel: macOS 26 crashes when it loads such a model on the GPU.",
+    "A palette has no per-channel scale: macOS 26 crashes when it loads such a model on the GPU.",
     fix="Palettise without enable_per_channel_scale.",
     source="coremltools pull request 2688; issue 2716",
     confidence="medium",
@@ -215,8 +214,8 @@ def quantised_activations(subject: Subject) -> Found:
 @rule(
     "ane-weights",
     ERROR,
-    "A model has at most 1 GB of weights; larger ones are silently run elsewhere.",
-    fix="Compress it, or cut it into packages of at most 950 MB (coremltools' bisect_model).",
+    "A model has at most 1 GB of weights; larger ones silently run on another unit.",
+    fix="Compress it, or split it into packages of at most 950 MB (coremltools' bisect_model).",
     source="coremltools mlmodel-utilities guide; apple/ml-stable-diffusion README (phones and tablets)",
     units="ane",
 )
@@ -229,7 +228,7 @@ def ane_weights(subject: Subject) -> Found:
     "weights-size",
     WARNING,
     "A model has at most 2 GB of weights: larger ones fail on phones, and on some Macs.",
-    fix="Compress it, or cut it into several packages.",
+    fix="Compress it, or split it into several packages.",
     source="Apple coreai-models; smpanaro/more-ane-transformers notes; coremltools issue 1799",
     confidence="medium",
 )
@@ -241,7 +240,7 @@ def weights_size(subject: Subject) -> Found:
 @rule(
     "weights-twice",
     WARNING,
-    "No weight stands in the package twice.",
+    "No weight is stored in the package twice.",
     fix="Use one constant: an embedding and its head share one of shape (V, D), or (V, D, 1, 1) where the head is a conv.",
     source="measured: coremltools stores a table and its reshape twice",
 )
@@ -260,17 +259,17 @@ def weights_twice(subject: Subject) -> Found:
             if values is None or values.nbytes < TWICE or _uniform(values):
                 continue
             others = seen.setdefault(values.reshape(-1)[:64].tobytes(), [])
-            twin = next((other for other in others if _equal(values, other.values())), None)
+            stored = next((other for other in others if _equal(values, other.values())), None)
             others.append(constant)
-            if twin is not None:
-                yield graph.at(operation), f"{values.nbytes / 1e6:.1f} MB stand there a second time"
+            if stored is not None:
+                yield graph.at(operation), f"{values.nbytes / 1e6:.1f} MB are stored a second time"
 
 
 @rule(
     "operation-count",
     WARNING,
-    f"A function has at most {OPERATIONS:,} operations: loading takes time for each, and nobody has reported more to work.",
-    fix="Cut the model, write fewer heads by themselves, ship the compiled .mlmodelc.",
+    f"A function has at most {OPERATIONS:,} operations: each takes time to load, and no more are reported to work.",
+    fix="Split the model, write fewer attention heads separately, or ship the compiled .mlmodelc.",
     source="john-rocky/CoreML-LLM; argmaxinc/WhisperKit issue 309 (minutes of loading); the bound is milbuild's",
     confidence="medium",
 )

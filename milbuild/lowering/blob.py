@@ -12,7 +12,7 @@ import numpy as np
 from milbuild.package.storage import ALIGNMENT, CODES, HEADER, METADATA, SENTINEL, VERSION
 from milbuild.weights import Tensor, Unread
 
-FLUSHED = 64 << 20  # bytes behind which the disk is set to work
+FLUSHED = 64 << 20  # bytes after which writing to the disk begins
 LARGE = 1 << 30  # bytes of a file that is not kept in memory when it is written
 
 
@@ -40,7 +40,7 @@ class BlobPlan:
     end: int = HEADER.size
 
     def offset(self, array: np.ndarray) -> int:
-        """Where the content of a constant will stand: a checkpoint's tensor (an `Unread`) or an array of the graph's own."""
+        """Where the content of a constant will be: a checkpoint's tensor (an `Unread`) or an array of the graph itself."""
         content = array.tensor if isinstance(array, Unread) else np.asarray(array)
         same = content.key if isinstance(content, Tensor) else (content.shape, content.tobytes())
         key = (array.dtype.name, same)
@@ -51,9 +51,9 @@ class BlobPlan:
         return self.blobs[key].offset
 
     def write(self, file: IO[bytes], progress: Callable[[int], None]) -> None:
-        """Writes the whole file; `progress` is told the number of bytes behind each piece. Raises `Error` for bad values.
+        """Writes the whole file; `progress` gets the number of bytes after each piece. Raises `Error` for bad values.
 
-        The disk is set to work while the rest is still being converted, so that little is left for it at the end.
+        The disk writes while the rest is still being converted, so that little is left at the end.
         """
         _reserve(file.fileno(), self.end)
         file.write(HEADER.pack(len(self.blobs), VERSION))
@@ -71,7 +71,7 @@ class BlobPlan:
                     at += piece.nbytes
                     if at - flushed >= FLUSHED and (flush is None or flush.done()):
                         if flush is not None:
-                            flush.result()  # the error of a disk is told once
+                            flush.result()  # the disk's error is raised once
                         flush = beside.submit(_settle, file.fileno(), flushed, at, self.end)
                         flushed = at
             if flush is not None:
@@ -79,14 +79,14 @@ class BlobPlan:
 
 
 def _settle(descriptor: int, start: int, stop: int, size: int) -> None:
-    """Has what was written put on the disk; of a large file it does not stay in memory besides, in the place of what does."""
+    """Writes to the disk what is in its cache; of a large file nothing stays in the cache, for other files to use."""
     os.fsync(descriptor)
     if size >= LARGE and hasattr(os, "posix_fadvise"):  # macOS has none
         os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Asks for the room of the whole file: a disk that has it not says so before anything is converted."""
+    """Reserves the space of the whole file: a full disk is reported before anything is converted."""
     if hasattr(os, "posix_fallocate"):  # macOS has none
         try:
             os.posix_fallocate(descriptor, 0, size)

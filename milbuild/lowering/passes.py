@@ -12,9 +12,9 @@ from milbuild.weights import Unread
 
 
 def drop_implicit_biases(function: Function) -> None:
-    """Takes away the zero bias that the builder adds to a `linear` written without one.
+    """Removes the zero bias that the builder adds to a `linear` written without one.
 
-    The default stands in the file otherwise: for a language model's head as many zeros as the vocabulary has entries.
+    The default would be in the file otherwise: for a language model's head as many zeros as the vocabulary has entries.
     """
     for operation in list(function.operations):
         bias = operation.inputs.get("bias") if operation.op_type == "linear" else None
@@ -26,10 +26,10 @@ def drop_implicit_biases(function: Function) -> None:
 
 
 def drop_unread_operations(function: Function) -> None:
-    """Takes away operations whose values nobody reads, with what only they read: the pooler of a sentence embedding, what
-    made an output that was left out, constants that other passes and the builder's defaults leave behind.
+    """Removes operations whose values are not read, with what only they read: the pooler of a sentence embedding, what
+    made an output that was left out, constants that other passes and the builder's defaults leave over.
 
-    Their weights are not written then. A state is written for the next call, whoever reads it in this one.
+    Their weights are not written then. A state is written for the next call, whether or not this one reads it.
     """
     unread: set[Operation] = set()
     for operation in reversed(list(function.operations)):

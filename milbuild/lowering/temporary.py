@@ -1,8 +1,8 @@
-"""Folders that become packages in one step: made beside their place, exchanged with what stands there, and never left behind.
+"""Folders that become packages in one step: made next to their target, exchanged with what is there, and never left over.
 
 A process that is killed cannot clean up. The lock on its folder goes with it, so that the next one that writes into the same
-folder, whatever package, knows it for abandoned, and removes it; one that another process is still writing is left alone. Those
-of other machines, on a drive that they share, are left alone until nobody has touched them for a day.
+folder, whatever package, recognises it as abandoned, and removes it; one that another process is still writing is left alone.
+Those of other machines, on a shared drive, are left alone until they have not been written to for a day.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ RENAME_SWAP = 2  # macOS' sys/stdio.h
 # What file systems and kernels answer that cannot exchange two names.
 UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 KEPT = "Only a package, or an empty folder, is replaced: move it away, or choose another name."
-FORGOTTEN = 24 * 3600  # seconds without a write after which another machine's process is taken for gone
+FORGOTTEN = 24 * 3600  # seconds without a write after which another machine's process is considered dead
 
 
 class Folder:
@@ -61,7 +61,9 @@ class Folder:
             # Before it is locked another process may take it for abandoned.
             with contextlib.suppress(FileNotFoundError):
                 self._lock = os.open(self.path, os.O_RDONLY)
-                with contextlib.suppress(OSError):  # some file systems know no locks; then nobody else takes one either
+                with contextlib.suppress(
+                    OSError
+                ):  # some file systems have no locks; then no other process takes one either
                     fcntl.flock(self._lock, fcntl.LOCK_SH)
                 if os.path.lexists(self.path):
                     return
@@ -80,19 +82,19 @@ class Folder:
 
 
 def check(target: Path, replace: bool) -> None:
-    """Raises `Error` where a new package must not take the place of what stands at `target`."""
+    """Raises `Error` where a new package must not replace what is at `target`."""
     if not os.path.lexists(target):
         return
     if not replace:
         raise Error(f"{target} exists", "Add --force (in Python: replace=True) to replace it.")
     if not target.is_dir():
-        raise Error(f"{target} is no package, but a {'link to nothing' if target.is_symlink() else 'file'}", KEPT)
+        raise Error(f"{target} is not a package but a {'link to nothing' if target.is_symlink() else 'file'}", KEPT)
     if not (target / "Manifest.json").is_file() and os.listdir(target):
-        raise Error(f"{target} is no package: it has no Manifest.json, and other things are in it", KEPT)
+        raise Error(f"{target} is not a package: it has no Manifest.json, and other files are in it", KEPT)
 
 
 def put(made: Path, target: Path, replace: bool) -> None:
-    """Gives `made` the name `target`; a package that stands there takes the name of `made`, and there is no moment without
+    """Gives `made` the name `target`; a package that is there takes the name of `made`, and there is no moment without
     either. Raises what `check` does."""
     while True:
         try:
@@ -146,7 +148,7 @@ def _aside(made: Path) -> Path:
 
 
 def _undo(made: Path, target: Path) -> None:
-    """Leaves nothing of what was begun, and what stood at `target` there."""
+    """Leaves nothing of what was begun, and what was at `target`."""
     _put_back(_aside(made), target)
     _remove(made)
 
@@ -167,7 +169,7 @@ def _sweep(folder: Path) -> None:
     try:
         left = {entry.with_suffix(".partial") for entry in folder.iterdir() if pattern.fullmatch(entry.name)}
     except OSError:
-        return  # who writes there next is told
+        return  # the next process that writes there reports it
     for made in sorted(left):
         found = pattern.fullmatch(made.name)
         assert found is not None

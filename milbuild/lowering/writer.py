@@ -25,7 +25,7 @@ from milbuild.lowering import passes, temporary
 from milbuild.lowering.blob import BlobPlan
 from milbuild.weights import Unread
 
-SMALLEST_BLOB = 10  # elements; smaller arrays stand in the program itself (coremltools' should_use_weight_file)
+SMALLEST_BLOB = 10  # elements; smaller arrays are in the program itself (coremltools' should_use_weight_file)
 ROOT = Path("Data") / "com.apple.CoreML"
 WEIGHTS = Path("weights") / "weight.bin"
 Progress = Callable[[int, int], None]  # bytes written, bytes in all
@@ -38,7 +38,7 @@ class Feature:
     """An input, output or state of a function as Core ML describes it: `text` is for people, `listed` are whole shapes.
 
     `dtype` is float16, float32 or int32, or of a classifier's outputs label and probabilities. `default` fills an input
-    that a call leaves out; an `image` is an input of shape (1, 3, height, width), whose values are an RGB picture's.
+    that a call leaves out; an `image` is an input of shape (1, 3, height, width), whose values are those of RGB pixels.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Description:
 
 
 class _Exporter(MILProtoExporter):  # type: ignore[misc]
-    """coremltools' lowering, with our plan of weight.bin in the place of its blob writer, and without what takes most of its
+    """coremltools' lowering, with our plan of weight.bin instead of its blob writer, and without what takes most of its
     time: the types of values are translated once, the names of operations without asking what a name is.
 
     coremltools validates a program before it lowers it, which takes a quarter as long as the lowering. A graph that was made
-    in one go has nothing to find; tests validate those of every architecture.
+    in one go has nothing to find; tests validate those of every model type.
     """
 
     def __init__(self, program: Program, version: int, plan: BlobPlan) -> None:
@@ -192,11 +192,11 @@ def manifest() -> str:
 def write(
     model: Any, weights: BlobPlan | Path, target: Path, progress: Progress | None = None, replace: bool = True
 ) -> None:
-    """Writes a package at `target`, replacing one that stands there only once the new one is whole and on the disk.
+    """Writes a package at `target`, replacing one that is there only once the new one is whole and on the disk.
 
     `weights` is the plan of a build, or the weight.bin of a package that is saved again. Raises `Error` when something else
-    stands there (without `replace` anything), when the place cannot be written to or the disk is full, and for weights that
-    the precision cannot hold; nothing is left behind. What killed processes have left in the folder is taken away.
+    is there (without `replace` anything), when the place cannot be written to or the disk is full, and for weights that
+    the precision cannot hold; nothing is left over. What killed processes have left in the folder is removed.
     """
     try:
         temporary.check(target, replace)

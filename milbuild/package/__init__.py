@@ -1,1 +1,1 @@
-"""Saved packages: what stands in them (reader), and how a program becomes one (passes, blob, writer)."""
+"""Saved packages: what is in them (reader), as graphs (graph), and the format of weight.bin (storage)."""

@@ -1,16 +1,17 @@
 """Any saved package, checked before it is believed: its description, its functions, its values mapped from disk.
 
-Nothing is ever written into a package that is read. The runtime, inspect and lint stand on this.
+Nothing is ever written into a package that is read. The runtime, inspect and lint are based on this.
 """
 
 import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from coremltools import proto
@@ -20,6 +21,8 @@ from milbuild.package.storage import ALIGNMENT, BITS, CODES, DTYPES, HEADER, MET
 from milbuild.weights.files import refuse_pointer
 
 NAMES = {number: name for name, number in proto.MIL_pb2.DataType.items()}  # of MIL's element types
+# Core ML's specification version -> the first iOS that runs it.
+TARGETS = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
 PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 PROGRAM = "coremltools.convert(..., convert_to='mlprogram')"
 DAMAGED = "The package is damaged or was cut off while it was copied: build or download it again."
@@ -27,7 +30,7 @@ DAMAGED = "The package is damaged or was cut off while it was copied: build or d
 
 @dataclass(frozen=True)
 class Value:
-    """The name, element type (MIL's: FLOAT16) and shape of a value; None for a length that is known at the call only.
+    """The name, element type (MIL's: FLOAT16) and shape of a value; None for a length that is known only at the call.
 
     The shape is None where the rank is unknown, and for what is no tensor: the type is then LIST, DICTIONARY or TUPLE.
     """
@@ -42,7 +45,7 @@ class Value:
 class Operation:
     """`inputs` are names of values or, for constants bound in place, arrays. `attributes` are those of the file but `name`.
 
-    Who reads a function with a `read` of their own finds what that makes of a constant where an array would stand.
+    A function that is read with a `read` function has its results in place of the arrays of constants.
     """
 
     type: str
@@ -68,11 +71,27 @@ class Function(Block):
     opset: str
 
 
+class OnDisk(Protocol):
+    """What knows the path of its package: a `milbuild.Model`, coremltools' MLModel."""
+
+    @property
+    def package_path(self) -> str: ...
+
+
+Source = str | os.PathLike[str] | OnDisk
+
+
+def path_of(source: Source) -> Path:
+    """Where a package is that was given by its path or as a model."""
+    path = source if isinstance(source, str | os.PathLike) else source.package_path
+    return Path(path).expanduser()
+
+
 class Package:
     """A package of type ML Program: `spec` (the Model protobuf), `functions`, `weights` (weight.bin, mapped)."""
 
     def __init__(self, path: str | Path, spec: Any = None) -> None:
-        """`spec` is for a program that was lowered and not saved: `path` is then its name, and it has no files."""
+        """`spec` is for a program that was lowered and not saved: `path` is then its name, and there are no files."""
         self.path = Path(path)
         self.saved = spec is None
         self.spec = read_spec(self.path) if spec is None else spec
@@ -81,7 +100,7 @@ class Package:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Tells models apart: of everything but the weights in files."""
+        """A hash of everything but the weights in files, which tells models apart."""
         return hashlib.sha256(self.spec.SerializeToString(deterministic=True)).hexdigest()
 
     @property
@@ -98,9 +117,9 @@ class Package:
         return named[0] if named else self.spec.description
 
     def function(self, name: str | None = None, read: Callable[[Any], Any] | None = None) -> Function:
-        """A function by its name, the default one without. Raises `Error` for one that the package has not.
+        """A function by its name, the default one without. Raises `Error` for one that the package does not have.
 
-        `read` makes of a constant's protobuf what stands for it in the operations; without it, that is its content.
+        `read` turns a constant's protobuf into what the operations hold for it; by default its content.
         """
         name = name or self.default_function
         if name not in self.spec.mlProgram.functions:
@@ -116,7 +135,7 @@ class Package:
         )
 
     def array(self, value: Any) -> Any:
-        """The content of a Value protobuf: an array (mapped from disk where it stands in a file), or a list of such."""
+        """The content of a Value protobuf: an array (mapped from the disk where it is in a file), or a list of such."""
         kind = value.WhichOneof("value")
         if value.type.WhichOneof("type") == "listType" and kind == "immediateValue":
             return [self.array(entry) for entry in value.immediateValue.list.values]
@@ -140,7 +159,7 @@ class Package:
                 if key != "name"
             }
             outputs = tuple(_value(output) for output in entry.outputs)
-            # An operation need not bear a name; its first value always does.
+            # An operation need not have a name; its first value always has.
             named = entry.attributes["name"].immediateValue.tensor.strings.values if "name" in entry.attributes else []
             name = str(named[0]) if len(named) == 1 else ""
             inputs = {
@@ -163,7 +182,7 @@ class Package:
             )
 
     def stored(self, value: Any) -> np.ndarray:
-        """The bytes of a Value protobuf that stands in a file, mapped, as they stand there: elements of few bits packed."""
+        """The bytes of a Value protobuf in a file, mapped, as they are stored: elements of few bits packed."""
         dtype, shape = _tensor_type(value.type)
         return self._bytes(value.blobFileValue, dtype, tuple(d or 0 for d in shape or ()))
 
@@ -205,14 +224,14 @@ class Package:
 
 
 def read_spec(path: Path) -> Any:
-    """The Model protobuf of a package. Raises `Error` for what is none."""
+    """The Model protobuf of a package. Raises `Error` for what is not a package."""
     if path.suffix == ".mlmodelc" and path.is_dir():
-        hint = "milbuild reads packages. Nothing makes a package of a compiled model again: use the one it was compiled from."
+        hint = "milbuild reads packages. A compiled model cannot be turned into a package: use the one it was compiled from."
         raise Error(f"{path.name} is compiled (.mlmodelc), which only Core ML itself reads", hint)
     if path.suffix == ".mlmodel" and path.is_file():
         refuse_pointer(path)
         raise Error(
-            f"{path.name} is a .mlmodel, the format of one file, which holds no ML Program with weights",
+            f"{path.name} is a .mlmodel, the single-file format, which holds no ML Program with weights",
             f"Convert the model again into a package: {PROGRAM}",
         )
     if not path.is_dir():
@@ -234,7 +253,7 @@ def read_spec(path: Path) -> Any:
 
 
 def check_program(name: str, spec: Any) -> None:
-    """Raises `Error` for a Model protobuf that is no ML Program, with what it is instead."""
+    """Raises `Error` for a Model protobuf that is not an ML Program, with what it is instead."""
     kind = spec.WhichOneof("Type")
     if kind == "mlProgram":
         return
@@ -243,7 +262,7 @@ def check_program(name: str, spec: Any) -> None:
     pipeline = getattr(spec, kind)
     models = (pipeline if kind == "pipeline" else pipeline.pipeline).models
     parts = [str(model.WhichOneof("Type")) for model in models]
-    hint = "Take one of its models out of it as a package of its own (coremltools.utils.load_spec, MLModel(spec=...))."
+    hint = "Save one of its models as a package of its own (coremltools.utils.load_spec, MLModel(spec=...))."
     if "mlProgram" not in parts:
         hint = f"None of its models is an ML Program. Convert each for iOS 15 or later: {PROGRAM}"
     raise Error(f"{name} is a {kind} of {len(parts)} models ({', '.join(parts)}), not an ML Program", hint)
@@ -264,13 +283,18 @@ def _model_path(path: Path) -> Path:
     return path / "Data" / inside
 
 
+def target(version: int) -> str:
+    """The iOS that a specification version belongs to: iOS18 of 9."""
+    return TARGETS.get(version, f"specification version {version}")
+
+
 def type_name(array: Any) -> str:
-    """The type of a described array or state (FLOAT32, INT32); of a number that nobody knows, the number."""
+    """The type of a described array or state (FLOAT32, INT32); of an unknown number, the number."""
     return _spelled(proto.FeatureTypes_pb2.ArrayFeatureType.ArrayDataType, array.dataType)
 
 
 def color_name(image: Any) -> str:
-    """The color space of a described image (RGB, GRAYSCALE); of a number that nobody knows, the number."""
+    """The color space of a described image (RGB, GRAYSCALE); of an unknown number, the number."""
     return _spelled(proto.FeatureTypes_pb2.ImageFeatureType.ColorSpace, image.colorSpace)
 
 
@@ -279,7 +303,7 @@ def _spelled(kinds: Any, number: int) -> str:
 
 
 def type_of(value: Any) -> tuple[str, tuple[int | None, ...] | None]:
-    """The element type and shape of a Value protobuf, whose content is not looked at."""
+    """The element type and shape of a Value protobuf, without reading its content."""
     entry = _value(value)
     return entry.dtype, entry.shape
 
@@ -299,7 +323,7 @@ def _tensor_type(entry: Any) -> tuple[str, tuple[int | None, ...] | None]:
 
 @functools.lru_cache(4096)
 def _parsed_type(data: bytes) -> tuple[str, tuple[int | None, ...] | None]:
-    """The same few types return thousands of times in a program, and protobuf's fields are slow to ask."""
+    """The same few types occur thousands of times in a program, and protobuf's fields are slow to read."""
     tensor = proto.MIL_pb2.TensorType.FromString(data)
     name = NAMES.get(tensor.dataType) or str(tensor.dataType)
     shape: list[int | None] = []

@@ -1,7 +1,7 @@
 """The format of weight.bin, and how element types of fewer than eight bits are packed.
 
 MILBlob/Blob/StorageFormat.hpp and BlobDataType.hpp of coremltools: a header of 64 bytes, then for each blob 64 bytes of
-metadata at a multiple of 64 and its data behind it, little-endian, C order.
+metadata at a multiple of 64 and its data after it, little-endian, C order.
 """
 
 import struct

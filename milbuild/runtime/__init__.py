@@ -5,7 +5,7 @@
     outputs = model.predict({"input_ids": ids, "position": [0]}, state)
 
 Inputs, outputs and states are those of coremltools' MLModel; `enable()` puts this under coremltools' own MLModel. It shows
-what a package computes, not what Apple's compiler and hardware make of it. Stands on `package.reader` and on nothing else of
+what a package computes, not what Apple's compiler and hardware make of it. It needs `package.reader` and little else of
 milbuild.
 """
 
@@ -37,7 +37,7 @@ def load(
         function_name: the package's default function without it.
         precision: "declared" rounds every result to the type that the package declares for it (products accumulate in
             float32, overflow becomes infinity); "float32" computes in float32 throughout.
-        keep: operations whose values stand in the `kept` of the model after a prediction, by name; `*` is a wildcard.
+        keep: operations whose values are in the model's `kept` after a prediction, by name; `*` is a wildcard.
 
     Returns:
         an object with `predict(inputs, state=None) -> dict`, `make_state()` and `kept`.

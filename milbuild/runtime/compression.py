@@ -1,6 +1,6 @@
 """Compressed weights, decoded (coremltools: ops/defs/iOS16/constexpr_ops.py, iOS18/compression.py).
 
-Up to iOS17 indices and masks are packed bits beside the shape of what they stand for; from iOS18 on they are tensors of
+Up to iOS17 indices and masks are packed bits with the shape of the tensor; from iOS18 on they are tensors of
 types of few bits, which reading a package has unpacked. Whether there is a `shape` tells one form from the other.
 """
 
@@ -28,7 +28,7 @@ def constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor 
 @operation
 def constexpr_cast(source_val: Tensor, output_dtype: str) -> Tensor:
     if output_dtype != "fp32":
-        raise ValueError(f"output_dtype is {output_dtype!r}; known is fp32")
+        raise ValueError(f"output_dtype is {output_dtype!r}; it must be fp32")
     return source_val
 
 
@@ -41,7 +41,7 @@ def constexpr_lut_to_dense(
     if lut.ndim != indices.ndim + 2:
         raise ValueError(f"lut of {lut.ndim} axes does not fit indices of {indices.ndim}")
     *blocks, palettes, length = lut.shape
-    # The tables stand one behind the other; an element's index begins at the table of its block.
+    # The tables are concatenated; an element's index begins at the table of its block.
     first = torch.arange(math.prod(blocks), dtype=torch.int32).reshape(blocks) * palettes
     vectors = lut.reshape(-1, length)[indices + _spread(first, indices.shape)]
     if length == 1:

@@ -1,7 +1,7 @@
 """Choosing, and lists (coremltools: ops/defs/iOS15/control_flow.py; cond and while_loop are the engine's).
 
-A list is a Python list of tensors that nobody changes: a write gives a new one. A write past the end makes it longer, and
-zeros stand in between; past the end of a list of fixed length it is refused.
+A list is a Python list of tensors that is never changed: a write gives a new one. A write past the end makes it longer, and
+zeros fill the gap; past the end of a list of fixed length it is refused.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def make_list(
     elem_shape: list[Tensor] | None = None, init_length: int = 1, dynamic_length: bool = True, dtype: str = "fp32"
 ) -> list[Tensor]:
-    # A size that only the first write tells is a string here; nobody may read before that.
+    # A size that only the first write tells is a string here; a read before that is an error.
     shape = [0 if isinstance(size, str) else int(size) for size in elem_shape or []]
     entries = [torch.zeros(shape, dtype=DTYPES[dtype])] * init_length
     return entries if dynamic_length else FixedList(entries)

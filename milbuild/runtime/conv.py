@@ -53,7 +53,7 @@ def conv_transpose(
     elif pad_type in ("valid", "same", "same_lower"):
         crop = [(0, 0)] * rank
     else:
-        raise ValueError(f"pad_type is {pad_type!r}; known are valid, same, same_lower, custom")
+        raise ValueError(f"pad_type is {pad_type!r}; it must be one of valid, same, same_lower, custom")
     if output_shape is not None:
         sizes = output_shape[-rank:]
     elif pad_type in ("same", "same_lower"):
@@ -61,7 +61,7 @@ def conv_transpose(
     else:
         sizes = [n - low - high for n, (low, high) in zip(y.shape[2:], crop, strict=True)]
     if pad_type in ("same", "same_lower"):
-        crop = [_halves(max(0, n - size), pad_type) for n, size in zip(y.shape[2:], sizes, strict=True)]
+        crop = [_split(max(0, n - size), pad_type) for n, size in zip(y.shape[2:], sizes, strict=True)]
     ends = [(-low, low + size - n) for n, (low, _), size in zip(y.shape[2:], crop, sizes, strict=True)]
     y = F.pad(y, inner_first(ends))
     return y if bias is None else y + bias.reshape(-1, *ones)
@@ -70,7 +70,7 @@ def conv_transpose(
 def padding(
     pad_type: str, pad: list[int] | None, sizes: torch.Size, extents: list[int], strides: list[int]
 ) -> list[tuple[int, int]]:
-    """What is put before and behind every spatial axis.
+    """The padding before and after every spatial axis.
 
     `same` pads as tensorflow does: no more than ceil(size / stride) windows need. (The documentation of conv gives a formula
     that does not look at the stride; coremltools' own shapes, and its translation of tensorflow's SAME, go by this one.)
@@ -80,10 +80,10 @@ def padding(
     if pad_type == "custom":
         return _pairs(pad or [0, 0] * len(sizes))
     if pad_type not in ("same", "same_lower"):
-        raise ValueError(f"pad_type is {pad_type!r}; known are valid, same, same_lower, custom")
+        raise ValueError(f"pad_type is {pad_type!r}; it must be one of valid, same, same_lower, custom")
     windows = [-(-n // stride) for n, stride in zip(sizes, strides, strict=True)]
     wanted = [(w - 1) * stride + extent for w, stride, extent in zip(windows, strides, extents, strict=True)]
-    return [_halves(max(0, want - n), pad_type) for want, n in zip(wanted, sizes, strict=True)]
+    return [_split(max(0, want - n), pad_type) for want, n in zip(wanted, sizes, strict=True)]
 
 
 def inner_first(around: list[tuple[int, int]]) -> list[int]:
@@ -91,7 +91,7 @@ def inner_first(around: list[tuple[int, int]]) -> list[int]:
     return [n for pair in reversed(around) for n in pair]
 
 
-def _halves(total: int, pad_type: str) -> tuple[int, int]:
+def _split(total: int, pad_type: str) -> tuple[int, int]:
     low = (total + 1) // 2 if pad_type == "same_lower" else total // 2
     return low, total - low
 

@@ -1,4 +1,4 @@
-"""coremltools' own `predict` and `make_state` on any system: `enable()` puts the runtime in the place of its Core ML binding.
+"""coremltools' own `predict` and `make_state` on any system: `enable()` replaces its Core ML binding by the runtime.
 
     import coremltools as ct
     import milbuild.runtime
@@ -8,8 +8,8 @@
     model.predict({"x": x})
 
 coremltools does what it does on a Mac, up to its compiled binding `libcoremlpython`; `Proxy` has that binding's interface. It
-takes and refuses the same values, and raises RuntimeError where it does. All of coremltools, and whoever has asked it, is told
-that it runs on macOS: its helpers that compare a model's outputs return without a word elsewhere.
+takes and refuses the same values, and raises RuntimeError where it does. All of coremltools, and modules that imported its
+answer, see macOS: elsewhere its helpers that compare a model's outputs return silently.
 """
 
 import importlib.util
@@ -37,8 +37,8 @@ MACOS = (15, 4)
 NEWEST = 10
 # What the binding converts; MLModel makes float32 of float16 before.
 TAKEN = (np.int32, np.float32, np.float64)
-# Asked for neural networks or for Core ML's plans, which are not played here: these two are told the truth.
-NOT_TOLD = (
+# These two need neural networks or Core ML's plans, which do not run here: they see the true system.
+UNPATCHED = (
     "coremltools.models.neural_network.quantization_utils",
     "coremltools.models.ml_program.experimental.compute_plan_utils",
 )
@@ -47,7 +47,7 @@ COMPILED, INSIDE = ".mlmodelc", "model.mlpackage"
 
 _ABSENT = object()
 _patches: list[tuple[Any, str, Any]] = []
-_truth: dict[str, Any] = {}  # what coremltools itself says of the system, while it is told something else
+_truth: dict[str, Any] = {}  # what coremltools itself says of the system, while it is patched
 
 
 def enable() -> None:
@@ -74,7 +74,7 @@ def enable() -> None:
     for module in (model, compiled):
         _replace(module, "_MLModelProxy", Proxy)
     _truth.update(_IS_MACOS=deps._IS_MACOS, _is_macos=utils._is_macos, _macos_version=utils._macos_version)
-    _tell(_truth, TOLD)
+    _tell(_truth, PATCHED)
 
 
 def disable() -> None:
@@ -91,14 +91,14 @@ def disable() -> None:
         else:
             setattr(holder, name, value)
     if _truth:
-        _tell(TOLD, _truth)
+        _tell(PATCHED, _truth)
         _truth.clear()
 
 
 class Proxy:
     """A loaded function of a package, with the interface of coremltools' binding.
 
-    RuntimeError, the one error of the binding, carries the text of the `milbuild.Error` behind it.
+    RuntimeError, the one error of the binding, carries the text of the `milbuild.Error` that caused it.
     """
 
     def __init__(self, path: str, compute_units: str, function_name: str, hints: dict[str, str], asset: Any) -> None:
@@ -174,7 +174,7 @@ class Proxy:
 
 
 class ProxyState:
-    """What MLState stands on."""
+    """What MLState wraps."""
 
     def __init__(self, state: Any) -> None:
         self.state = state
@@ -190,7 +190,7 @@ class ProxyState:
 
 
 def _converted(name: str, value: Any) -> Any:
-    """An input as the binding hands it on, or RuntimeError for what it cannot convert."""
+    """An input as the binding passes it on, or RuntimeError for what it cannot convert."""
     if isinstance(value, list | tuple):
         try:
             value = np.asarray(value)
@@ -206,7 +206,7 @@ def _converted(name: str, value: Any) -> Any:
 
 
 def _package(path: Path) -> Path:
-    """The package behind the path of a package or of a compiled model. RuntimeError, by name, for anything else."""
+    """The package at the path of a package or of a compiled model. RuntimeError, by name, for anything else."""
     if path.is_dir() and (path / INSIDE).is_dir():
         return path / INSIDE
     if path.suffix == COMPILED:
@@ -269,7 +269,7 @@ def _tell(before: dict[str, Any], after: dict[str, Any]) -> None:
     """
     for key, module in list(sys.modules.items()):
         held = getattr(module, "__dict__", None)
-        if not isinstance(held, dict) or key in NOT_TOLD:
+        if not isinstance(held, dict) or key in UNPATCHED:
             continue
         for name in before.keys() & held.keys():
             if held[name] is before[name] and (name != "_IS_MACOS" or _knows_coremltools(key, held)):
@@ -292,4 +292,4 @@ def _macos_version() -> tuple[int, ...]:
     return MACOS
 
 
-TOLD: dict[str, Any] = {"_IS_MACOS": True, "_is_macos": _is_macos, "_macos_version": _macos_version}
+PATCHED: dict[str, Any] = {"_IS_MACOS": True, "_is_macos": _is_macos, "_macos_version": _macos_version}

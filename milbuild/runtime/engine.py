@@ -1,7 +1,7 @@
-"""A function of a package, compiled once into a list of steps over torch tensors, and played.
+"""A function of a package, compiled once into a list of steps over torch tensors, and run.
 
 Floats are held in float32, whatever narrower type is declared, and rounded to that type operation by operation. A value is
-freed after its last use. A slice of a state is written in place where nobody can see the difference.
+freed after its last use. A slice of a state is written in place where that makes no difference.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ PRODUCTS = (
     "conv", "conv_transpose", "einsum", "gru", "lstm", "matmul", "rnn", "scaled_dot_product_attention",
 )  # fmt: skip
 GRAIN = 32768
-# Operations with blocks, and how many: the engine plays them itself.
+# Operations with blocks, and how many: the engine runs them itself.
 BRANCHES = {"cond": 2, "while_loop": 2}
 OPSETS = {f"CoreML{number}": number for number in range(5, 10)}  # iOS15, iOS16, iOS17, iOS18, iOS26
 
@@ -77,7 +77,7 @@ class Engine:
 
     def __init__(self, package: Package, function_name: str | None, precision: str, keep: Sequence[str]) -> None:
         if precision not in ("declared", "float32"):
-            raise Error(f"precision is {precision!r}; known are declared, float32")
+            raise Error(f"precision is {precision!r}; it must be one of declared, float32")
         if function_name is not None and not isinstance(function_name, str):
             raise Error(f"function_name is {function_name!r}; it takes a name")
         self.package = package
@@ -89,7 +89,7 @@ class Engine:
         self.kept: dict[str, np.ndarray] = {}
         self.states = {value.name: _whole(value, self.where) for value in self.function.inputs if value.is_state}
         if self.function.opset not in OPSETS:
-            raise Error(f"{self.where} is of the opset {self.function.opset}; known are {', '.join(OPSETS)}")
+            raise Error(f"{self.where} has the opset {self.function.opset}; the runtime has {', '.join(OPSETS)}")
         features.check(self.description, self.function, self.where)
         self._body = self._compile(self.function, {value.name for value in self.function.inputs}, {})
         _write_in_place(self._body.steps, self._body.block)
@@ -112,7 +112,7 @@ class Engine:
         buffers = self._buffers(state)
         self.kept = {}
         with torch.inference_mode(), _threads(self.threads):
-            self._play(self._body.steps, values, buffers, callback)
+            self._run_steps(self._body.steps, values, buffers, callback)
             return features.outputs(self.description, values)
 
     @property
@@ -136,7 +136,7 @@ class Engine:
                 yield from (value for value in step.constants.values() if isinstance(value, torch.Tensor))
 
     def freed_after(self) -> dict[int, list[str]]:
-        """id of an operation -> names of the values that are freed behind it."""
+        """id of an operation -> names of the values that are freed after it."""
         return {id(step.op): step.frees for step in _all(self._body.steps)}
 
     def _keeps(self, name: str) -> bool:
@@ -171,7 +171,7 @@ class Engine:
                     raise Error(f"{self.where}: two operations give the value {value.name}", DAMAGED)
                 known.add(value.name)
         if missing := sorted(set(block.outputs) - known):
-            raise Error(f"{self.where} gives out {', '.join(missing)}, which no operation makes", DAMAGED)
+            raise Error(f"{self.where} returns {', '.join(missing)}, which no operation makes", DAMAGED)
         read = set().union(*(step.reads for step in steps))
         _free_after_last_use(steps, block, outer | constants.keys())
         # A weight that was only there to be decoded is not kept beside what it became.
@@ -205,7 +205,7 @@ class Engine:
             made[output.name] = shared.get(key)
         if any(value is None or origins[name] is None for name, value in made.items()):
             values = {name: visible[name] for name in step.reads}
-            self._play([step], values, {}, None)
+            self._run_steps([step], values, {}, None)
             made = {name: values[name] for name in made}
             shared.update({origins[name]: value for name, value in made.items() if origins[name] is not None})
         return made
@@ -240,7 +240,7 @@ class Engine:
             step.bind(op, OPSETS[self.function.opset], visible, place)
         return step
 
-    # Playing
+    # Running
 
     def _buffers(self, state: State | None) -> dict[str, torch.Tensor]:
         if not self.states:
@@ -259,7 +259,7 @@ class Engine:
             raise Error(f"the state is of another model than {self.where}", "Pass predict one of its make_state().")
         return state.buffers
 
-    def _play(
+    def _run_steps(
         self,
         steps: list["_Step"],
         values: dict[str, Any],
@@ -280,7 +280,7 @@ class Engine:
     def _special(
         self, step: "_Step", values: dict[str, Any], buffers: dict[str, torch.Tensor], callback: Callback | None
     ) -> tuple[Any, ...]:
-        """Operations that need more than their arguments: the states, or to play blocks."""
+        """Operations that need more than their arguments: the states, or to run blocks."""
         kind = step.op.type
         if kind == "read_state":
             return (buffers[step.state],)
@@ -314,7 +314,7 @@ class Engine:
         outer = {name: values[name] for name in body.shadowed if name in values}
         values.update(body.constants)
         values.update(zip((value.name for value in body.block.inputs), arguments, strict=True))
-        self._play(body.steps, values, buffers, callback)
+        self._run_steps(body.steps, values, buffers, callback)
         results = tuple(values[name] for name in body.block.outputs)
         values.update(outer)
         return results
@@ -329,7 +329,7 @@ class Engine:
 
 @dataclass
 class _Body:
-    """A compiled block. `reads`: what it takes from around it; `shadowed`: names around it that its inputs bear, too."""
+    """A compiled block. `reads`: what it reads from outside; `shadowed`: names from outside that its inputs have, too."""
 
     block: Block
     steps: list["_Step"]
@@ -363,8 +363,8 @@ class _Output:
 def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...]) -> bool:
     """Whether a result has the shape that the program declares.
 
-    An extent that the program does not know promises no axis: coremltools declares a squeeze as if no such extent were 1,
-    and everything behind it, too. So its axis may be missing; sizes that are known stand there, in their order.
+    An extent that the program does not know does not promise an axis: coremltools declares a squeeze as if no such extent were
+    1, and everything after it, too. So its axis may be missing; sizes that are known are there, in their order.
     """
     if len(shape) == len(declared):
         return all(wanted in (None, n) for n, wanted in zip(shape, declared, strict=True))
@@ -507,7 +507,7 @@ def _converted(value: Any) -> Any:
 
 
 def _origin(value: Any) -> Any:
-    """What tells the constants of a package apart: where one stands in the mapped file, or what it holds."""
+    """What tells the constants of a package apart: where it is in the mapped file, or its content."""
     if isinstance(value, list):
         return tuple(map(_origin, value))
     if value.dtype == object:
@@ -582,7 +582,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _free_after_last_use(steps: list[_Step], block: Block, around: set[str]) -> None:
-    """Only what the block makes itself: what stands around it may be read again, and a loop reads its inputs each time."""
+    """Only what the block makes itself: values from outside may be read again, and a loop reads its inputs each time."""
     last = {name: index for index, step in enumerate(steps) for name in step.reads}
     for index, step in enumerate(steps):
         for output in step.outputs:

@@ -36,7 +36,7 @@ def check(description: Any, function: Function, where: str) -> None:
         array, image = feature.type.multiArrayType, feature.type.imageType
         for number, enum in ((array.dataType, array.ArrayDataType), (image.colorSpace, type(image).ColorSpace)):
             if number not in enum.values():
-                raise Error(f"{where}: nobody knows the type {number} that {feature.name} has", DAMAGED)
+                raise Error(f"{where}: {feature.name} has the unknown type {number}", DAMAGED)
     for feature in description.output:
         kind = feature.type.WhichOneof("Type")
         if kind not in ("multiArrayType", "imageType", "stringType", "int64Type", "dictionaryType"):
@@ -141,10 +141,10 @@ def _range(low: int, high: int) -> str:
 
 
 def _image(name: str, image: Any, value: Any, rounds: bool) -> torch.Tensor:
-    """A picture as the program takes it: (1, 3 or 1, height, width), values of 0 to 255 (float for GRAYSCALE_FLOAT16)."""
+    """An image as the program takes it: (1, 3 or 1, height, width), values of 0 to 255 (float for GRAYSCALE_FLOAT16)."""
     space = color_name(image)
     if space not in COLORS:
-        raise Error(f"the input {name} is an image of the color space {space}; known are {', '.join(COLORS)}")
+        raise Error(f"the input {name} is an image of the color space {space}; it must be one of {', '.join(COLORS)}")
     mode, _, order = COLORS[space]
     if not (hasattr(value, "getbands") and hasattr(value, "mode")):
         raise Error(
@@ -194,13 +194,13 @@ def outputs(description: Any, values: dict[str, Any]) -> dict[str, Any]:
             array = value.to(torch.int32 if whole else torch.float32).contiguous().numpy()
             result[feature.name] = np.atleast_1d(array).copy()
         elif kind == "imageType":
-            result[feature.name] = _picture(feature.name, feature.type.imageType, value)
+            result[feature.name] = _image_of(feature.name, feature.type.imageType, value)
         else:
             result[feature.name] = value.item() if isinstance(value, torch.Tensor) else value
     return result
 
 
-def _picture(name: str, image: Any, value: torch.Tensor) -> Any:
+def _image_of(name: str, image: Any, value: torch.Tensor) -> Any:
     """A PIL image of a tensor (1, 3 or 1, height, width), whose values are rounded and kept within 0 to 255."""
     from PIL import Image
 

@@ -94,7 +94,7 @@ def resample(
         return _at(x, rows.round(), columns.round(), padding_value)
     if sampling_mode.lower() == "bilinear":
         return _bilinear(x, rows, columns, padding_value)
-    raise ValueError(f"sampling_mode is {sampling_mode!r}; known are bilinear, nearest")
+    raise ValueError(f"sampling_mode is {sampling_mode!r}; it must be one of bilinear, nearest")
 
 
 @operation
@@ -111,7 +111,7 @@ def resize(
     if interpolation_mode == "NEAREST_NEIGHBOR":
         return _nearest(x, sizes, sampling_mode)
     if interpolation_mode != "LINEAR":
-        raise ValueError(f"interpolation_mode is {interpolation_mode!r}; known are LINEAR, NEAREST_NEIGHBOR")
+        raise ValueError(f"interpolation_mode is {interpolation_mode!r}; it must be one of LINEAR, NEAREST_NEIGHBOR")
     if not x.is_floating_point():
         return _linear(x.double(), sizes, sampling_mode).round().to(x.dtype)
     return _linear(x, sizes, sampling_mode)
@@ -245,7 +245,7 @@ def _pixels(places: Tensor, size: int, mode: str, align_corners: bool) -> Tensor
 
 
 def _folded(places: Tensor, size: int, mode: str) -> Tensor:
-    """Places outside of the image, brought back to where their value stands."""
+    """Positions outside of the image, moved to where their value comes from."""
     if mode == "constant":
         return places
     if mode == "reflection" and size > 1:

@@ -59,5 +59,5 @@ def layer_norm(
 
 @operation
 def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
-    """Over `size` neighbouring channels; an even size reaches one further to those before (as in coremltools' tests)."""
+    """Over `size` adjacent channels; an even size reaches one further to those before (as in coremltools' tests)."""
     return F.local_response_norm(x, size, alpha, beta, k)

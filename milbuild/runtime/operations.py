@@ -1,4 +1,4 @@
-"""All operation groups, imported for what they register. The files bear the names of coremltools' ops/defs."""
+"""All operation groups, imported for what they register. The files have the names of coremltools' ops/defs."""
 
 from milbuild.runtime import (
     activation,

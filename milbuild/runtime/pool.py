@@ -22,7 +22,7 @@ def avg_pool(
     ceil_mode: bool = False,
     exclude_padding_from_average: bool = False,
 ) -> Tensor:
-    """Padding counts in the average unless it is excluded; what ceil_mode adds behind it never does, as in torch."""
+    """Padding counts in the average unless it is excluded; what ceil_mode adds after it never does, as in torch."""
     strides = strides or [1] * len(kernel_sizes)
     around, beyond = _surroundings(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     counted = F.pad(x.new_ones(1, 1, *x.shape[2:]), around, value=0.0 if exclude_padding_from_average else 1.0)
@@ -64,7 +64,7 @@ def max_pool(
 def _surroundings(
     x: Tensor, kernel_sizes: list[int], strides: list[int], pad_type: str, pad: list[int] | None, ceil_mode: bool
 ) -> tuple[list[int], list[int]]:
-    """The padding, and what ceil_mode adds behind it so that the last window, which may be partial, is a whole one."""
+    """The padding, and what ceil_mode adds after it so that the last window, which may be partial, is a whole one."""
     around = padding(pad_type.lower(), pad, x.shape[2:], kernel_sizes, strides)
     beyond = [0] * len(around)
     for axis, (size, kernel, stride) in enumerate(zip(x.shape[2:], kernel_sizes, strides, strict=True)):
@@ -75,6 +75,6 @@ def _surroundings(
         if padded > size and 2 * last >= size + padded:
             last -= stride  # coremltools, aggregated over both sides: last >= size + pad / 2
         if last >= padded:
-            raise ValueError(f"ceil_mode asks for a window behind the end of axis {axis + 2}; nobody knows its value")
+            raise ValueError(f"ceil_mode asks for a window past the end of axis {axis + 2}, whose value is undefined")
         beyond[axis] = max(0, last + kernel - padded)
     return inner_first(around), inner_first([(0, more) for more in beyond])

@@ -1,11 +1,9 @@
-"""Where the time and the memory of a prediction go: by operation type, and by landmark.
+"""Where the time and the memory of a prediction go: by operation type, and by module.
 
-A landmark is the name of an operation with its numbers left open: `transformer_h_*_attn_c_attn` stands for that product of
-every layer.
+A module is the name of an operation with `*` for its numbers: `transformer_h_*_attn_c_attn` is that product of every layer.
 """
 
 import os
-import re
 import statistics
 import time
 from collections import defaultdict
@@ -18,6 +16,7 @@ import torch
 from milbuild.errors import Error
 from milbuild.io import plots
 from milbuild.io.tables import Table
+from milbuild.package.graph import pattern
 from milbuild.package.reader import Operation, color_name, type_name
 from milbuild.runtime.engine import Engine, State
 
@@ -34,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Profile:
-    """What `profile` returns. `seconds` of a prediction (median), `peak` bytes of values alive at once, weights apart."""
+    """What `profile` returns. `seconds` of a prediction (median), `peak` bytes of values alive at once, without the weights."""
 
     package: str
     function: str
@@ -45,19 +44,21 @@ class Profile:
     peak: int
     weights: int
     types: list[Row]
-    landmarks: list[Row]
+    modules: list[Row]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        found["landmarks"] = found.pop("modules")  # the key that machines read
+        return found
 
     def plot(self, path: str | os.PathLike[str], top: int = 20) -> None:
-        """Writes a picture of the `top` types and landmarks; the ending of `path` says its format (svg, png, pdf)."""
-        plots.check_picture(path)
+        """Plots the `top` types and modules; the ending of `path` says the format (svg, png, pdf)."""
+        plots.check_plot(path)
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(13, 1.6 + 0.27 * max(map(len, (self.types[:top], self.landmarks[:top])))))
+        figure = Figure(figsize=(13, 1.6 + 0.27 * max(map(len, (self.types[:top], self.modules[:top])))))
         panels = figure.subplots(1, 2)
-        for panel, title, rows in zip(panels, TITLES, (self.types[:top], self.landmarks[:top]), strict=True):
+        for panel, title, rows in zip(panels, TITLES, (self.types[:top], self.modules[:top]), strict=True):
             places = range(len(rows))
             panel.barh(places, [1e3 * row.seconds for row in rows], color="#3b6ea8")
             panel.set_yticks(places, [f"{row.name} ({row.calls} calls)" for row in rows], fontsize=8)
@@ -83,7 +84,7 @@ class Profile:
 
         parts: list[Any] = [Text(self._headline(), "bold")]
         total = sum(row.seconds for row in self.types) or 1.0
-        for title, rows in zip(TITLES, (self.types, self.landmarks), strict=True):
+        for title, rows in zip(TITLES, (self.types, self.modules), strict=True):
             figures = [
                 [
                     row.name,
@@ -98,7 +99,7 @@ class Profile:
         return Group(*parts)
 
 
-TITLES = ("operation type", "landmark")
+TITLES = ("operation type", "module")
 
 
 def profile(model: Engine, inputs: dict[str, Any] | None = None, repeat: int = 5) -> Profile:
@@ -144,7 +145,7 @@ def profile(model: Engine, inputs: dict[str, Any] | None = None, repeat: int = 5
         peak=watch.peak,
         weights=sum(watch.constants.values()),
         types=_rows(runs, lambda operation: operation.type),
-        landmarks=_rows(runs, lambda operation: re.sub(r"(?<![^_])\d+(?![^_])", "*", operation.name)),
+        modules=_rows(runs, lambda operation: pattern(operation.name)),
     )
 
 
@@ -212,7 +213,7 @@ class _Memory:
         self.sizes: dict[int, int] = {}
 
     def take(self, operation: Operation, results: tuple[Any, ...]) -> int:
-        """Notes the results of an operation, and what is freed behind it. Returns the bytes that are new."""
+        """Notes the results of an operation, and what is freed after it. Returns the bytes that are new."""
         new = 0
         for output, value in zip(operation.outputs, results, strict=True):
             if isinstance(value, torch.Tensor):

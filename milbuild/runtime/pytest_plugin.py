@@ -181,7 +181,7 @@ class Outputs(dict[str, Any]):
         self._read()
         return super().__getitem__(name)
 
-    def __iter__(self) -> Iterator[str]:  # without it dict(outputs) takes the values behind our back
+    def __iter__(self) -> Iterator[str]:  # without it dict(outputs) takes the values unnoticed
         return super().__iter__()
 
     def __eq__(self, other: object) -> bool:

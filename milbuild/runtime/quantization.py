@@ -18,9 +18,9 @@ def dequantize(input: Tensor, scale: Tensor, zero_point: Tensor | None = None, a
 def quantize(
     input: Tensor, scale: Tensor, output_dtype: str, zero_point: Tensor | None = None, axis: int | None = None
 ) -> Tensor:
-    """Halves are rounded to even numbers. NaN becomes the zero point."""
+    """Numbers halfway between two integers are rounded to the even one. NaN becomes the zero point."""
     if output_dtype not in RANGES:
-        raise ValueError(f"output_dtype is {output_dtype!r}; known are {', '.join(RANGES)}")
+        raise ValueError(f"output_dtype is {output_dtype!r}; it must be one of {', '.join(RANGES)}")
     steps = (input / _along(scale, axis, input)).round().nan_to_num(0)
     shifted = steps if zero_point is None else steps + _along(zero_point, axis, input)
     return shifted.clamp(*RANGES[output_dtype]).to(torch.int32)

@@ -19,7 +19,7 @@ def random_bernoulli(shape: list[int], prob: float = 0.5, seed: int = -1) -> Ten
 @operation
 def random_categorical(x: Tensor, mode: str = "logits", size: int = 1, seed: int = -1) -> Tensor:
     if mode not in ("logits", "probs"):
-        raise ValueError(f"mode is {mode!r}; known are logits, probs")
+        raise ValueError(f"mode is {mode!r}; it must be one of logits, probs")
     rows = x.float().reshape(-1, x.shape[-1])
     probabilities = torch.softmax(rows, -1) if mode == "logits" else rows
     drawn = torch.multinomial(probabilities, size, replacement=True, generator=_generator(seed))

@@ -1,7 +1,7 @@
 """Recurrent layers (coremltools: ops/defs/iOS15/recurrent.py, iOS17/recurrent.py, iOS18/recurrent.py).
 
-With direction reverse the results stand in the order of computation, the last time step first; the backward half of a
-bidirectional lstm stands in the order of time. So coremltools' own tests have it.
+With direction reverse the results are in the order of computation, the last time step first; those of the backward
+direction of a bidirectional lstm are in the order of time. coremltools' own tests have it so.
 """
 
 from collections.abc import Callable
@@ -121,7 +121,7 @@ def rnn(
 
 def _steps(x: Tensor, direction: str) -> Tensor:
     if direction not in ("forward", "reverse"):
-        raise ValueError(f"direction is {direction!r}; known are forward, reverse, and for lstm bidirectional")
+        raise ValueError(f"direction is {direction!r}; it must be forward or reverse, or for lstm bidirectional")
     return x.flip(0) if direction == "reverse" else x
 
 
@@ -129,7 +129,7 @@ def _rows(state: Tensor, x: Tensor) -> Tensor:
     """An initial state with a row for each of the batch.
 
     coremltools checks no number of rows, and converts torch's packed sequences to a state of zeros with as many rows as there are
-    time steps. Its test of them has Core ML give torch's numbers, so Core ML plays that; equal rows do not tell which it takes.
+    time steps. Its test of them has Core ML give torch's numbers, so Core ML runs that; equal rows do not tell which it takes.
     """
     batch = x.shape[1]
     if len(state) == batch:
@@ -137,12 +137,12 @@ def _rows(state: Tensor, x: Tensor) -> Tensor:
     if not len(state) or not torch.equal(state, state[:1].expand_as(state)):
         raise ValueError(
             f"an initial state of {len(state)} rows for a batch of {batch}: which of them Core ML takes is not known, "
-            "so that only equal ones are played"
+            "so only equal ones are accepted"
         )
     return state[:1].expand(batch, -1)
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:
     if name.lower() not in ACTIVATIONS:
-        raise ValueError(f"the activation is {name!r}; known are {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"the activation is {name!r}; it must be one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name.lower()]

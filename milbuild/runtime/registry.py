@@ -6,9 +6,9 @@ An operation is a function of its MIL parameters. The annotation of a parameter 
     int, float, bool, str   the content of a value of one element
     list[int], list[bool]   the content of a small tensor: axes, sizes, masks
     list[Tensor]            several tensors (`values` of concat)
-    Any                     the value as it stands: a tensor, or a list of them
+    Any                     the value as it is: a tensor, or a list of them
 
-What stands behind the `*` is no parameter of MIL but comes from the engine, for those who ask for it: `opset` (5 for iOS15,
+What comes after the `*` is not a parameter of MIL; the engine passes it to operations that have it: `opset` (5 for iOS15,
 6, 7, 8, ...), `results` (what the program declares about the results), `in_place` (x is not read again).
 The engine rounds a result to the type that the program declares for it; an operation computes in float32.
 """

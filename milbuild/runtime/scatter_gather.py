@@ -135,7 +135,7 @@ def _same_but_for(axis: int, x: Tensor, indices: Tensor) -> None:
         raise ValueError(f"{tuple(indices.shape)} and {tuple(x.shape)} differ elsewhere than at axis {axis}")
 
 
-# The modes that accumulate, as torch names them. Where an index stands twice, every update counts; for "update" the last.
+# The modes that accumulate, as torch names them. Where an index occurs twice, every update counts; for "update" the last.
 REDUCTIONS = {"add": "sum", "sub": "sum", "mul": "prod", "div": "prod", "max": "amax", "min": "amin"}
 
 

@@ -73,7 +73,7 @@ def non_maximum_suppression(
     *,
     opset: int,
 ) -> tuple[Tensor, ...]:
-    """Up to iOS16 the boxes stand in rows and their number is a fourth result; from iOS17 (opset 7) in columns."""
+    """Up to iOS16 the boxes are rows and their number is a fourth result; from iOS17 (opset 7) columns."""
     if opset >= 7:
         boxes, scores = boxes.mT, scores.mT
     best, classes = scores.amax(-1), scores.argmax(-1)
@@ -182,7 +182,7 @@ def stack(values: list[Tensor], axis: int) -> Tensor:
 def tile(x: Tensor, reps: list[int]) -> Tensor:
     if len(reps) != x.ndim or min(reps) < -1:
         raise ValueError(f"{x.ndim} axes cannot be repeated {reps} times")
-    # Until coremltools 8, `expand` divides the wanted shape by the tensor's, where -1 stands for an axis that is kept: 0 or -1.
+    # Until coremltools 8, `expand` divides the wanted shape by the tensor's, where -1 is an axis that is kept: 0 or -1.
     # A 0 of a wanted extent of 0 looks the same; scatter_nd, the only known reader of one, does not look at such updates.
     reps = [rep if rep > 0 else 1 for rep in reps]
     # An axis of one entry is repeated without a copy.
@@ -201,7 +201,7 @@ def topk(
     return_indices: bool = True,
     output_indices_dtype: str = "int32",
 ) -> tuple[Tensor, ...] | Tensor:
-    """Always sorted; of equal values the first stands first."""
+    """Always sorted; of equal values the first comes first."""
     size = x.shape[axis]
     if not -1 <= k <= size:
         raise ValueError(f"k is {k} of {size} entries")

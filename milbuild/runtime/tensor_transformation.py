@@ -96,8 +96,8 @@ def slice_by_index(
     end_mask: list[bool] | None = None,
     squeeze_mask: list[bool] | None = None,
 ) -> Tensor:
-    where, turned = _slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
-    return x[where].flip(turned) if turned else x[where]
+    where, reversed_axes = _slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    return x[where].flip(reversed_axes) if reversed_axes else x[where]
 
 
 @moves
@@ -124,12 +124,12 @@ def slice_update(
     *,
     in_place: bool = False,
 ) -> Tensor:
-    where, turned = _slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    where, reversed_axes = _slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
     y = x if in_place else x.clone()
     if y[where].shape != update.shape:
         raise ValueError(f"the slice has the shape {tuple(y[where].shape)}")
-    if turned:
-        update = update.flip(turned)
+    if reversed_axes:
+        update = update.flip(reversed_axes)
     elif in_place and update.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
         update = update.clone()  # a cache that is shifted: the parts may overlap
     y[where] = update
@@ -148,7 +148,7 @@ def _slices(
     """Python's slices, but with positive strides; and the axes of the result to turn round after them."""
     none = [False] * x.ndim
     slices: list[Any] = []
-    turned: list[int] = []
+    reversed_axes: list[int] = []
     rank = 0
     for size, first, last, step, from_start, to_end, squeezed in zip(
         x.shape,
@@ -165,11 +165,11 @@ def _slices(
             continue
         places = range(size)[slice(None if from_start else first, None if to_end else last, step)]
         if step < 0:
-            turned.append(rank)
+            reversed_axes.append(rank)
             places = places[::-1]
         slices.append(slice(places.start, places.stop, places.step))
         rank += 1
-    return tuple(slices), turned
+    return tuple(slices), reversed_axes
 
 
 @moves

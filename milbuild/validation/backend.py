@@ -1,4 +1,4 @@
-"""A package on one backend: its engines, loaded once, and what may watch them."""
+"""A package on one backend: its functions, loaded once, and what may observe their operations."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -18,34 +18,33 @@ CORE_ML = "Core ML"
 # Core ML chooses for itself with "all": each of these says what one unit makes of a package.
 UNITS = ("cpu_only", "cpu_and_gpu", "cpu_and_ne")
 
-# Called behind every operation with the operation and its results, as tensors
+# Called after every operation with the operation and its results, as tensors
 Note = Callable[[Operation, tuple[Any, ...]], None]
 
 
-class Player:
-    """`backend` is "float32" or "declared" (how the runtime rounds), or "Core ML" with the compute units behind it."""
+class Backend:
+    """`name` is "float32" or "declared" (how the runtime rounds), or "Core ML" followed by the compute units."""
 
-    def __init__(self, package: Path, encoder: Path | None, backend: str) -> None:
-        self.package, self.backend = package, backend
-        units = backend.removeprefix(CORE_ML).strip() if backend.startswith(CORE_ML) else ct.ComputeUnit.ALL
+    def __init__(self, package: Path, encoder: Path | None, name: str) -> None:
+        self.package, self.name = package, name
+        units = name.removeprefix(CORE_ML).strip() if name.startswith(CORE_ML) else ct.ComputeUnit.ALL
         self.model = Model(package, compute_units=units)
         self.encoder = None if encoder is None else Model(encoder, compute_units=units)
         self.note: Note | None = None
-        self._engines: dict[Any, _Engine] = {}
+        self._loaded: dict[tuple[str, str | None], _Loaded] = {}
 
-    def engine(self, model: Model | None = None) -> "_Engine":
-        """What predicts for a function of the package, the default one without any."""
+    def loaded(self, model: Model | None = None) -> "_Loaded":
+        """A function of the package, ready to predict; the default one without `model`."""
         model = model or self.model
         key = (model.package_path, model.function_name)
-        if key not in self._engines:
-            core_ml = self.backend.startswith(CORE_ML)
-            loaded = model.core_ml() if core_ml else runtime.load(*key, self.backend)
-            self._engines[key] = _Engine(loaded, self)
-        return self._engines[key]
+        if key not in self._loaded:
+            core_ml = self.name.startswith(CORE_ML)
+            self._loaded[key] = _Loaded(model.core_ml() if core_ml else runtime.load(*key, self.name), self)
+        return self._loaded[key]
 
     def predict(self, data: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Outputs by name, of a classifier the probabilities in the order of its labels, without the label."""
-        outputs = self.engine().predict(data)
+        """Outputs by name; of a classifier the probabilities in the order of its labels, without the label."""
+        outputs = self.loaded().predict(data)
         return {
             name: np.array([list(value.values())], np.float32) if isinstance(value, dict) else value
             for name, value in outputs.items()
@@ -53,8 +52,8 @@ class Player:
         }
 
     @contextlib.contextmanager
-    def watched(self, note: Note) -> Iterator[None]:
-        """While it is open, `note` sees every operation of the runtime."""
+    def observed(self, note: Note) -> Iterator[None]:
+        """While it is open, `note` is called after every operation of the runtime."""
         self.note = note
         try:
             yield
@@ -62,7 +61,7 @@ class Player:
             self.note = None
 
     def operations(self) -> Iterator[Operation]:
-        """Those of every function, the encoder's first, as they are computed; a name that two functions have comes once."""
+        """Those of every function, the encoder's first, in the graph's order; a name that two functions share comes once."""
         seen = set()
         for model in [self.encoder, self.model]:
             if model is None:
@@ -75,25 +74,25 @@ class Player:
                         yield operation
 
     def session(self) -> Session:
-        """One sequence, from its beginning."""
+        """A new sequence."""
         session = Session(self.model, self.encoder)
         for each in session.models.values():
-            each.use(self.engine(each))
+            each.use(self.loaded(each))
         session.reset()
         return session
 
 
-class _Engine:
-    """What Session and predict call; tells the player's note of each operation."""
+class _Loaded:
+    """A function as Session and `predict` call it, which tells the backend's note of each operation."""
 
-    def __init__(self, loaded: Any, player: Player) -> None:
-        self.loaded, self._player = loaded, player
+    def __init__(self, function: Any, backend: Backend) -> None:
+        self.function, self._backend = function, backend
 
     def predict(self, data: dict[str, Any], state: Any = None) -> Any:
-        note = self._player.note
+        note = self._backend.note
         if note is None:
-            return self.loaded.predict(data) if state is None else self.loaded.predict(data, state)
-        return self.loaded.predict(data, state, note)
+            return self.function.predict(data) if state is None else self.function.predict(data, state)
+        return self.function.predict(data, state, note)
 
     def make_state(self) -> Any:
-        return self.loaded.make_state()
+        return self.function.make_state()

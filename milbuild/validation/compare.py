@@ -1,39 +1,37 @@
-"""A package on every backend beside transformers' model: the cases, played and measured."""
+"""A package on every backend, compared with transformers' model: the cases are run and measured."""
 
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from milbuild import architectures, tasks
-from milbuild.caches import Geometry
+from milbuild import tasks
 from milbuild.errors import Error
 from milbuild.generation.session import Session
 from milbuild.model import Model
 from milbuild.package.reader import check_program
-from milbuild.program.interfaces import INTERFACES
 from milbuild.program.metadata import MODEL_TYPE_KEY
 from milbuild.program.outputs import CLASS_LABELS
 from milbuild.program.plan import METADATA_KEY, Plan
 from milbuild.program.whisperkit import alignment_heads
-from milbuild.validation import answers, cases, drift, greedy, reference, third_party, whisperkit
-from milbuild.validation.backend import CORE_ML, RUNTIME, UNITS, Player
+from milbuild.validation import cases, drift, greedy, reference, third_party, whisperkit
+from milbuild.validation.backend import CORE_ML, RUNTIME, UNITS, Backend
 from milbuild.validation.cases import Case
+from milbuild.validation.comparison import Comparison
 from milbuild.validation.figures import Row, measure, measure_labels
-from milbuild.validation.material import Material
 from milbuild.validation.report import Bar, Report
+from milbuild.validation.sample_inputs import SampleInputs
 from milbuild.weights import Checkpoint
 
-Progress = Callable[[str, float], None]  # what is being done, the share of the work that lies behind
-LANDMARKS = 2  # what looking at them takes, in cases
+Progress = Callable[[str, float], None]  # what is being done, the share of the work that is done
+MODULES = 2  # what comparing module outputs takes, in cases
 
 
 def compare(
     model: Model,
-    material: Material,
+    samples: SampleInputs,
     bar: Bar,
     task: str | None = None,
     encoder: Model | None = None,
@@ -41,72 +39,53 @@ def compare(
     units: str | None = None,
     tell: Progress = lambda text, share: None,
 ) -> Report:
-    """See `milbuild.validate`. `core_ml`: it is there; `units` of it, by default each."""
+    """See `milbuild.validate`. `core_ml`: it is available; `units` of it, by default each."""
     path = Path(model.package_path)
     check_program(path.name, model.get_spec())
     other = None if encoder is None else Path(encoder.package_path)
-    backends = [*RUNTIME, *([f"{CORE_ML} {unit}" for unit in ([units] if units else UNITS)] if core_ml else [])]
-    players = {backend: Player(path, other, backend) for backend in backends}
-    ours = METADATA_KEY in model.user_defined_metadata
+    names = [*RUNTIME, *([f"{CORE_ML} {unit}" for unit in ([units] if units else UNITS)] if core_ml else [])]
+    backends = {name: Backend(path, other, name) for name in names}
     progress = _Steps(tell)
     progress("loading transformers' model")
-    if ours:
-        plan = Plan.of(path.name, model.user_defined_metadata)
-        if task is not None and tasks.resolve(task, tuple(tasks.TASKS), path.name)[0].name != plan.task:
-            raise Error(f"{path.name} was built for {plan.task}, not for {task}", "Leave the task out.")
-        truth = reference.load(material.source, plan.task, material.revision)
-        built, found = model.user_defined_metadata.get(MODEL_TYPE_KEY), truth.config.model_type
-        if built not in (None, found):
-            raise Error(
-                f"the package and the other checkpoint do not belong together: it was built of a {built}, and this is a {found}",
-                "Validate a package with the checkpoint it was built from.",
-            )
-    else:
-        truth = reference.load(material.source, third_party.task(path.name, task), material.revision)
-        plan = third_party.plan(players["float32"], truth, third_party.task(path.name, task))
-    material.check({"pixel_values": "pictures", "input_ids": "text"}.get(truth.main_input_name, "sound"))
-    if truth.main_input_name == "input_features":
-        assert isinstance(plan.sequence_length, int)
-        reference.shorten(truth, plan.sequence_length // material.hop // 2)
-    if not ours:
-        first = next(cases.whole_calls(plan, truth, material, model.interface))
-        plan = third_party.told_apart(plan, first.expected(), first.play(players["float32"]))
-    report = Report(path.name, os.fspath(material.source), plan, ours, bar.filled(plan), backends)
-    chosen = list(_cases(plan, truth, material, model, encoder))
-    progress.expect((len(chosen) + (ours and plan.task in tasks.GENERATION)) * (1 + len(players)) + LANDMARKS)
+    comparison = _comparison(model, samples, task, encoder, backends["float32"])
+    plan, truth, ours = comparison.plan, comparison.truth, comparison.ours
+    report = Report(path.name, os.fspath(samples.source), plan, ours, bar.filled(plan), names)
+    chosen = list(_cases(comparison))
+    progress.expect((len(chosen) + (ours and plan.task in tasks.GENERATION)) * (1 + len(backends)) + MODULES)
     for case in chosen:
         progress(f"{case.name}, transformers")
         expected, terms = case.expected(), case.terms()
         rounded = None if case.rounded is None else case.rounded()
-        for backend, player in players.items():
-            progress(f"{case.name}, {backend}")
-            for output, value in case.play(player).items():
+        for name, backend in backends.items():
+            progress(f"{case.name}, {name}")
+            for output, value in case.run(backend).items():
                 if not ours and output not in plan.outputs:
-                    report.strange.add(output)  # transformers' model has nothing of its shape
+                    report.strange.add(output)  # transformers' model has no output of its shape
                     continue
-                row = _row(case, backend, output, expected[output], value, terms.get(output, 0.0))
-                if rounded is not None and backend != "float32":
-                    row = _beside(row, expected[output], rounded[output], value)
+                row = _row(case, name, output, expected[output], value, terms.get(output, 0.0))
+                if rounded is not None and name != "float32":
+                    row = _with_rounding(row, expected[output], rounded[output], value)
                 report.rows.append(row)
     if ours and plan.task in tasks.GENERATION:
-        progress("text that is chosen, transformers")
-    for continued in _continued(plan, truth, material, players["float32"]) if ours else ():
-        for backend, player in players.items():
-            progress(f"{continued.name}, {backend}")
-            tokens, scores = continued.play(player)
-            found, expected_scores, rounded_scores = continued.compare(backend, tokens)
-            report.greedy.append(found)
-            row = measure(continued.name, backend, "logits", expected_scores, scores)
-            if rounded_scores is not None and backend != "float32":
-                row = _beside(row, expected_scores, rounded_scores, scores)
+        progress("greedy generation, transformers")
+    continued = _continuation(comparison, backends["float32"])
+    if continued is not None:
+        for name, backend in backends.items():
+            progress(f"{continued.name}, {name}")
+            tokens, scores = continued.run(backend)
+            greedy_, expected_scores, rounded_scores = continued.compare(name, tokens)
+            report.greedy.append(greedy_)
+            row = measure(continued.name, name, "logits", expected_scores, scores)
+            if rounded_scores is not None and name != "float32":
+                row = _with_rounding(row, expected_scores, rounded_scores, scores)
             report.rows.append(row)
-    progress("looking at the landmarks")
-    report.drift = drift.measure(players, truth, _typical(plan, truth, material, chosen), plan, ours)
+    progress("comparing module outputs")
+    report.drift = drift.measure(backends, truth, _typical(comparison, chosen), plan, ours)
     return report
 
 
 class _Steps:
-    """Tells what is being done with the share of steps that lie behind."""
+    """Tells what is being done with the share of the steps that are done."""
 
     def __init__(self, tell: Progress) -> None:
         self.tell, self.done, self.total = tell, -1, 0
@@ -120,70 +99,85 @@ class _Steps:
         self.tell(text, min(1.0, self.done / self.total) if self.total else 0.0)
 
 
-def _cases(plan: Plan, truth: Any, material: Material, model: Model, encoder: Model | None) -> Iterator[Case]:
-    if INTERFACES[plan.interface].packages:
-        if encoder is not None:
-            raise Error(f"a package of {plan.interface} is compared by itself", "Leave the encoder's out.")
-        geometry = Geometry.of(architectures.find(truth.config.model_type), truth.config)
-        heads = alignment_heads(Checkpoint.open(material.source, material.revision), geometry)
-        yield from whisperkit.cases(plan, truth, material, geometry, heads)
-    elif plan.apart:
-        Session(model, encoder)  # which says what is missing
-        for name, inputs, sound, chunks in answers.sequences(plan, truth, material):
-            yield _answer(plan, truth, name, inputs, sound, chunks)
-    elif plan.cache == "none":
-        yield from cases.whole_calls(plan, truth, material, model.interface)
+def _comparison(
+    model: Model, samples: SampleInputs, task: str | None, encoder: Model | None, backend: Backend
+) -> Comparison:
+    """With the plan in the package's metadata; of a third-party package with what its description and a prediction by
+    `backend` say."""
+    name = Path(model.package_path).name
+    ours = METADATA_KEY in model.user_defined_metadata
+    if ours:
+        plan = Plan.of(name, model.user_defined_metadata)
+        if task is not None and tasks.resolve(task, tuple(tasks.TASKS), name)[0].name != plan.task:
+            raise Error(f"{name} was built for {plan.task}, not for {task}", "Leave out the task.")
+        truth = reference.load(samples.source, plan.task, samples.revision)
+        built, given = model.user_defined_metadata.get(MODEL_TYPE_KEY), truth.config.model_type
+        if built not in (None, given):
+            raise Error(
+                f"the package was built from a {built} checkpoint, and this checkpoint is a {given}",
+                "Validate a package with the checkpoint it was built from.",
+            )
     else:
-        yield from cases.sequences(plan, truth, material, Session(model).output)
+        task = third_party.task(name, task)
+        truth = reference.load(samples.source, task, samples.revision)
+        plan = third_party.plan(backend, truth, task)
+    samples.check({"pixel_values": "images", "input_ids": "text"}.get(truth.main_input_name, "audio"))
+    if truth.main_input_name == "input_features":
+        assert isinstance(plan.sequence_length, int)
+        reference.shorten(truth, plan.sequence_length // samples.hop // 2)
+    comparison = Comparison(plan, truth, samples, model, encoder, ours)
+    if ours:
+        return comparison
+    first = next(cases.whole_calls(comparison))
+    return comparison.by(third_party.with_outputs(plan, first.expected(), first.run(backend)))
 
 
-def _answer(
-    plan: Plan, truth: Any, name: str, inputs: answers.Arrays, sound: np.ndarray | None, chunks: list[int]
-) -> Case:
-    def play(player: Player) -> answers.Arrays:
-        return answers.play(player.session(), plan, inputs, sound, chunks)
+def _cases(comparison: Comparison) -> Iterator[Case]:
+    if comparison.interface.packages:
+        if comparison.encoder is not None:
+            raise Error(
+                f"a package of the interface {comparison.plan.interface} is compared by itself",
+                "Leave out the encoder's package.",
+            )
+        samples = comparison.samples
+        heads = alignment_heads(Checkpoint.open(samples.source, samples.revision), comparison.geometry)
+        yield from whisperkit.cases(comparison, heads)
+    elif comparison.plan.apart:
+        Session(comparison.model, comparison.encoder)  # raises for what is missing
+        yield from cases.answers(comparison)
+    elif comparison.plan.cache == "none":
+        yield from cases.whole_calls(comparison)
+    else:
+        yield from cases.sequences(comparison, Session(comparison.model).output)
 
-    def expected(rounded: tuple[bool, bool] = (False, False)) -> answers.Arrays:
-        found = reference.forward(truth, inputs, rounded)
-        return found | {"logits": found["logits"][:1, answers.scored(plan, chunks)]}
 
-    def one() -> Case:
-        first = {key: value[:1] for key, value in inputs.items()}
-        return _answer(plan, truth, name, first, None if sound is None else sound[:1], chunks)
-
-    states = cases.in_states(plan)
-    return Case(name, inputs, play, expected, one=one, rounded=(lambda: expected(states)) if any(states) else None)
-
-
-def _continued(plan: Plan, truth: Any, material: Material, player: Player) -> Iterator[greedy.Continuation]:
-    """What is written token by token, of packages that can."""
+def _continuation(comparison: Comparison, backend: Backend) -> greedy.Continuation | None:
+    """What is generated token by token, of packages that can."""
+    plan = comparison.plan
     if (
-        plan.task not in tasks.GENERATION
-        or INTERFACES[plan.interface].packages
+        not comparison.ours
+        or plan.task not in tasks.GENERATION
+        or comparison.interface.packages
         or plan.outputs.get("logits", ()) is None
-        or not (plan.apart or cases.backwards(truth.config))
+        or not (plan.apart or comparison.causal)
     ):
-        return
-    session = player.session()
-    if not plan.apart:
-        found = greedy.continuation(plan, truth, material, session.context)
-    else:
-        name, inputs, sound = next(answers.reading(plan, truth, material, plan.batch_size))
-        found = greedy.answer(plan, truth, inputs, sound, name, session.context)
-    if found is not None:
-        yield found
+        return None
+    context = backend.session().context
+    return (greedy.answer if plan.apart else greedy.continuation)(comparison, context)
 
 
-def _typical(plan: Plan, truth: Any, material: Material, chosen: list[Case]) -> Case:
-    """The case whose landmarks are looked at: without padding, and of middle length."""
-    if plan.cache != "none" and not plan.apart and not INTERFACES[plan.interface].packages:
-        return cases.exact(plan, truth, material, "logits" if plan.task in tasks.GENERATION else "last_hidden_state")
-    plain = [case for case in chosen if "padd" not in case.name]
+def _typical(comparison: Comparison, chosen: list[Case]) -> Case:
+    """The case whose module outputs are compared: without padding, and of middle length."""
+    plan = comparison.plan
+    if plan.cache != "none" and not plan.apart and not comparison.interface.packages:
+        return cases.exact(comparison, "logits" if plan.task in tasks.GENERATION else "last_hidden_state")
+    plain = [case for case in chosen if not case.padded]
     return plain[len(plain) // 2]
 
 
-def _beside(row: Row, plain: np.ndarray, rounded: np.ndarray, value: np.ndarray) -> Row:
-    """The row of a package that rounds keys and values, against a model that rounds them, too; and what that does to it."""
+def _with_rounding(row: Row, plain: np.ndarray, rounded: np.ndarray, value: np.ndarray) -> Row:
+    """The row of a package that rounds keys and values, compared with a model that rounds them, too; and what rounding does to
+    that model."""
     moved = measure(row.case, row.backend, row.output, plain, rounded)
     return replace(measure(row.case, row.backend, row.output, rounded, value, row.left_out), rounding=moved.max_rel)
 

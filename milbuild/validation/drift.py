@@ -1,13 +1,13 @@
-"""Where a package leaves the model: every landmark beside the module of its name, and how large values get.
+"""Where a package's values diverge from the model's: every module output, in the graph's order, and how large values get.
 
-A stranger's package has no operations that bear the names of modules: there the operation whose values are nearest to a
-module's stands for it.
+The operations of a third-party package are not named after modules: there a module's output is that of the operation whose
+values are nearest to it.
 """
 
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,24 +15,27 @@ import torch
 from milbuild.package.reader import Operation
 from milbuild.program.plan import Plan
 from milbuild.validation import reference
-from milbuild.validation.backend import RUNTIME, Player
+from milbuild.validation.backend import RUNTIME, Backend
 from milbuild.validation.cases import FEW, Case
 from milbuild.validation.figures import distance, scale
 
-# A landmark where the error is so much larger than at any before it is one where it jumps.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# The error jumps at a module where it is so much larger than at any module before it.
 JUMP = 8.0
 # Errors over the range (root mean square) that rounding explains: of sums in another order, and of values in float16.
-SUMS, HALVES = 1e-6, 2e-3
-LARGEST_HALF = 65504.0  # the largest float16 (IEEE 754)
+SUMS, FLOAT16 = 1e-6, 2e-3
+LARGEST_FLOAT16 = 65504.0  # the largest float16 (IEEE 754)
 HEADROOM = 2.0
-# So near must the values of a stranger's operation be to be taken for a module's, over the range.
+# The largest error, over the range, at which an operation of a third-party package is taken for a module.
 NEAR = 0.01
 
 
 @dataclass(frozen=True)
-class Landmark:
-    """A module's output in the package. `errors`: root mean square over the reference's range, by backend; `worst`: the largest
-    difference over it; `largest`: the largest magnitude in the reference."""
+class ModuleOutput:
+    """The output of a module in the package. `errors`: root mean square over the reference's range, by backend; `worst`: the
+    largest difference over it; `largest`: the largest magnitude in the reference."""
 
     module: str
     operation: str
@@ -52,63 +55,66 @@ class Large:
 
 @dataclass
 class Drift:
-    """`rounding`: errors that need no other reason, by backend; `landmarks` in order of computation; `large`, values with less
-    than `HEADROOM` left below float16's end; `missing`, modules without an operation where other layers have one, and of a
-    stranger's package those behind the last one whose values stand in it; `matched`: by values, not by names."""
+    """`rounding`: errors that rounding alone explains, by backend; `outputs` of modules in the graph's order; `large`, values
+    with less than `HEADROOM` left below float16's largest; `missing`, modules without an operation where other layers have
+    one, and of a third-party package those after the last one whose values are in it, in the model's order; `matched`: by
+    values, not by names."""
 
     rounding: dict[str, float]
-    landmarks: list[Landmark] = field(default_factory=list)
+    outputs: list[ModuleOutput] = field(default_factory=list)
     large: list[Large] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     matched: bool = False
 
-    def worst(self, backend: str) -> Landmark:
-        """The landmark with the largest error."""
-        return max(self.landmarks, key=lambda landmark: landmark.worst[backend])
+    def worst(self, backend: str) -> ModuleOutput:
+        """The module output with the largest error."""
+        return max(self.outputs, key=lambda output: output.worst[backend])
 
-    def jump(self, backend: str) -> tuple[Landmark, float] | None:
-        """(the first landmark where the error is far larger than at any before it, the largest before it), if there is one."""
+    def jump(self, backend: str) -> tuple[ModuleOutput, float] | None:
+        """(the first module output, in the graph's order, whose error is far larger than that of any before it, the largest error
+        before it), if there is one."""
         before = 0.0
-        for landmark in self.landmarks:
-            error = landmark.errors[backend]
+        for output in self.outputs:
+            error = output.errors[backend]
             if not error <= max(JUMP * before, self.rounding[backend]):
-                return landmark, before
+                return output, before
             before = max(before, error)
         return None
 
     @property
-    def largest(self) -> Landmark:
-        """The landmark with the largest magnitude."""
-        return max(self.landmarks, key=lambda landmark: landmark.largest)
+    def largest(self) -> ModuleOutput:
+        """The module output with the largest magnitude."""
+        return max(self.outputs, key=lambda output: output.largest)
 
 
-def measure(players: dict[str, Player], truth: Any, case: Case, plan: Plan, ours: bool) -> Drift | None:
-    """The landmarks of one call or sequence, in float32 (is the graph right?) and as declared (what does precision cost?).
+def measure(backends: dict[str, Backend], truth: "PreTrainedModel", case: Case, plan: Plan, ours: bool) -> Drift | None:
+    """Module outputs of one call or sequence, in float32 (is the graph right?) and as declared (what does precision cost?).
 
-    `ours`: operations bear the names of modules. None where no module's output stands in the package.
+    `ours`: operations have the names of modules. None where no module's output is in the package.
     """
     case = case.single()
     with reference.modules(truth) as seen:
         reference.forward(truth, case.inputs)
         expected = dict(seen)
         # A head's modules give few numbers, as its outputs do.
-        behind = plan.task in FEW
-        terms = reference.terms(truth, case.inputs, lambda found: dict(seen)) if behind else {}
-    half = plan.precision == "float16"
+        few = plan.task in FEW
+        terms = reference.terms(truth, case.inputs, lambda outputs: dict(seen)) if few else {}
+    float16 = plan.precision == "float16"
     # A state holds float16, whatever else the package declares.
-    rounding = {"float32": HALVES if half else SUMS, "declared": HALVES if half or plan.cache == "state" else SUMS}
+    rounding = {
+        "float32": FLOAT16 if float16 else SUMS,
+        "declared": FLOAT16 if float16 or plan.cache == "state" else SUMS,
+    }
     drift = Drift(rounding, matched=not ours)
-    graph = players["float32"]
+    graph = backends["float32"]
     found = _by_name(graph, expected) if ours else _by_value(graph, case, expected)
-    places = {operation.name: number for number, operation in enumerate(graph.operations())}
-    order = sorted(found, key=lambda module: (places[found[module]], module.count(".")))
-    played = {}
-    for backend in RUNTIME:
-        large = drift.large if backend == "float32" else None
-        played[backend] = _watched(players[backend], case, set(found.values()), large)
-    for module in order:
+    values_of = {}
+    for name in RUNTIME:
+        large = drift.large if name == "float32" else None
+        values_of[name] = _observed(backends[name], case, set(found.values()), large)
+    for module in found:
         over = scale("", expected[module], terms.get(module, 0.0))
-        values = {backend: _joined(kept[found[module]], expected[module].shape) for backend, kept in played.items()}
+        values = {name: _joined(kept[found[module]], expected[module].shape) for name, kept in values_of.items()}
         figures_ = {
             backend: distance(expected[module], value, over) for backend, value in values.items() if value is not None
         }
@@ -116,7 +122,7 @@ def measure(players: dict[str, Player], truth: Any, case: Case, plan: Plan, ours
             errors = {backend: _share(psnr) for backend, (_, _, psnr, _) in figures_.items()}
             worst = {backend: over for backend, (_, over, _, _) in figures_.items()}
             largest = float(np.abs(expected[module]).max())
-            drift.landmarks.append(Landmark(module, found[module], errors, worst, largest))
+            drift.outputs.append(ModuleOutput(module, found[module], errors, worst, largest))
     modules = list(expected)
     if ours:
         kinds = {_kind(module) for module in found}
@@ -124,7 +130,7 @@ def measure(players: dict[str, Player], truth: Any, case: Case, plan: Plan, ours
     else:
         last = max((number for number, module in enumerate(modules) if module in found), default=-1)
         drift.missing = modules[last + 1 :]
-    return drift if drift.landmarks or drift.missing else None
+    return drift if drift.outputs or drift.missing else None
 
 
 def _kind(module: str) -> str:
@@ -132,13 +138,13 @@ def _kind(module: str) -> str:
     return re.sub(r"\d+", "*", module)
 
 
-def _by_name(player: Player, expected: dict[str, np.ndarray]) -> dict[str, str]:
-    """Module path -> the operation that gives its output, in packages whose operations bear the names of modules."""
-    return reference.landmarks(expected, [operation.name for operation in player.operations()])
+def _by_name(backend: Backend, expected: dict[str, np.ndarray]) -> dict[str, str]:
+    """Module path -> the operation that gives its output, in packages whose operations have the names of modules."""
+    return reference.module_outputs(expected, (operation.name for operation in backend.operations()))
 
 
-def _by_value(player: Player, case: Case, expected: dict[str, np.ndarray]) -> dict[str, str]:
-    """The same by the operation of the same shape whose values are nearest."""
+def _by_value(backend: Backend, case: Case, expected: dict[str, np.ndarray]) -> dict[str, str]:
+    """The same, in the graph's order too, by the operation of the same shape whose values are nearest."""
     shapes: dict[tuple[int, ...], list[str]] = {}
     for module, value in expected.items():
         shapes.setdefault(value.shape, []).append(module)
@@ -153,13 +159,15 @@ def _by_value(player: Player, case: Case, expected: dict[str, np.ndarray]) -> di
             if error < min(NEAR, nearest.get(module, (math.inf, ""))[0]):
                 nearest[module] = error, operation.name
 
-    with player.watched(note):
-        case.play(player)
-    return {module: operation for module, (_, operation) in nearest.items()}
+    with backend.observed(note):
+        case.run(backend)
+    places = {operation.name: place for place, operation in enumerate(backend.operations())}
+    order = sorted(nearest, key=lambda module: (places[nearest[module][1]], module.count(".")))
+    return {module: nearest[module][1] for module in order}
 
 
-def _watched(player: Player, case: Case, wanted: set[str], large: list[Large] | None) -> dict[str, list[np.ndarray]]:
-    """The values of operations, call by call; into `large` go those that come near float16's end."""
+def _observed(backend: Backend, case: Case, wanted: set[str], large: list[Large] | None) -> dict[str, list[np.ndarray]]:
+    """The values of operations, call by call; those that come near float16's largest are added to `large`."""
     kept: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     largest: dict[str, Large] = {}
 
@@ -172,20 +180,22 @@ def _watched(player: Player, case: Case, wanted: set[str], large: list[Large] | 
             if output.dtype == "FLOAT16" and isinstance(value, torch.Tensor) and value.numel():
                 magnitude = value.abs()
                 reached = float(torch.where(torch.isfinite(magnitude), magnitude, 0.0).max())
-                if reached > LARGEST_HALF / HEADROOM and reached > getattr(largest.get(operation.name), "largest", 0):
+                if reached > LARGEST_FLOAT16 / HEADROOM and reached > getattr(
+                    largest.get(operation.name), "largest", 0
+                ):
                     largest[operation.name] = Large(operation.name, operation.type, reached)
 
-    with player.watched(note):
-        case.play(player)
+    with backend.observed(note):
+        case.run(backend)
     if large is not None:
         large += largest.values()
     return kept
 
 
 def _joined(values: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
-    """The values of all calls as the one array that the module gives of the whole sequence; None where they make no such.
+    """The values of all calls as the one array that the module gives for the whole sequence; None where they do not make it up.
 
-    A package that takes several sequences at once may have been given one. Of pictures the channels may stand last.
+    A package that takes several sequences at once may have been given one. The channels of images may be the last axis.
     """
     if values and values[0].ndim == len(shape) and values[0].shape[0] > shape[0]:
         values = [value[: shape[0]] for value in values]

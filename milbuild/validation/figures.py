@@ -1,4 +1,4 @@
-"""How far an output lies from transformers': numbers over its scale, and what a reader of the output would notice."""
+"""How far an output is from transformers': errors over its scale, and what a user of the output would notice."""
 
 import math
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ import numpy as np
 
 from milbuild.errors import Error
 
-BLOCK = 1 << 22  # numbers that are looked at together
+BLOCK = 1 << 22  # numbers that are compared at a time
 TOP = 5
 BOXES = ("boxes", "pred_boxes")
 SHARES = ("probabilities", "token_scores", "start_scores", "end_scores")
 UNIT = ("probabilities", "token_scores", "start_scores", "end_scores", "scores", "frame_scores", "pred_boxes")  # 0 to 1
 
-# What a package in float16 must hold: a graph that is right reaches it on the runtime with room to spare.
+# The bar for a package in float16: a correct graph clears it on the runtime with room to spare.
 MIN_PSNR = 55.0
 # A number of magnitude m is rounded to float16 by up to 2^-11 m. That must pass, so a scale is at least this share of m.
 MAGNITUDE = 2.0**-11 * 10 ** (MIN_PSNR / 20)
@@ -28,12 +28,12 @@ class Row:
     """One output of one case on one backend.
 
     `max_abs` is the largest difference, `max_rel` the same over `scale`, `psnr` the root mean square of the differences in dB
-    below it, `cosine` the angle between both as they stand. What a reader would notice is None
-    where the output has nothing of the kind: `agreement`, the share of rows whose best class is the same; `top5`, of the five
-    best classes those that are in both; `kl`, the divergence of the package's distribution from the reference's (nats, mean);
-    `iou`, the mean overlap of boxes or of the areas of labels. `left_out` rows (padding) are not compared.
-    `rounding` is what keys and values in float16, as a state holds them, do to the reference: the largest difference over
-    `scale`; such a row was compared with a reference that rounds them.
+    below it, `cosine` that of the angle between both. What a user would notice is None where the output has nothing of the
+    kind: `agreement`, the share of rows whose best class is the same; `top5`, the share of the five best classes that are in
+    both; `kl`, the divergence of the package's distribution from the reference's (nats, mean); `iou`, the mean overlap of
+    boxes or of the areas of labels. `left_out` rows (padding) are not compared. `rounding` is what keys and values in
+    float16, as a state holds them, do to the reference: the largest difference over `scale`; such a row was compared with a
+    reference that rounds them.
     """
 
     case: str
@@ -57,7 +57,7 @@ def scale(output: str, expected: np.ndarray, terms: float = 0.0) -> float:
 
     So it is at least what float16's rounding of the magnitude asks for (`MAGNITUDE`), and the range that the output would
     have if the terms it is summed of did not cancel: of random signs they give a normal distribution, whose deviation is
-    `terms` (`reference.terms`), and so many of its numbers the range of `deviations`. What lies between 0 and 1 is measured
+    `terms` (`reference.terms`), and so many of its numbers the range of `deviations`. What is between 0 and 1 is measured
     over 1 at most.
     """
     if not expected.size:
@@ -80,11 +80,11 @@ def measure(
     left_out: int = 0,
     terms: float = 0.0,
 ) -> Row:
-    """The figures of one output. Raises `Error` where the shapes differ: then package and checkpoint do not belong together."""
+    """The figures of one output. Raises `Error` where the shapes differ: then package and checkpoint do not match."""
     if expected.shape != value.shape:
         raise Error(
-            f"the package and the checkpoint do not belong together: {output} has the shape {value.shape}, "
-            f"transformers' of other shape {expected.shape}",
+            f"the package and the checkpoint do not match: {output} has the shape {value.shape} in the package "
+            f"and {expected.shape} in transformers",
             "Validate a package with the checkpoint it was built from.",
         )
     agreement = top5 = kl = iou = None
@@ -101,8 +101,8 @@ def measure_labels(
 ) -> Row:
     """The same of a label for each pixel (B, ...), against the reference's scores of every label (B, classes, ...).
 
-    What is compared is the reference's score of each chosen label with its best one: two as good as equal may change
-    places by rounding, and their numbers say nothing of how far they lie apart.
+    The reference's score of each chosen label is compared with its best one: two that are as good as equal may change places
+    by rounding, and the labels' numbers say nothing of how far apart they are.
     """
     if labels.shape != (scores.shape[0], *scores.shape[2:]):
         return measure(case, backend, output, scores[:, 0], labels)  # which says so

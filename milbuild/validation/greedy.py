@@ -1,28 +1,23 @@
-"""Text that a package writes, the likeliest token at each step, beside what the model would write."""
+"""Text that a package generates greedily, compared with what transformers' model would generate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from milbuild.generation.session import Session
-from milbuild.program.plan import Plan
-from milbuild.validation import answers, reference
-from milbuild.validation.backend import Player
-from milbuild.validation.cases import in_states, step_of, usable
-from milbuild.validation.material import Material
+from milbuild.validation import reference, seq2seq
+from milbuild.validation.backend import Backend
+from milbuild.validation.comparison import Comparison
 
-TOKENS = 16  # that are chosen
-PROMPT = 16  # tokens in front of them
-
-Arrays = dict[str, np.ndarray]
+TOKENS = 16  # that are generated
+PROMPT = 16  # tokens before them
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """`same` of `tokens` chosen tokens are the model's, from the first on. At the first other one the package took `ours`, and
-    the model `theirs`, whose logit lies `margin` above; None where all are the same."""
+    """`same` of `tokens` generated tokens are the model's, from the first on. At the next one the package chose `ours`, and the
+    model `theirs`, whose logit is higher by `margin`; None where all are the same."""
 
     case: str
     backend: str
@@ -35,8 +30,8 @@ class Greedy:
 
 @dataclass
 class Continuation:
-    """A prompt and what stands behind it. `begin` makes a session ready for `first`, the tokens that are fed first; `scores`
-    gives the model's (n, vocabulary) behind each token of a sequence."""
+    """A prompt that is continued by `most` tokens. `begin` prepares a session for `first`, the tokens that are fed first;
+    `scores` gives the model's (n, vocabulary) after each token of a sequence."""
 
     name: str
     first: list[int]
@@ -45,9 +40,9 @@ class Continuation:
     most: int
     states: tuple[bool, bool]
 
-    def play(self, player: Player) -> tuple[list[int], np.ndarray]:
-        """(the tokens that a package chooses, the scores (most, vocabulary) that it chose them by)."""
-        session, tokens, rows = player.session(), [], []
+    def run(self, backend: Backend) -> tuple[list[int], np.ndarray]:
+        """(the tokens that a package chooses, the scores (most, vocabulary) it chose them by)."""
+        session, tokens, rows = backend.session(), [], []
         self.begin(session)
         ids = self.first
         for _ in range(self.most):
@@ -57,56 +52,57 @@ class Continuation:
         return tokens, np.stack(rows)
 
     def compare(self, backend: str, tokens: list[int]) -> tuple[Greedy, np.ndarray, np.ndarray | None]:
-        """(how far the model would have written the same, its scores (most, vocabulary) of the same sequence, the same with keys
-        and values in float16 where they live in states)."""
-        # Up to the first other token the model's own continuation is the package's: one pass over the whole says both.
+        """(how many tokens the model would have chosen as well, its scores (most, vocabulary) of the same sequence, the same with
+        keys and values in float16 where they are in states)."""
+        # Up to the first different token the model's own continuation is the package's: one pass over the whole gives both.
         whole = self.first + tokens[:-1]
         scores = self.scores(whole, (False, False))[-self.most :]
         rounded = self.scores(whole, self.states)[-self.most :] if any(self.states) else None
         theirs = scores.argmax(-1)
-        other = [place for place, token in enumerate(tokens) if token != theirs[place]]
-        if not other:
+        different = [place for place, token in enumerate(tokens) if token != theirs[place]]
+        if not different:
             return Greedy(self.name, backend, self.most, self.most), scores, rounded
-        place = other[0]
+        place = different[0]
         margin = float(scores[place].max() - scores[place, tokens[place]])
         return Greedy(self.name, backend, self.most, place, tokens[place], int(theirs[place]), margin), scores, rounded
 
 
-def continuation(plan: Plan, truth: Any, material: Material, context: int) -> Continuation | None:
-    """Behind a text. None where the context holds too little of it."""
-    if step_of(plan) > 1:
+def continuation(comparison: Comparison, context: int) -> Continuation | None:
+    """Of a text. None where the context is too short."""
+    if comparison.step > 1:
         return None  # a call of one length scores its last token only: no text grows in it
-    context = usable(plan, context)
+    context = comparison.usable(context)
     length = min(PROMPT, context // 2)
     most = min(TOKENS, context - length + 1)
     if length < 1:
         return None
-    first = material.ids(truth.config.vocab_size, 1, length)[0].tolist()
+    first = comparison.samples.ids(comparison.config.vocab_size, 1, length)[0].tolist()
 
     def scores(ids: list[int], rounded: tuple[bool, bool]) -> np.ndarray:
-        found: np.ndarray = reference.forward(truth, {"input_ids": np.array([ids], np.int32)}, rounded)["logits"][0]
-        return found
+        inputs = {"input_ids": np.array([ids], np.int32)}
+        logits: np.ndarray = reference.forward(comparison.truth, inputs, rounded)["logits"][0]
+        return logits
 
-    name = f"greedy, {most} behind {length} tokens{material.whose}"
-    return Continuation(name, first, lambda session: None, scores, most, in_states(plan))
+    name = f"greedy, {most} after {length} tokens{comparison.samples.origin}"
+    return Continuation(name, first, lambda session: None, scores, most, comparison.in_states)
 
 
-def answer(plan: Plan, truth: Any, inputs: Arrays, sound: Any, name: str, context: int) -> Continuation | None:
-    """To what an encoder reads."""
-    if step_of(plan) > 1:
+def answer(comparison: Comparison, context: int) -> Continuation | None:
+    """Of a decoder, to what its encoder has read."""
+    if comparison.step > 1:
         return None
-    one = {key: value[:1] for key, value in inputs.items()}
+    name, inputs, audio = next(seq2seq.encoder_inputs(comparison, comparison.plan.batch_size))
+    first = {key: value[:1] for key, value in inputs.items()}
 
     def begin(session: Session) -> None:
-        answers.read(session, one, None if sound is None else sound[:1])
+        seq2seq.encode(session, first, None if audio is None else audio[:1])
 
     def scores(ids: list[int], rounded: tuple[bool, bool]) -> np.ndarray:
-        inputs = one | {"decoder_input_ids": np.array([ids], np.int32)}
-        found: np.ndarray = reference.forward(truth, inputs, rounded)["logits"][0]
-        return found
+        inputs = first | {"decoder_input_ids": np.array([ids], np.int32)}
+        logits: np.ndarray = reference.forward(comparison.truth, inputs, rounded)["logits"][0]
+        return logits
 
-    most = min(TOKENS, usable(plan, context))
-    start = getattr(truth.config, "decoder_start_token_id", None)
-    return Continuation(
-        f"greedy, {most} behind {name}", [0 if start is None else start], begin, scores, most, in_states(plan)
-    )
+    most = min(TOKENS, comparison.usable(context))
+    start = getattr(comparison.config, "decoder_start_token_id", None)
+    start = 0 if start is None else start
+    return Continuation(f"greedy, {most} after {name}", [start], begin, scores, most, comparison.in_states)

@@ -1,34 +1,38 @@
-"""A picture of a validation: error and magnitude at each landmark, in order of computation."""
+"""A plot of a validation: error and magnitude at each module output, in the graph's order."""
 
 import math
 import os
 import re
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from milbuild.io.plots import check_picture, save
+from milbuild.io.plots import check_plot, save
 from milbuild.validation.backend import RUNTIME
-from milbuild.validation.drift import LARGEST_HALF
+from milbuild.validation.drift import LARGEST_FLOAT16, ModuleOutput
+
+if TYPE_CHECKING:
+    from milbuild.validation.report import Report
 
 COLORS = {"float32": "#3b6ea8", "declared": "#d9772b"}
-SMALLEST = 1e-9  # what an error of nothing stands at
+SMALLEST = 1e-9  # where an error of 0 is drawn
 
 
-def draw(report: Any, path: str | os.PathLike[str]) -> None:
-    """`report` is a Report with landmarks. Raises `Error` where the picture cannot be written."""
-    check_picture(path)
+def draw(report: "Report", path: str | os.PathLike[str]) -> None:
+    """Of a report with module outputs. Raises `Error` where the plot cannot be written."""
+    check_plot(path)
     from matplotlib.figure import Figure
 
-    landmarks = report.drift.landmarks
-    places = range(len(landmarks))
+    assert report.drift is not None
+    outputs = report.drift.outputs
+    places = range(len(outputs))
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     errors, sizes = figure.subplots(2, 1, sharex=True)
     for backend in RUNTIME:
-        values = [max(SMALLEST, landmark.errors[backend]) for landmark in landmarks]
+        values = [max(SMALLEST, output.errors[backend]) for output in outputs]
         errors.plot(places, values, color=COLORS[backend], label=backend, linewidth=1.2, marker=".", markersize=4)
         if (found := report.drift.jump(backend)) is not None:
-            place = next(number for number, landmark in enumerate(landmarks) if landmark is found[0])
-            right = place > len(landmarks) / 2
+            place = next(number for number, output in enumerate(outputs) if output is found[0])
+            right = place > len(outputs) / 2
             errors.annotate(
                 f"jumps at {found[0].module}",
                 (place, values[place]),
@@ -49,12 +53,17 @@ def draw(report: Any, path: str | os.PathLike[str]) -> None:
             fontsize=9,
             color="#b03030",
         )
-    _outputs(report, errors, len(landmarks))
+    _worst_rows(report, errors, len(outputs))
     errors.set_ylabel("error over the range\n(root mean square)")
-    sizes.plot(places, [max(SMALLEST, landmark.largest) for landmark in landmarks], color="#555555", linewidth=1.2)
-    sizes.axhline(LARGEST_HALF, color="#b03030", linewidth=1, linestyle="--")
+    sizes.plot(places, [max(SMALLEST, output.largest) for output in outputs], color="#555555", linewidth=1.2)
+    sizes.axhline(LARGEST_FLOAT16, color="#b03030", linewidth=1, linestyle="--")
     sizes.annotate(
-        "float16 ends", (0, LARGEST_HALF), xytext=(4, -12), textcoords="offset points", fontsize=9, color="#b03030"
+        "largest float16",
+        (0, LARGEST_FLOAT16),
+        xytext=(4, -12),
+        textcoords="offset points",
+        fontsize=9,
+        color="#b03030",
     )
     sizes.set_ylabel("largest magnitude\nin the model")
     for panel in (errors, sizes):
@@ -63,7 +72,7 @@ def draw(report: Any, path: str | os.PathLike[str]) -> None:
         panel.margins(x=0.01, y=0.12)
         panel.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     errors.legend(frameon=False, loc="lower right", ncols=2, fontsize=9)
-    _layers(landmarks, (errors, sizes))
+    _layers(outputs, (errors, sizes))
     figure.suptitle(
         f"{report.verdict}: {report.package}, {report.plan.task}, {report.plan.precision}",
         x=0.01,
@@ -73,8 +82,8 @@ def draw(report: Any, path: str | os.PathLike[str]) -> None:
     save(figure, path, dpi=120)
 
 
-def _outputs(report: Any, panel: Any, place: int) -> None:
-    """The worst row of each backend, behind the landmarks: it is the outputs that the bar is for."""
+def _worst_rows(report: "Report", panel: Any, place: int) -> None:
+    """The worst row of each backend, after the module outputs: it is the package's outputs that the bar is for."""
     for backend in report.backends:
         rows = [row for row in report.rows if row.backend == backend]
         row = min(rows, key=lambda row: (report.bar.holds(row), row.psnr))
@@ -94,10 +103,10 @@ def _outputs(report: Any, panel: Any, place: int) -> None:
     panel.axvline(place - 0.5, color="#e5e5e5", linewidth=0.6)
 
 
-def _layers(landmarks: list[Any], panels: tuple[Any, ...]) -> None:
-    """Shades every second layer, and names layers and what stands between them below the axis."""
+def _layers(outputs: list[ModuleOutput], panels: tuple[Any, ...]) -> None:
+    """Shades every second layer, and names the layers and what is between them below the axis."""
     at, shaded, ticks, names, before = 0, False, [], [], ""
-    for owner, group in groupby(landmarks, key=lambda landmark: _layer(landmark.module)):
+    for owner, group in groupby(outputs, key=lambda output: _layer(output.module)):
         count = len(list(group))
         stem, number = re.fullmatch(r"(.*?)(\d*)", owner, re.DOTALL).groups()  # type: ignore[union-attr]
         if number:
@@ -107,7 +116,7 @@ def _layers(landmarks: list[Any], panels: tuple[Any, ...]) -> None:
             shaded = not shaded
             ticks.append(at + (count - 1) / 2)
             names.append(number if stem == before else owner)
-        elif not ticks or count > 2 or at - ticks[-1] > len(landmarks) / 30:
+        elif not ticks or count > 2 or at - ticks[-1] > len(outputs) / 30:
             ticks.append(at + (count - 1) / 2)
             names.append(owner)
         before, at = stem, at + count

@@ -1,4 +1,4 @@
-"""transformers' own model of a checkpoint, and what its modules give: the numbers a package is held against."""
+"""transformers' own model of a checkpoint, and the outputs of its modules: the numbers a package is compared with."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,14 +22,21 @@ from milbuild.validation.figures import DEVIATIONS, MAGNITUDE
 from milbuild.weights.checkpoint import locate, modern
 from milbuild.weights.sentence_transformers import repository_folder
 
-SHARE = 1e-3  # by which states are changed: little beside them, much beside float32's rounding
-TRIED = 64  # changes of an output, of whose root mean square a tenth is chance
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
+
+    Processor = Callable[[Image], np.ndarray]
+    Fit = Callable[[Image], Image]
+
+SHARE = 1e-3  # by which states are changed: little compared with them, much compared with float32's rounding
+TRIED = 64  # changes of an output; a tenth of their root mean square is chance
 
 
 @contextlib.contextmanager
 def _running(what: str, again: str) -> Iterator[None]:
-    """Whatever transformers or torch raises inside becomes an `Error`: `what` cannot be done, and how to see it without
-    milbuild."""
+    """Whatever transformers or torch raises inside becomes an `Error`: `what` cannot be done, with how to reproduce it
+    without milbuild."""
     try:
         yield
     except Error:
@@ -40,7 +47,7 @@ def _running(what: str, again: str) -> Iterator[None]:
         raise Error(f"{what}: {type(error).__name__}{f': {said}' if said else ''}", hint) from error
 
 
-def load(source: str | os.PathLike[str], task: str, revision: str | None = None) -> Any:
+def load(source: str | os.PathLike[str], task: str, revision: str | None = None) -> "PreTrainedModel":
     """The transformers model for a task, eager, in float32. Raises `Error` where transformers cannot load it."""
     name, folder, file = locate(source, revision)
     auto = getattr(transformers, TASKS[task].auto)
@@ -59,7 +66,7 @@ def load(source: str | os.PathLike[str], task: str, revision: str | None = None)
 
 
 def forward(
-    model: Any, inputs: dict[str, np.ndarray], rounded: tuple[bool, bool] = (False, False)
+    model: "PreTrainedModel", inputs: dict[str, np.ndarray], rounded: tuple[bool, bool] = (False, False)
 ) -> dict[str, np.ndarray]:
     """One plain forward pass, without a cache; float32 outputs by transformers' names.
 
@@ -91,16 +98,18 @@ def forward(
 class _Rounded(transformers.DynamicCache):  # type: ignore[misc]
     """A cache that holds float16, and gives it back in the type that came."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: "PretrainedConfig") -> None:
         super().__init__(config=config)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *rest: Any, **named: Any) -> Any:
-        halves = (each.half().to(each.dtype) for each in (key_states, value_states))
-        return super().update(*halves, *rest, **named)
+        rounded = (each.half().to(each.dtype) for each in (key_states, value_states))
+        return super().update(*rounded, *rest, **named)
 
 
 def terms(
-    model: Any, inputs: dict[str, np.ndarray], finished: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+    model: "PreTrainedModel",
+    inputs: dict[str, np.ndarray],
+    finished: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
 ) -> dict[str, float]:
     """How large the terms are that each output is summed of: of random signs, the standard deviation of their sum.
 
@@ -131,11 +140,12 @@ def terms(
     return {name: float(np.sqrt(value)) for name, value in squares.items()}
 
 
-def _body(model: Any) -> Any:
+def _body(model: "PreTrainedModel") -> torch.nn.Module:
     """The base model under a head, which some classes for a task keep under another name."""
     if model.base_model is not model:
-        return model.base_model
-    return max(model.children(), key=lambda child: sum(each.numel() for each in child.parameters()))
+        return model.base_model  # type: ignore[no-any-return]
+    largest: torch.nn.Module = max(model.children(), key=lambda child: sum(each.numel() for each in child.parameters()))
+    return largest
 
 
 def _shaken(output: Any, random: torch.Generator) -> Any:
@@ -150,11 +160,11 @@ def _shaken(output: Any, random: torch.Generator) -> Any:
 
 
 @contextlib.contextmanager
-def _fresh(model: Any) -> Iterator[None]:
-    """Takes back what a call leaves in a model: rotary tables of some types change with the longest call so far."""
+def _fresh(model: "PreTrainedModel") -> Iterator[None]:
+    """Undoes what a call changes in a model: rotary tables of some types depend on the longest call so far."""
     before = []
     for module in model.modules():
-        # Buffers and hooks stand in dictionaries of the module: their contents count, and of buffers the values.
+        # Buffers and hooks are in dictionaries of the module: their contents count, and the values of buffers.
         tables = {name: dict(value) for name, value in module.__dict__.items() if isinstance(value, dict)}
         tables["_buffers"] = {name: None if value is None else value.clone() for name, value in module._buffers.items()}
         before.append((module, dict(module.__dict__), tables))
@@ -169,16 +179,22 @@ def _fresh(model: Any) -> Iterator[None]:
                 getattr(module, name).update(table)
 
 
-def cross_attentions(model: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Of each layer of a decoder the shares of what the encoder read that its heads look at, (B, H, T, S)."""
+def cross_attentions(model: "PreTrainedModel", inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The cross-attention weights of each layer of a decoder, (B, H, T, S)."""
     tensors = {name: _tensor(value) for name, value in inputs.items()}
-    with torch.no_grad(), _running("transformers' model gives no attentions", "call it with output_attentions=True"):
+    with (
+        torch.no_grad(),
+        _running("transformers' model returns no attention weights", "call it with output_attentions=True"),
+    ):
         outputs = model(**tensors, use_cache=False, output_attentions=True)
-    return [shares.float().numpy() for shares in outputs.cross_attentions]
+    return [weights.float().numpy() for weights in outputs.cross_attentions]
 
 
-def vectors(model: Any, states: np.ndarray, mask: np.ndarray, plan: Plan, prompt_length: int) -> dict[str, np.ndarray]:
-    """What sentence-transformers makes of hidden states (B, T, D): its modules Pooling, Dense, LayerNorm and Normalize."""
+def vectors(
+    model: "PreTrainedModel", states: np.ndarray, mask: np.ndarray, plan: Plan, prompt_length: int
+) -> dict[str, np.ndarray]:
+    """The sentence embedding that sentence-transformers makes of hidden states (B, T, D), with its modules Pooling, Dense,
+    LayerNorm and Normalize."""
     assert plan.pooling is not None
     x, given = torch.from_numpy(states), torch.from_numpy(mask).bool()
     count = x.shape[1]
@@ -201,7 +217,7 @@ def vectors(model: Any, states: np.ndarray, mask: np.ndarray, plan: Plan, prompt
     return {SENTENCE: (torch.nn.functional.normalize(vector) if plan.normalize else vector).numpy()}
 
 
-def _module(x: Any, folder: Path) -> Any:
+def _module(x: torch.Tensor, folder: Path) -> torch.Tensor:
     """A module of a repository, by the files in its folder. Raises `Error` where there are none."""
     from safetensors.torch import load_file
 
@@ -212,7 +228,7 @@ def _module(x: Any, folder: Path) -> Any:
         held = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
         if "dimension" in config:
             return torch.nn.functional.layer_norm(x, x.shape[-1:], held["norm.weight"], held["norm.bias"])
-        y = torch.nn.functional.linear(x, held["linear.weight"], held.get("linear.bias"))
+        y: torch.Tensor = torch.nn.functional.linear(x, held["linear.weight"], held.get("linear.bias"))
         named = config.get("activation_function", "torch.nn.modules.activation.Tanh")
         y = getattr(torch.nn, named.rsplit(".", 1)[-1])()(y)
         if not config.get("use_residual"):
@@ -232,15 +248,17 @@ def _tensor(value: np.ndarray) -> torch.Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor.long()
 
 
-def _size(config: Any) -> tuple[int, int] | None:
-    """(height, width) of the pictures a model was trained on, where its configuration says so."""
+def _size(config: "PretrainedConfig") -> tuple[int, int] | None:
+    """(height, width) of the images a model was trained on, where its configuration says so."""
     size = getattr(config, "image_size", None)
     return None if size is None else (size, size) if isinstance(size, int) else tuple(size)
 
 
-def processor(source: str | os.PathLike[str], size: tuple[int, int], revision: str | None = None) -> tuple[Any, Any]:
-    """A checkpoint's own image processor as two functions: from a picture of (height, width) to pixel_values (1, 3, H, W), and
-    from any picture to one of that size, as the processor makes it before it counts in floats. Raises `Error`."""
+def processor(
+    source: str | os.PathLike[str], size: tuple[int, int], revision: str | None = None
+) -> "tuple[Processor, Fit]":
+    """A checkpoint's own image processor as two functions: from an image of (height, width) to pixel_values (1, 3, H, W), and
+    from any image to one of that size, as the processor resizes and crops it. Raises `Error`."""
     name, folder, _ = locate(source, revision)
     again = f"transformers.AutoImageProcessor.from_pretrained({str(folder)!r}, backend='pil')"
     with _running(f"transformers has no image processor for {name}", again), _quiet():
@@ -248,22 +266,22 @@ def processor(source: str | os.PathLike[str], size: tuple[int, int], revision: s
     steps = {step: False for step in ("do_resize", "do_center_crop", "do_pad") if hasattr(found, step)}
     numbers = {step: False for step in ("do_rescale", "do_normalize") if hasattr(found, step)}
 
-    def process(picture: Any) -> np.ndarray:
-        with _running(f"{type(found).__name__} makes no pixels", "call the processor with the picture"):
-            return np.asarray(found(picture, return_tensors="np", **steps)["pixel_values"], np.float32)
+    def process(image: "Image") -> np.ndarray:
+        with _running(f"{type(found).__name__} cannot process the image", "call the processor with the image"):
+            return np.asarray(found(image, return_tensors="np", **steps)["pixel_values"], np.float32)
 
-    def fit(picture: Any) -> Any:
-        from PIL import Image
+    def fit(image: "Image") -> "Image":
+        import PIL.Image
 
-        with _running(f"{type(found).__name__} makes no pixels", "call the processor with the picture"):
-            pixels = np.asarray(found(picture, return_tensors="np", **numbers)["pixel_values"])[0]
-        made = Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(1, 2, 0))
-        return made if made.size == size[::-1] else made.resize(size[::-1], Image.Resampling.BICUBIC)
+        with _running(f"{type(found).__name__} cannot process the image", "call the processor with the image"):
+            pixels = np.asarray(found(image, return_tensors="np", **numbers)["pixel_values"])[0]
+        made = PIL.Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(1, 2, 0))
+        return made if made.size == size[::-1] else made.resize(size[::-1], PIL.Image.Resampling.BICUBIC)
 
     return process, fit
 
 
-def tokenizer(source: str | os.PathLike[str], revision: str | None = None) -> Any:
+def tokenizer(source: str | os.PathLike[str], revision: str | None = None) -> "PreTrainedTokenizerBase":
     """A checkpoint's own tokenizer. Raises `Error`."""
     name, folder, _ = locate(source, revision)
     again = f"transformers.AutoTokenizer.from_pretrained({str(folder)!r})"
@@ -271,33 +289,33 @@ def tokenizer(source: str | os.PathLike[str], revision: str | None = None) -> An
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def feature_extractor(source: str | os.PathLike[str], revision: str | None = None) -> Any:
-    """A checkpoint's own feature extractor, which makes a spectrogram of sound. Raises `Error`."""
+def feature_extractor(source: str | os.PathLike[str], revision: str | None = None) -> "SequenceFeatureExtractor":
+    """A checkpoint's own feature extractor, which makes a spectrogram of audio. Raises `Error`."""
     name, folder, _ = locate(source, revision)
     again = f"transformers.AutoFeatureExtractor.from_pretrained({str(folder)!r})"
     with _running(f"transformers has no feature extractor for {name}", again), _quiet():
         return transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
 
 
-def spectrogram(extractor: Any, sound: np.ndarray) -> np.ndarray:
-    """Samples (B, N) -> input_features of just so many samples."""
+def spectrogram(extractor: "SequenceFeatureExtractor", audio: np.ndarray) -> np.ndarray:
+    """Samples (B, N) -> input_features (B, bands, frames) of exactly these samples."""
     rate = extractor.sampling_rate
-    with _running(f"{type(extractor).__name__} makes no spectrogram", "call the extractor with the sound"):
-        features = extractor(list(sound), sampling_rate=rate, padding=False, truncation=False, return_tensors="np")
+    with _running(f"{type(extractor).__name__} cannot compute the spectrogram", "call the extractor with the audio"):
+        features = extractor(list(audio), sampling_rate=rate, padding=False, truncation=False, return_tensors="np")
     return np.asarray(features["input_features"], np.float32)
 
 
-def values(extractor: Any, sound: np.ndarray) -> np.ndarray:
-    """Samples (B, N) -> input_values (B, N), as the feature extractor makes them of whole sounds."""
+def values(extractor: "SequenceFeatureExtractor", audio: np.ndarray) -> np.ndarray:
+    """Samples (B, N) -> input_values (B, N), as the feature extractor makes them of whole recordings."""
     rate = extractor.sampling_rate
-    with _running(f"{type(extractor).__name__} makes no values", "call the extractor with the sound"):
-        made = extractor(list(sound), sampling_rate=rate, padding=False, return_tensors="np")
+    with _running(f"{type(extractor).__name__} cannot process the audio", "call the extractor with the audio"):
+        made = extractor(list(audio), sampling_rate=rate, padding=False, return_tensors="np")
     return np.asarray(made["input_values"], np.float32)
 
 
-def shorten(model: Any, positions: int) -> None:
-    """Makes a model that hears windows of one length take one of fewer encoder positions, as milbuild builds it: with the
-    first rows of its table."""
+def shorten(model: "PreTrainedModel", positions: int) -> None:
+    """Makes a model of audio windows of one length take shorter ones, of fewer encoder positions, as milbuild builds it: with
+    the first rows of its position table."""
     encoder = next(module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] == "encoder")
     if positions < encoder.config.max_source_positions:
         encoder.embed_positions.weight = torch.nn.Parameter(encoder.embed_positions.weight[:positions].detach())
@@ -308,14 +326,14 @@ def shorten(model: Any, positions: int) -> None:
 def postprocessed(
     task: str,
     outputs: dict[str, np.ndarray],
-    config: Any,
+    config: "PretrainedConfig",
     size: tuple[int, int] | None = None,
     attention_mask: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """What transformers' pipeline makes of the outputs of `forward`, by the names of a package that was built with it.
+    """What transformers' pipeline makes of the outputs of `forward`, by the names of a package built with `postprocess`.
 
-    `size` is the picture's, (height, width); `attention_mask` that of a text, which hides where no answer can be. In the place
-    of each pixel's label stand the scores of all of them.
+    `size` is the image's, (height, width); `attention_mask` that of a text, which hides where no answer can be. Instead of
+    each pixel's label it gives the scores of all labels.
     """
     found = {name: torch.from_numpy(value) for name, value in outputs.items()}
     if task == "semantic-segmentation":
@@ -332,7 +350,7 @@ def postprocessed(
             return outputs
         alone = config.num_labels == 1 and task != "audio-classification"
         several = config.problem_type == "multi_label_classification" or alone
-        # Beside the probabilities of labels that are true each by itself stand their scores.
+        # Labels that are true each by itself have their scores beside their probabilities.
         logits = found["logits"] if several else found.pop("logits")
         found["probabilities"] = logits.sigmoid() if several else logits.softmax(-1)
     if task == "audio-frame-classification":
@@ -353,14 +371,14 @@ def postprocessed(
     return {name: value.numpy() for name, value in found.items()}
 
 
-def _parameters(model: Any) -> Iterable[str]:
+def _parameters(model: "PreTrainedModel") -> Iterable[str]:
     import inspect
 
     return inspect.signature(model.forward).parameters
 
 
 @contextlib.contextmanager
-def modules(model: Any) -> Iterator[dict[str, np.ndarray]]:
+def modules(model: "PreTrainedModel") -> Iterator[dict[str, np.ndarray]]:
     """While it is open, every module's output of the last pass, by the module's path in the model for a task."""
     seen: dict[str, np.ndarray] = {}
     prefix = (
@@ -376,7 +394,7 @@ def modules(model: Any) -> Iterator[dict[str, np.ndarray]]:
         def hook(module: Any, arguments: Any, output: Any) -> None:
             value = output[0] if isinstance(output, tuple) else output
             if isinstance(value, torch.Tensor) and value.is_floating_point():
-                # A copy: what comes behind may write into it (ResNet's residuals).
+                # A copy: what comes after may write into it (ResNet's residuals).
                 seen[name] = value.detach().float().numpy().copy()
 
         return hook
@@ -393,15 +411,17 @@ def modules(model: Any) -> Iterator[dict[str, np.ndarray]]:
             handle.remove()
 
 
-def landmarks(paths: Iterable[str], operations: Iterable[str]) -> dict[str, str]:
+def module_outputs(paths: Iterable[str], operations: Iterable[str]) -> dict[str, str]:
     """Module path -> the operation whose value is the module's output: the one of that name, else the last one under it.
 
-    An operation is under the module with the longest name that it begins with, and under those that contain this one:
-    `self_attn_layer_norm` stands beside `self_attn`.
+    In the graph's order, that of `operations`: where several modules are wrong, the first one is to blame. Of modules whose
+    output one operation gives, the outermost comes first. An operation is under the module with the longest name that it
+    begins with, and under those that contain this one: `self_attn_layer_norm` is beside `self_attn`, not under it.
     """
     named = {re.sub(r"\W", "_", path): path for path in paths}
     found: dict[str, str] = {}
-    for operation in operations:
+    places: dict[str, int] = {}
+    for place, operation in enumerate(operations):
         words = operation.split("_")
         prefixes = ("_".join(words[:count]) for count in range(len(words), 0, -1))
         owner = next((named[prefix] for prefix in prefixes if prefix in named), "")
@@ -409,12 +429,12 @@ def landmarks(paths: Iterable[str], operations: Iterable[str]) -> dict[str, str]
         for path in (".".join(parts[:count]) for count in range(len(parts), 0, -1)):
             exact = re.sub(r"\W", "_", path)
             if path and exact in named and found.get(path) != exact:
-                found[path] = operation
-    return found
+                found[path], places[path] = operation, place
+    return {path: found[path] for path in sorted(found, key=lambda path: (places[path], path.count(".")))}
 
 
 def channels_first(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A picture (B, H, W, C) as the module gives it, (B, C, H, W), where that is `shape`; graphs keep some the other way."""
+    """An image (B, H, W, C) as the module gives it, (B, C, H, W), where that is `shape`; graphs keep some with channels last."""
     return np.moveaxis(value, -1, 1) if value.ndim == 4 and np.moveaxis(value, -1, 1).shape == shape else None
 
 

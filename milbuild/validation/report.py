@@ -1,4 +1,4 @@
-"""What a validation found: figures, a verdict, and texts for people and machines."""
+"""The result of a validation: figures, a verdict, and texts for people and machines."""
 
 import math
 import os
@@ -9,29 +9,29 @@ from milbuild.errors import Error
 from milbuild.io.tables import Table
 from milbuild.program.plan import Plan
 from milbuild.validation.backend import CORE_ML, RUNTIME
-from milbuild.validation.drift import LARGEST_HALF, Drift
+from milbuild.validation.drift import LARGEST_FLOAT16, Drift
 from milbuild.validation.figures import MIN_PSNR, Row
 from milbuild.validation.greedy import Greedy
 
-# What a package must hold, by its precision. float32: rounding of another order of summation; float16: figures.MIN_PSNR.
+# The bar for a package, by its precision. float32: rounding of another order of summation; float16: figures.MIN_PSNR.
 # Keys and values in a state are float16 whatever the rest is: they are compared with a model that rounds them. Apple's own
 # bar for a compiled model is 40 dB (docs/core-ml.md, bars).
 MAX_ERROR = 1e-5
 MIN_PSNR_COMPILED = 40.0
 
-SHOWN = 3  # operations that come near float16's end
+SHOWN = 3  # operations that come near float16's largest
 UNPROVED = (
-    "Core ML itself did not run: it needs macOS. What its compiler and the units make of this graph is not proved; "
-    "lint says what is known of it."
+    "Core ML itself did not run: it needs macOS. How its compiler and the compute units run this graph is not proved; "
+    "lint says what is known about it."
 )
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What every output must hold: a largest error over its range (`figures.scale`), a least PSNR in dB, or both; `compiled`
+    """What every output must reach: a largest error over its range (`figures.scale`), a least PSNR in dB, or both; `compiled`
     is the PSNR on Core ML itself. None: the default of the package's precision, or where others are given, none.
 
-    Raises `Error` for a number that is none above 0."""
+    Raises `Error` for what is not a number above 0."""
 
     max_error: float | None = None
     min_psnr: float | None = None
@@ -40,7 +40,7 @@ class Bar:
     def __post_init__(self) -> None:
         for name, value in (("max_error", self.max_error), ("min_psnr", self.min_psnr)):
             if value is not None and not (isinstance(value, int | float) and value > 0):
-                raise Error(f"{name} is {value!r}; it is a number above 0")
+                raise Error(f"{name} is {value!r}; it must be a number above 0")
 
     def filled(self, plan: Plan) -> "Bar":
         """With defaults where nothing was given."""
@@ -54,17 +54,17 @@ class Bar:
         if row.backend.startswith(CORE_ML) and self.compiled is not None:
             return row.psnr >= self.compiled
         if self.compiled is not None and self.max_error is not None:
-            # Two sums in another order round some keys to different neighbours: that is less than all of the rounding.
+            # Sums in another order round some keys to the next number: that is less than all of the rounding.
             return row.max_rel <= max(self.max_error, row.rounding)
         small = self.max_error is None or row.max_rel <= self.max_error
         return small and (self.min_psnr is None or row.psnr >= self.min_psnr)
 
     def missed(self, row: Row) -> str | None:
-        """By how much a row does not hold; None where it does."""
+        """By how much a row misses the bar; None where it does not."""
         if self.holds(row):
             return None
         if row.backend.startswith(CORE_ML) and self.compiled is not None:
-            return f"PSNR {row.psnr:.1f} dB, {self.compiled:g} asked for"
+            return f"PSNR {row.psnr:.1f} dB, {self.compiled:g} required"
         said = []
         if self.max_error is not None and not row.max_rel <= self.max_error:
             bound = max(self.max_error, row.rounding) if self.compiled is not None else self.max_error
@@ -74,7 +74,7 @@ class Bar:
             times = (
                 f", {10 ** ((self.min_psnr - row.psnr) / 20):.3g} times the error" if math.isfinite(row.psnr) else ""
             )
-            said.append(f"PSNR {row.psnr:.1f} dB, {self.min_psnr:g} asked for{times}")
+            said.append(f"PSNR {row.psnr:.1f} dB, {self.min_psnr:g} required{times}")
         return " and ".join(said)
 
     def __str__(self) -> str:
@@ -85,9 +85,9 @@ class Bar:
 
 @dataclass
 class Report:
-    """`passed`, and why: `rows` and `greedy`, held against `bar`; `drift` (None where no landmark could be told); `backends`
-    that ran. `ours`: milbuild built the package; of a stranger's, `strange` outputs are none of the model's. Prints as a table.
-    """
+    """`passed`, and why: `rows` and `greedy`, compared with `bar`; `drift` (None where no module's output is in the package);
+    `backends` that ran. `ours`: milbuild built the package; of a third-party package the `strange` outputs are not the
+    model's. Prints as a table."""
 
     package: str
     source: str
@@ -110,7 +110,7 @@ class Report:
 
     @property
     def unproved(self) -> str | None:
-        """What a backend that did not run leaves open."""
+        """What is not proved where Core ML did not run."""
         return None if any(backend.startswith(CORE_ML) for backend in self.backends) else UNPROVED
 
     def as_dict(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Report:
             "greedy": [asdict(each) for each in self.greedy],
             "strange_outputs": sorted(self.strange),
             "first_jump": {} if self.drift is None else {name: self._jump(name) for name in RUNTIME},
-            "landmarks": [] if self.drift is None else [asdict(each) for each in self.drift.landmarks],
+            "landmarks": [] if self.drift is None else [asdict(each) for each in self.drift.outputs],
             "missing": [] if self.drift is None else self.drift.missing,
             "large": [] if self.drift is None else [asdict(each) for each in self.drift.large],
         }
@@ -148,26 +148,28 @@ class Report:
         return None if found is None else found[0].module
 
     def notes(self) -> list[str]:
-        """What stands behind the table, a sentence a line."""
+        """The sentences after the table, one a line."""
         lines = self.missed() + _chosen(self.greedy)
         if left := sum(row.left_out for row in self.rows if row.backend == self.backends[0]):
             lines.append(
-                f"{left} rows of padding attend to nothing, so no two implementations agree there: they are left out"
+                f"{left} rows of padding attend to nothing, so no two implementations agree on them: they are not compared"
             )
         if self.strange:
             lines.append(
-                f"not compared, since the model has no output of that shape: {', '.join(sorted(self.strange))}"
+                f"not compared, because the model has no output of that shape: {', '.join(sorted(self.strange))}"
             )
         if not self.ours:
-            told = ", ".join(
+            matched = ", ".join(
                 f"{change.name} as {name}" for name, change in self.plan.outputs.items() if change is not None
             )
-            lines.append(f"milbuild did not build it; outputs are taken by names, then shapes: {told}")
+            lines.append(
+                f"milbuild did not build this package; its outputs are matched by name, then by shape: {matched}"
+            )
         lines += self._drifts()
         return lines + ([] if self.unproved is None else [self.unproved])
 
     def missed(self) -> list[str]:
-        """The rows that do not hold, the worst first of each output: by how much, and what can be done."""
+        """The rows that miss the bar, the worst of each output first: by how much, and what can be done."""
         lines, failed = [], [row for row in self.rows if not self.bar.holds(row)]
         for output in dict.fromkeys(row.output for row in failed):
             rows = sorted((row for row in failed if row.output == output), key=lambda row: row.psnr)
@@ -177,66 +179,71 @@ class Report:
             return lines
         least, most = min(row.psnr for row in failed), max(row.max_rel for row in failed)
         if not math.isfinite(most):
-            return [*lines, "numbers that are none (NaN, infinity): a result overflowed, or the graph is wrong"]
+            return [*lines, "the values include NaN or infinity: a result overflowed, or the graph is wrong"]
         right = not any(row.backend == "float32" for row in failed)
         if self.plan.precision == "float16" and self.bar.min_psnr is not None:
             lines.append(
-                ("the graph is right, in float32 it holds: the rest is what float16 costs. " if right else "")
-                + f"If that is precise enough for you: --min-psnr {max(1, math.floor(least))} (min_psnr); "
-                "else build with --precision float32"
+                ("the graph is right: in float32 it passes, and the rest is the cost of float16. " if right else "")
+                + f"If that is precise enough for you, pass --min-psnr {max(1, math.floor(least))} (min_psnr); "
+                "otherwise build with --precision float32"
             )
         elif self.bar.max_error is not None:
-            lines.append(f"if that is precise enough for you: --max-error {most * 1.1:.1g} (max_error)")
+            lines.append(f"if that is precise enough for you, pass --max-error {most * 1.1:.1g} (max_error)")
         return lines
 
     def _drifts(self) -> list[str]:
         drift = self.drift
-        if drift is None or not drift.landmarks:
-            return ["no operation has a module's name or values: where it drifts cannot be told"]
-        how = "modules, told by their values" if drift.matched else "landmarks"
+        if drift is None or not drift.outputs:
+            return ["no operation has the name or the values of a module: where values diverge cannot be said"]
+        how = " (matched by value)" if drift.matched else ""
         lines = []
         worst = {backend: drift.worst(backend) for backend in RUNTIME}
         said = ", ".join(f"{backend} {each.worst[backend]:.1e} at {each.module}" for backend, each in worst.items())
-        lines.append(f"{len(drift.landmarks)} {how}, largest error of the range: {said}")
+        lines.append(f"{len(drift.outputs)} module outputs{how}, largest error of the range: {said}")
         for backend in RUNTIME:
             if (found := drift.jump(backend)) is not None:
-                landmark, before = found
+                output, before = found
                 lines.append(
-                    f"the error jumps first at {landmark.module} ({backend}): from {before:.1e} to "
-                    f"{landmark.errors[backend]:.1e} of the range, root mean square; operation {landmark.operation}"
+                    f"the error first jumps at {output.module} ({backend}): from {before:.1e} to "
+                    f"{output.errors[backend]:.1e} of the range (root mean square), operation {output.operation}"
                 )
         if drift.missing and drift.matched:
             lines.append(
-                f"from {drift.missing[0]} on no operation has a module's values ({len(drift.missing)} modules)"
+                f"from {drift.missing[0]} on, no operation has the values of a module ({len(drift.missing)} modules)"
             )
         elif drift.missing:
-            shown = ", ".join(sorted(drift.missing, key=lambda module: (module.count("."), module))[:SHOWN])
-            lines.append(f"no operation stands for {len(drift.missing)} modules that other layers have: {shown}")
+            # The outermost first, then in the model's order.
+            shown = ", ".join(sorted(drift.missing, key=lambda module: module.count("."))[:SHOWN])
+            lines.append(f"{len(drift.missing)} modules have no operation, which they have in other layers: {shown}")
         largest = drift.largest
-        lines.append(f"largest value {largest.largest:,.4g} at {largest.module}; float16 ends at {LARGEST_HALF:,.0f}")
+        lines.append(
+            f"largest value {largest.largest:,.4g} at {largest.module}; the largest float16 is {LARGEST_FLOAT16:,.0f}"
+        )
         for each in sorted(drift.large, key=lambda each: -each.largest)[:SHOWN]:
             lines.append(
                 f"warning: {each.operation} ({each.type}, float16) reaches {each.largest:,.0f}: "
-                + ("it overflows" if each.largest > LARGEST_HALF else "less than half of the range is left")
+                + ("it overflows" if each.largest > LARGEST_FLOAT16 else "less than half of the range is left")
             )
         if len(drift.large) > SHOWN:
-            lines.append(f"warning: {len(drift.large) - SHOWN} more operations come as near to float16's end (--json)")
+            lines.append(
+                f"warning: {len(drift.large) - SHOWN} more operations come as close to the largest float16 (--json)"
+            )
         return lines
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        """(heads, rows): columns that nothing stands in are left out."""
+        """(heads, rows): columns without a value are left out."""
         shown = [column for column in COLUMNS if any(column.value(row) is not None for row in self.rows)]
         heads = ["case", "backend", "output", *(column.head for column in shown)]
         rows = [[row.case, row.backend, row.output, *(column.spell(row) for column in shown)] for row in self.rows]
         if not self.passed:  # colours are lost in a file
-            heads = [*heads, "holds"]
+            heads = [*heads, "passes"]
             rows = [
                 [*cells, "yes" if self.bar.holds(row) else "no"] for row, cells in zip(self.rows, rows, strict=True)
             ]
         return heads, rows
 
     def _headline(self) -> str:
-        return f"{self.package} against transformers' {self.plan.task}, eager, float32; {self.bar}"
+        return f"{self.package} compared with transformers ({self.plan.task}, eager, float32); {self.bar}"
 
     def markdown(self) -> str:
         """The same as a section of Markdown."""
@@ -248,12 +255,12 @@ class Report:
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes())])
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Writes a picture of error and magnitude at each landmark; the ending of `path` says its format (svg, png, pdf).
+        """Plots error and magnitude at each module output; the ending of `path` says the format (svg, png, pdf).
 
-        Raises `Error` without matplotlib, for other endings, and where there are no landmarks.
+        Raises `Error` without matplotlib, for other endings, and where there are no module outputs.
         """
-        if self.drift is None or not self.drift.landmarks:
-            raise Error("there is nothing to plot: no operation has a module's name or values")
+        if self.drift is None or not self.drift.outputs:
+            raise Error("there is nothing to plot: no operation has the name or the values of a module")
         from milbuild.validation.plot import draw
 
         draw(self, path)
@@ -319,15 +326,15 @@ COLUMNS = (
 
 
 def _chosen(greedy: list[Greedy]) -> list[str]:
-    """A sentence for each continuation, or one for all backends that wrote what the model would."""
+    """A sentence for each continuation, or one for all backends that chose the model's tokens."""
     lines, same = [], [each.backend for each in greedy if each.same == each.tokens]
     if same:
-        lines.append(f"{greedy[0].case}: all {greedy[0].tokens} as the model's ({', '.join(same)})")
+        lines.append(f"{greedy[0].case}: all {greedy[0].tokens} tokens are the model's ({', '.join(same)})")
     for each in greedy:
         if each.same < each.tokens:
             lines.append(
-                f"{each.case} ({each.backend}): {each.same} of {each.tokens} as the model's, then {each.ours} for "
-                f"{each.theirs}, whose logit is {each.margin:.2e} higher"
+                f"{each.case} ({each.backend}): the first {each.same} of {each.tokens} tokens are the model's, then "
+                f"{each.ours} instead of {each.theirs}, whose logit is {each.margin:.2e} higher"
             )
     return lines
 
@@ -337,7 +344,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Without infinities, which JSON has not."""
+    """Infinities as text, which JSON has no numbers for."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,8 @@
-"""Packages that milbuild did not build: what they take and give, found in their descriptions and by one prediction."""
+"""Packages that milbuild did not build: their inputs and outputs, from their descriptions and one prediction."""
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,13 +12,15 @@ from milbuild.program.lengths import Length
 from milbuild.program.options import Output, table
 from milbuild.program.outputs import CLASSIFIERS
 from milbuild.program.plan import IMAGE, Plan
-from milbuild.validation.backend import Player
+from milbuild.validation.backend import Backend
+from milbuild.validation.comparison import Arrays
 
-Arrays = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-# What can be made for a package, by transformers' names.
+# The inputs that validate can supply, by transformers' names.
 KNOWN = ("input_ids", "attention_mask", "token_type_ids", "pixel_values", "bool_masked_pos", "input_values")
-# What a call is made of, and how its arrays lie.
+# The main input of a model, and what its axes are.
 AXES = {
     "input_ids": ("batch", "tokens"),
     "input_values": ("batch", "samples"),
@@ -31,27 +33,27 @@ def task(package: str, name: str | None) -> str:
     """The task that a user gave, by any of its names. Raises `Error` without one."""
     if name is None:
         raise Error(
-            f"{package} was not built by milbuild, so it does not say what it is for",
+            f"{package} was not built by milbuild, so it does not name its task",
             "Give the task: --task text-classification, task='text-classification'.",
         )
     return tasks.resolve(name, tuple(tasks.TASKS), package)[0].name
 
 
-def plan(player: Player, truth: Any, task: str) -> Plan:
-    """What milbuild would have built a package by, but for its outputs.
+def plan(backend: Backend, truth: "PreTrainedModel", task: str) -> Plan:
+    """The plan that milbuild would have built the package by, without its outputs.
 
     Raises `Error` for a package with states or several functions, or with inputs that no model of transformers takes by that
     name.
     """
-    name, description = player.package.name, player.model.interface
+    name, description = backend.package.name, backend.model.interface
     if truth.main_input_name not in AXES:
-        raise Error(f"validate knows no values for {truth.main_input_name}; known are {', '.join(KNOWN)}")
+        raise Error(f"validate has no values for the input {truth.main_input_name}; it has them for {', '.join(KNOWN)}")
     if truth.config.is_encoder_decoder:
-        hint = "Build it with milbuild, or compare its parts by transformers' own classes."
-        raise Error(f"{name} is of a model with an encoder and a decoder, and milbuild did not build it", hint)
-    if description.state or len(player.model.get_spec().description.functions) > 1:
-        hint = "validate plays caches and functions of packages that milbuild built."
-        raise Error(f"{name} keeps states or has several functions, and milbuild did not build it", hint)
+        hint = "Build it with milbuild, or compare its parts with transformers' own classes."
+        raise Error(f"{name} belongs to a model with an encoder and a decoder, and milbuild did not build it", hint)
+    if description.state or len(backend.model.get_spec().description.functions) > 1:
+        hint = "validate runs states and several functions only of packages that milbuild built."
+        raise Error(f"{name} has states or several functions, and milbuild did not build it", hint)
     features = _inputs(name, description, truth)
     main = features.get(truth.main_input_name) or features.get(IMAGE)
     if main is None:
@@ -60,14 +62,14 @@ def plan(player: Player, truth: Any, task: str) -> Plan:
     shape = (1, 3, image.height, image.width) if IMAGE in features else tuple(array.shape)
     if len(shape) != len(axes) or (IMAGE in features and "height" not in axes):
         takes = f"the image {main.name}" if IMAGE in features else f"{main.name} of the shape {shape}"
-        raise Error(f"{name} takes {takes}; {truth.main_input_name} is ({', '.join(axes)})")
+        raise Error(f"{name} takes {takes}; the axes of {truth.main_input_name} are ({', '.join(axes)})")
     size = length = None
     if "height" in axes:
         size = shape[2:]
     else:
         limit = getattr(truth.config, "max_position_embeddings", MANY) if "tokens" in axes else MANY
         length = _length(array, min(limit, MANY))
-    halves = any(value.dtype == "FLOAT16" for operation in player.operations() for value in operation.outputs)
+    float16 = any(value.dtype == "FLOAT16" for operation in backend.operations() for value in operation.outputs)
     return Plan(
         task=task,
         sequence_length=length,
@@ -87,14 +89,14 @@ def plan(player: Player, truth: Any, task: str) -> Plan:
         inputs={ours: feature.name for ours, feature in features.items()},
         outputs={},
         interface="milbuild",
-        precision="float16" if halves else "float32",
+        precision="float16" if float16 else "float32",
         target=table()["target"][1].default,
     )
 
 
-def told_apart(found: Plan, expected: Arrays, outputs: Arrays) -> Plan:
-    """The plan with its `outputs`: those of transformers' names, and others by their shapes, in the model's order. A
-    classifier whose scores add up to one is taken for one with softmax.
+def with_outputs(plan: Plan, expected: Arrays, outputs: Arrays) -> Plan:
+    """The plan with its `outputs`: matched by transformers' names, then by shape, in the model's order. A classifier whose
+    scores add up to one is taken for one with softmax.
 
     Raises `Error` where none has the shape of one of the model's.
     """
@@ -103,7 +105,7 @@ def told_apart(found: Plan, expected: Arrays, outputs: Arrays) -> Plan:
         same = [each for each in expected if each not in named and expected[each].shape == value.shape]
         if name not in named and same:
             named[same[0]] = name
-    scores = outputs[named["logits"]] if "logits" in named and found.task in CLASSIFIERS else None
+    scores = outputs[named["logits"]] if "logits" in named and plan.task in CLASSIFIERS else None
     softmax = scores is not None and scores.min() >= 0 and np.allclose(scores.sum(-1), 1, atol=0.01)
     if softmax:
         named["probabilities"] = named.pop("logits")
@@ -112,14 +114,15 @@ def told_apart(found: Plan, expected: Arrays, outputs: Arrays) -> Plan:
             ", ".join(f"{name} {value.shape}" for name, value in each.items()) for each in (outputs, expected)
         )
         raise Error(
-            f"no output of the package has the shape of one of the model's: {ours}; transformers gives {theirs_}",
+            f"no output of the package has the shape of an output of the model: the package has {ours}; "
+            f"transformers' model has {theirs_}",
             "Is it the right task, and the right checkpoint?",
         )
-    return replace(found, outputs={name: Output(theirs) for name, theirs in named.items()}, postprocess=softmax)
+    return replace(plan, outputs={name: Output(theirs) for name, theirs in named.items()}, postprocess=softmax)
 
 
-def _inputs(name: str, description: Any, truth: Any) -> dict[str, Any]:
-    """transformers' name -> the package's input: of the same name in any spelling, or the only one that is left."""
+def _inputs(name: str, description: Any, truth: "PreTrainedModel") -> dict[str, Any]:
+    """transformers' name -> the package's input: the one of the same name in any spelling, or the only one that is left."""
     features = {feature.name: feature for feature in description.input}
     found: dict[str, Any] = {}
     for theirs, feature in list(features.items()):
@@ -135,8 +138,8 @@ def _inputs(name: str, description: Any, truth: Any) -> dict[str, Any]:
         found[main] = features.popitem()[1]
     if features:
         raise Error(
-            f"{name} takes {', '.join(features)}, which validate knows no values for; known are {', '.join(KNOWN)}",
-            "Give its inputs transformers' names.",
+            f"{name} takes {', '.join(features)}, for which validate has no values; it has them for {', '.join(KNOWN)}",
+            "Rename its inputs to transformers' names.",
         )
     return found
 

@@ -1,6 +1,6 @@
 """Writes docs/lint.md from the rules: python -m tests.docs.lint
 
-What our own builds are told is explained there, and the tests hold the builds to it.
+The findings in milbuild's own builds are explained there, and the tests hold the builds to that.
 """
 
 import sys
@@ -23,32 +23,32 @@ BEGINNING = """# What lint knows
 Written by `python -m tests.docs.lint` from the rules in milbuild/linting; a test holds this page to them.
 
 ```
-milbuild lint gpt2.mlpackage               # the rules that hold whatever unit runs it
+milbuild lint gpt2.mlpackage               # the rules that hold on every compute unit
 milbuild lint gpt2.mlpackage --unit ane    # and those of the Neural Engine; or of cpu, gpu
 milbuild lint gpt2.mlpackage --unit all    # and those of each of them
 ```
 
-{always} rules hold whatever unit runs a package; they are what a build asks, and `milbuild lint` without `--unit`. {more} more
-are of one unit or two each, and are asked only where it is named: no package says where it will run.
+{always} rules hold on every compute unit; a build checks them, and so does `milbuild lint` without `--unit`. {more} more
+are about one unit or two, and are checked only where it is named: no package says where it will run.
 
-`milbuild lint` takes any ML Program, whoever made it, and reads it only. Exit code 0: no errors; 1: errors; 2: the package
+`milbuild lint` takes any ML Program, whoever built it, and only reads it. Exit code 0: no errors; 1: errors; 2: the package
 could not be read. In Python: `milbuild.lint("gpt2.mlpackage", unit="ane")` gives the same as a report.
 
-`milbuild.build` and `milbuild build` end with the rules that hold whatever unit runs it, over the program before it is saved.
+`milbuild.build` and `milbuild build` end with the rules that hold on every unit, for the program before it is saved.
 An error stops the build; warnings are one `milbuild.LintWarning` in Python and a line each in the shell, and `Model.lint_report`
-has the whole report. `lint=False` (`--no-lint`) builds without, and the package's metadata says so: `milbuild.lint: off`. No
+has the whole report. `lint=False` (`--no-lint`) builds without lint, and the package's metadata says so: `milbuild.lint: off`. No
 weights are read for that: what only their values show (NaN, an infinite or zero constant in weight.bin, a weight that is
-there twice) is found by `milbuild lint` in the saved package; NaN and what overflows float16 also while it is saved.
+stored twice) is found by `milbuild lint` in the saved package; NaN and values that overflow float16 also while it is saved.
 
 An *error* is refused by Core ML or gives wrong numbers; a *warning* costs speed or exactness, or may fail; a *note* is worth
-knowing. Nobody publishes what the Neural Engine runs: a verdict on one unit is likely, with the rule and its source, and a
-package without findings is not certified. What was "measured" was measured with coremltools 9.0 on Linux; nothing here was
-seen in Core ML itself by us.
+knowing. Apple does not publish what the Neural Engine runs: a finding about one unit is likely, not certain, and
+names its source; a package without findings is not certified. What was "measured" was measured with coremltools 9.0 on Linux,
+nothing in Core ML itself.
 
 The report ends with estimates: the operations of each function, how many of them are likely not to run on the Neural Engine,
-and how often a run changes over at least.
+and how often a run switches between units, at least.
 
-Silent faults of coremltools 9.0 are named B1 to B7. Of two that matter a package shows nothing: arrays that differ by less than
+Silent faults of coremltools 9.0 are named B1 to B7. Two that matter cannot be seen in a package: arrays that differ by less than
 6e-8 are merged by const_deduplication (B5), and optional inputs lose their defaults when several functions are exported.
 """
 
@@ -57,25 +57,25 @@ EXPLAINED = {
     "state-updates": "With `cache=state` each layer writes its slots into one state, in order; each read follows the write "
     "before it. One write at the end would keep all layers' new keys and values until then, and attention needs them "
     "at once.",
-    "state-flexible": "A range or a list for `sequence_length` with a state is what was asked for; the build says what it costs.",
+    "state-flexible": "A range or a list for `sequence_length` with a state is what was asked for; the build warns of its cost.",
     "growing-cache": "With `cache=io` and a range for `context_length` the past grows: that is what was asked for.",
 }
 EXPLAINED_UNITS = {
     "ane-fused-attention": "The layout is the plain one, for the GPU and CPU; attention is one operation there from iOS 18 on.",
-    "ane-softmax-axis": "The same, before iOS 18, where attention is written out.",
+    "ane-softmax-axis": "The same, before iOS 18, where attention is products and softmax.",
     "ane-linear": "The same: products are `linear`.",
     "ane-rank": "The same: tensors are (batch, tokens, width).",
     "ane-layout": "SegFormer goes between images and tokens in every stage.",
-    "ane-integers": "Positions and masks are worked out from `position`, or from the mask, so that nobody outside has to.",
+    "ane-integers": "Positions and masks are computed from `position`, or from the mask, so that no caller has to.",
     "ane-operation": "With a mask or a past of any length, the slots that are filled are counted (`cumsum`), and a vector is "
-    "taken out of a sequence by its place.",
+    "taken out of a sequence by its position.",
     "ane-table-gather": "With a cache, cos and sin are looked up by position.",
-    "ane-gather": "The last token's states are looked up by their place.",
+    "ane-gather": "The last token's states are looked up by their position.",
     "ane-state-number": "Keys and values are two states, as swift-transformers has them; an encoder-decoder has four.",
     "gpu-state-number": "An encoder-decoder has the keys and values of its own tokens and those of the encoder.",
     "ane-state-width": "Heads of the tests' models are 6 to 10 wide; those of real ones are 64 or 128.",
     "ane-last-axis": "The tests' models are 24 wide, with 7 labels.",
-    "ane-output-rows": "The tests' vocabulary has 61 tokens; one of 50,257 is no multiple of 32 either. Read by strides.",
+    "ane-output-rows": "The tests' vocabulary has 61 tokens; 50,257 is not a multiple of 32 either. Read by strides.",
     "ane-convolution": "Strides and kernels are the checkpoint's.",
     **dict.fromkeys(
         ("ane-computed-length", "ane-state-flexible", "ane-dynamic-slice"),
@@ -84,9 +84,9 @@ EXPLAINED_UNITS = {
     ),
     "ane-float32": "`precision=float32` was asked for.",
     "ane-range": "A range of lengths is what was asked for; a list, or a fixed length, runs there.",
-    "ane-listed-norm": "The plain layout has 3 axes; with one fixed length its norms are run.",
-    "float32-island": "A label's probabilities are float32, which Core ML asks for; the length of a vector is worked out in "
-    "float32, since squares of some dozens overflow float16.",
+    "ane-listed-norm": "The plain layout has 3 axes; with one fixed length its norms run.",
+    "float32-island": "A label's probabilities are float32, which Core ML asks for; the length of a vector is computed in "
+    "float32, since the sum of its squares can overflow float16.",
 }
 
 
@@ -95,8 +95,8 @@ def document() -> str:
     beginning = BEGINNING.replace("{always}", str(always)).replace("{more}", str(len(RULES) - always))
     lines = [beginning, "## Warnings of our own builds, and why\n"]
     lines += [
-        "The tests lint every family with every task, cache, interface, target and precision. Without `--unit` there are no "
-        "errors, and nothing is said but:\n"
+        "The tests lint every model type with every task, cache, interface, target and precision. Without `--unit` there are no "
+        "errors, and only these findings:\n"
     ]
     lines += [f"* `{name}` ({RULES[name].severity}): {text}" for name, text in EXPLAINED.items()]
     lines += [
@@ -116,7 +116,7 @@ def document() -> str:
 
 
 def pairs() -> list[tuple[str, str]]:
-    """Every family with every task."""
+    """Every model type with every task."""
     return [(model_type, task) for model_type, entry in architectures.SUPPORTED.items() for task in entry.tasks]
 
 

@@ -35,7 +35,7 @@ COVERED_BY: dict[str, list[Callable[[], Any]]] = {}
 # A quarter of a second an operation in `make test`; more where time is no matter.
 EXAMPLES = 30 if os.environ.get("MILBUILD_HYPOTHESIS", "steady") == "steady" else 200
 
-Fault = tuple[str, str]  # a passage of the runtime's source, and what stands there instead
+Fault = tuple[str, str]  # a passage of the runtime's source, and what replaces it
 
 
 def covers(*operations: str) -> Callable[[Any], Any]:

@@ -3,7 +3,7 @@
     python -m tests.runtime.mutants [OPERATION ...] [--processes N]
 
 Faults come from the FAULTS of the test files, and for every operation from here: each optional parameter ignored, and a
-result that is off by a hundredth (or turned round, or one more). Exit code 1 if a fault went unseen.
+result that is off by a hundredth (or reversed, or one more). Exit code 1 if a fault went unseen.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def faults() -> dict[str, list[tuple[str, str]]]:
 def mutated(operation: str, old: str, new: str) -> str:
     """The source of the module of an operation with a passage replaced: in the operation's function, or anywhere in the file.
 
-    Operations that the engine plays itself (states, branches) have theirs in engine.py.
+    Operations that the engine runs itself (states, branches) have theirs in engine.py.
     """
     kernel = OPERATIONS.get(operation)
     module = sys.modules[kernel.function.__module__] if kernel else engine
@@ -179,8 +179,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N")
     options = parser.parse_args(arguments)
     known = sorted({*OPERATIONS, *faults()})
-    if strangers := set(options.operations) - set(known):
-        parser.error(f"no operation {', '.join(sorted(strangers))}; known are {', '.join(known)}")
+    if unknown := set(options.operations) - set(known):
+        parser.error(f"no operation {', '.join(sorted(unknown))}; it must be one of {', '.join(known)}")
     names = options.operations or known
     unseen, count, start = 0, 0, time.perf_counter()
     with ProcessPoolExecutor(options.processes, get_context("spawn"), begin) as pool:

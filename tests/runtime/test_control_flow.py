@@ -1,6 +1,6 @@
-"""Choosing, lists, and what the engine plays itself: branches, loops and states.
+"""Choosing, lists, and what the engine runs itself: branches, loops and states.
 
-Random programs with blocks and states are played by numpy, too: there, every value is a copy of its own.
+Random programs with blocks and states are run by numpy, too, where every value is a copy of its own.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ from tests.runtime.harness import KINDS, TARGETS, Fault, arrays, close, covers, 
 ANY = st.sampled_from([np.float32, np.int32, np.bool_])
 
 
-def play_states(
+def run_states(
     build: Any, calls: list[dict[str, np.ndarray]], states: dict[str, tuple[int, ...]], precision: str = "declared"
 ) -> tuple[list[list[np.ndarray]], dict[str, np.ndarray]]:
     """What `build` returns at each of several calls on one state, and what the state holds after them."""
@@ -176,7 +176,7 @@ def test_elements_of_a_shape_that_the_first_write_tells() -> None:
 
 @covers("list_read", "list_write", "list_gather", "list_scatter")
 def test_lists_have_an_end(operation: str) -> None:
-    """Nothing stands there to be read; a write makes the list longer, but nothing stands before its beginning."""
+    """There is nothing to read; a write makes the list longer, but there is nothing before its beginning."""
     function, ls = OPERATIONS[operation].function, [torch.zeros(2)] * 3
     for wrong in (3, -1) if operation in ("list_read", "list_gather") else (-1,):
         arguments: dict[str, Any] = (
@@ -292,7 +292,7 @@ def test_constants_of_one_name_in_both_blocks(operation: str) -> None:
 
 
 def renamed(build: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """coremltools makes names of its own of those that stand twice; here they are put back before the program is saved."""
+    """coremltools renames those that occur twice; here they are put back before the program is saved."""
     placeholders = {name: mb.placeholder(array.shape, KINDS[array.dtype.name]) for name, array in inputs.items()}
     with Function(placeholders, opset_version=TARGETS[8]) as function:
         made = build(**function.inputs)
@@ -375,7 +375,7 @@ def test_loops_within_loops() -> None:
 
 @covers("while_loop")
 def test_a_loop_within_a_loop_over_the_same_variable() -> None:
-    """coremltools calls the input of both blocks x_x0; behind the inner loop the name is the outer loop's again."""
+    """coremltools calls the input of both blocks x_x0; after the inner loop the name is the outer loop's again."""
 
     def up_to(limit: float, x: Any, body: Any) -> Any:
         ask = lambda value: mb.less(x=entry(value, 0), y=np.float32(limit))  # noqa: E731
@@ -475,7 +475,7 @@ def test_a_state_lives_from_call_to_call() -> None:
         return before, mb.coreml_update_state(state=s, value=mb.add(x=before, y=x))
 
     calls = [{"x": np.array([n, 1], np.float16)} for n in (1, 2, 3)]
-    results, state = play_states(build, calls, {"s": (2,)})
+    results, state = run_states(build, calls, {"s": (2,)})
     total = np.zeros(2, np.float32)
     for inputs, (before, after) in zip(calls, results, strict=True):
         close(before, total)
@@ -492,7 +492,7 @@ def test_a_state_holds_float16() -> None:
         def build(x: Any, s: Any) -> Any:
             return [mb.coreml_update_state(state=s, value=mb.cast(x=x, dtype="fp16"))]
 
-        (((value,),), state) = play_states(build, [inputs], {"s": (1,)}, precision)
+        (((value,),), state) = run_states(build, [inputs], {"s": (1,)}, precision)
         assert value.item() == state["s"].item() == expected
 
 
@@ -507,7 +507,7 @@ def test_a_written_value_is_not_shared_with_the_state() -> None:
             update = mb.slice_update(x=first, update=np.array([9], np.float16), begin=[0], end=[1])
             return y, mb.coreml_update_state(state=s, value=update)
 
-        (((y, after),), _) = play_states(build, [{"x": np.array([1, 2], np.float16)}], {"s": (2,)}, precision)
+        (((y, after),), _) = run_states(build, [{"x": np.array([1, 2], np.float16)}], {"s": (2,)}, precision)
         close(y, vector(2, 3))
         close(after, vector(9, 3))
 
@@ -518,7 +518,7 @@ def test_states_are_told_apart() -> None:
         mb.coreml_update_state(state=t, value=x)
         return mb.read_state(input=s), mb.read_state(input=t)
 
-    (((s, t),), state) = play_states(build, [{"x": np.array([4, 5], np.float16)}], {"s": (2,), "t": (2,)})
+    (((s, t),), state) = run_states(build, [{"x": np.array([4, 5], np.float16)}], {"s": (2,), "t": (2,)})
     close(s, vector(0, 0))
     close(t, vector(4, 5))
     close(state["t"], vector(4, 5))
@@ -542,7 +542,7 @@ def test_a_state_in_a_loop() -> None:
         return mb.identity(x=before), final, mb.read_state(input=s)
 
     calls = [{"x": np.array([x], np.float16), "n": np.array([n], np.int32)} for x, n in ((5, 3), (1, 1), (9, 0))]
-    results, state = play_states(build, calls, {"s": (4,)})
+    results, state = run_states(build, calls, {"s": (4,)})
     rows = np.zeros(4, np.float32)
     for inputs, (before, final, after) in zip(calls, results, strict=True):
         n = inputs["n"].item()
@@ -568,7 +568,7 @@ def test_what_a_round_read_stays_in_the_next() -> None:
         ask = lambda i, handed, total: mb.less(x=i, y=np.int32(5))  # noqa: E731
         return [mb.identity(x=mb.while_loop(_cond=ask, _body=body, loop_vars=(np.int32(1), x, x))[2])]
 
-    ((total,),), state = play_states(build, [{"x": np.zeros(2, np.float16)}], {"s": (2,)})
+    ((total,),), state = run_states(build, [{"x": np.zeros(2, np.float16)}], {"s": (2,)})
     close(total, vector(0 + 1 + 2 + 3, 0))
     close(state["s"], vector(4, 0))
 
@@ -683,7 +683,7 @@ def test_random_programs(data: Any) -> None:
         }
         for _ in range(2)
     ]
-    results, state = play_states(lambda x, flags, s: built(program, [x], s, flags), calls, {"s": (4,)})
+    results, state = run_states(lambda x, flags, s: built(program, [x], s, flags), calls, {"s": (4,)})
     held = np.zeros(4, np.float32)
     for inputs, values in zip(calls, results, strict=True):
         expected, held = simulated(program, [inputs["x"].astype(np.float32)], held, inputs["flags"])
@@ -761,5 +761,5 @@ FAULTS: dict[str, list[Fault]] = {
     ],
 }
 
-# Faults that nobody can see, and why.
+# Faults that cannot be seen, and why.
 UNSEEN: dict[str, dict[str, str]] = {}

@@ -59,7 +59,7 @@ def test_arithmetic(operation: str, both: Any) -> None:
 
 @covers("mod", "floor_div", "real_div")
 def test_quotients_beyond_float32(operation: str) -> None:
-    """Wherever in a vector they stand."""
+    """Wherever in a vector they are."""
     x, y = np.full(20, -2.5, np.float32), np.full(20, 1e-40, np.float32)
     with np.errstate(all="ignore"):
         each_close(run(operation, {"x": x, "y": y}), ARITHMETIC[operation](x, y))
@@ -84,7 +84,7 @@ def test_comparisons(operation: str, both: Any) -> None:
 @covers(*COMPARISONS)
 @given(both=pairs(np.int32, st.integers(-2, 2) | st.sampled_from([INT32.max, INT32.max - 1, INT32.min])))
 def test_comparisons_of_integers(operation: str, both: Any) -> None:
-    """Exactly: float32 does not tell 2147483647 from its neighbour."""
+    """Exactly: float32 does not tell 2147483647 from the next integer."""
     x, y = both
     result = run(operation, {"x": x, "y": y})
     assert result.dtype == np.bool_

@@ -46,7 +46,7 @@ FORMULAS = {
     "exp": np.exp,
     "exp2": np.exp2,
     "floor": np.floor,
-    "round": np.rint,  # 0.5 to 0 and 1.5 to 2: to the even neighbour
+    "round": np.rint,  # 0.5 to 0 and 1.5 to 2: to the even one
     "sign": np.sign,
     "sin": np.sin,
     "sinh": np.sinh,
@@ -236,7 +236,7 @@ def test_truths_and_integers_become_anything(x: np.ndarray) -> None:
 @covers("cast")
 @given(x=edged(-70000, 70000, ranks=(1, 3)))
 def test_halves(x: np.ndarray) -> None:
-    """float16 is rounded to, with infinities beyond 65504, if the declared precision is played; else not."""
+    """float16 is rounded to, with infinities beyond 65504, in the declared precision; else not."""
     with np.errstate(over="ignore"):
         half = x.astype(np.float16).astype(np.float32)
     close(run("cast", {"x": x}, dtype="fp16", precision="declared"), half)

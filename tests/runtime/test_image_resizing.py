@@ -357,7 +357,7 @@ def test_resample(data: Any) -> None:
 
 @covers("resample")
 def test_resample_by_hand() -> None:
-    """One row of two pixels, at 1.25 pixels before the first, between them, and at 1.25 behind the last one."""
+    """One row of two pixels, at 1.25 pixels before the first, between them, and at 1.25 after the last one."""
     x, coordinates = np.float32([[[[10, 20]]]]), np.float32([[[[-1.25, 0], [0.25, 0], [2.25, 0]]]])
     for sampling, padding, expected in (
         ("bilinear", "constant", [6, 12.5, 6]),

@@ -120,7 +120,7 @@ def test_layer_norm_over_all() -> None:
 @covers("local_response_norm")
 @given(data=st.data())
 def test_local_response_norm(data: Any) -> None:
-    """An even number of channels begins one more before than it ends behind."""
+    """An even number of channels begins one more before than it ends after."""
     x, opset = small(data, (3, 4)), data.draw(st.sampled_from([5, 7, 8]))
     size = data.draw(st.integers(1, 5))
     optional = {

@@ -102,7 +102,7 @@ def test_partial_windows(operation: str) -> None:
 
 @covers("avg_pool", "l2_pool", "max_pool")
 def test_last_window(operation: str) -> None:
-    """A window that would begin in the padding behind x is left out, though ceil_mode would have it."""
+    """A window that would begin in the padding after x is left out, though ceil_mode would have it."""
     x = np.float32([[[3, 1, 2, 6, 4]]])
     result = run(operation, {"x": x}, kernel_sizes=[2], strides=[2], pad_type="custom", pad=[1, 1], ceil_mode=True)
     wanted = {"avg_pool": [1.5, 1.5, 5], "l2_pool": [3, np.sqrt(5), np.sqrt(52)], "max_pool": [3, 2, 6]}
@@ -119,7 +119,7 @@ def test_upper_case(operation: str) -> None:
 def test_window_behind_the_end() -> None:
     """coremltools declares three windows at 0, 3 and 6 of five elements; torch leaves the last one out."""
     x = np.ones((1, 1, 5), np.float32)
-    with pytest.raises(Error, match="a window behind the end of axis 2"):
+    with pytest.raises(Error, match="a window past the end of axis 2"):
         run("max_pool", {"x": x}, kernel_sizes=[1], strides=[3], pad_type="valid", ceil_mode=True)
 
 

@@ -67,12 +67,12 @@ def _softplus(x: np.ndarray) -> np.ndarray:
 
 
 class Case(NamedTuple):
-    """`play` gets a tensor (3, N), `expected` the same values in float64. `error`: of the expected value, or of the largest
+    """`run` gets a tensor (3, N), `expected` the same values in float64. `error`: of the expected value, or of the largest
     in its row where `row` says so, `scale` being the least that this is held to be. Not `largest`: the squares or scores of
     float32's largest numbers are infinite on the way, and it is not said what becomes of them."""
 
     operation: str
-    play: Callable[[torch.Tensor], torch.Tensor]
+    run: Callable[[torch.Tensor], torch.Tensor]
     expected: Callable[[np.ndarray], Any]
     row: bool = False
     error: float = 1e-5
@@ -301,7 +301,7 @@ def answers(path: str) -> None:
 
 
 def _answer(case: Case) -> np.ndarray:
-    results = [case.play(torch.from_numpy(x)).reshape(3, -1).double() for x in questions(case)]
+    results = [case.run(torch.from_numpy(x)).reshape(3, -1).double() for x in questions(case)]
     return torch.cat(results, 1).numpy()
 
 

@@ -76,7 +76,7 @@ FAULTS: dict[str, list[Fault]] = {
     "reduce_sum_square": [("x * x", "x + x")],
 }
 
-# Faults that nobody can see, and why.
+# Faults that cannot be seen, and why.
 UNSEEN: dict[str, dict[str, str]] = {
     name: {"output_dtype ignored": "int32 and uint16 hold the same positions, which leave the runtime as int32"}
     for name in ("reduce_argmax", "reduce_argmin")

@@ -182,7 +182,7 @@ def numbers(draw: Any, shape: tuple[int, ...], mode: str, whole: bool) -> np.nda
     return draw(arrays(shape, low=0.5, high=2)) * np.float32(draw(st.sampled_from([1, -1])))
 
 
-def play_scatter(
+def run_scatter(
     operation: str, data: Any, values: np.ndarray, indices: np.ndarray, shape: Any, places: Any, **more: Any
 ):
     mode = data.draw(st.sampled_from([None, *MODES]))
@@ -218,7 +218,7 @@ def test_scatter(data: Any, drawn: tuple[np.ndarray, int], least: int | None) ->
         return (*place[:axis], indices[place[axis : axis + inner]], *place[axis + inner :])
 
     given_axis = data.draw(st.sampled_from([axis, axis - values.ndim]))
-    play_scatter("scatter", data, values, indices, shape, places, axis=given_axis)
+    run_scatter("scatter", data, values, indices, shape, places, axis=given_axis)
 
 
 @covers("scatter_along_axis")
@@ -232,7 +232,7 @@ def test_scatter_along_axis(data: Any, drawn: tuple[np.ndarray, int], least: int
         return (*place[:axis], indices[place], *place[axis + 1 :])
 
     given_axis = data.draw(st.sampled_from([axis, axis - values.ndim]))
-    play_scatter("scatter_along_axis", data, values, indices, shape, places, axis=given_axis)
+    run_scatter("scatter_along_axis", data, values, indices, shape, places, axis=given_axis)
 
 
 @covers("scatter_nd")
@@ -245,7 +245,7 @@ def test_scatter_nd(data: Any, drawn: tuple[np.ndarray, int], least: int | None)
     def places(place: tuple[int, ...]) -> Any:
         return (*indices[place[: len(outer)]], *place[len(outer) :])
 
-    play_scatter("scatter_nd", data, values, indices, (*outer, *values.shape[depth:]), places)
+    run_scatter("scatter_nd", data, values, indices, (*outer, *values.shape[depth:]), places)
 
 
 @covers("scatter_nd")
@@ -383,7 +383,7 @@ FAULTS: dict[str, list[Fault]] = {
     ],
 }
 
-# Faults that nobody can see, and why.
+# Faults that cannot be seen, and why.
 UNSEEN: dict[str, dict[str, str]] = {
     name: {"validate_indices ignored": "an index outside is an error with and without it"} for name in SCATTERS
 }

@@ -42,7 +42,7 @@ SHAPED: dict[str, tuple[Callable[[Any], Any], Callable[[np.ndarray], np.ndarray]
         lambda x: mb.reduce_sum(x=mb.squeeze(x=x), axes=[0], keep_dims=True),
         lambda x: x.squeeze().sum(0, keepdims=True),
     ),
-    "squeeze, then itself behind": (
+    "squeeze, then itself after": (
         lambda x: mb.concat(values=[mb.squeeze(x=x)] * 2, axis=0),
         lambda x: np.concatenate([x.squeeze()] * 2),
     ),
@@ -105,7 +105,7 @@ def test_what_is_known_stands_there_in_its_order(
 
 
 def test_a_size_that_is_known_is_held_to() -> None:
-    """Three numbers where the program declares four, behind an axis that it does not know."""
+    """Three numbers where the program declares four, after an axis that it does not know."""
     symbol = get_new_symbol()
     with Function({"x": mb.placeholder((symbol, 3), types.fp32)}, opset_version=TARGETS[8]) as function:
         y = mb.exp(x=function.inputs["x"], name="y")

@@ -27,8 +27,8 @@ NOT_FOR_PROGRAMS = {
 }
 ELSEWHERE = {
     "const": "the reader's",
-    "cond": "the engine plays blocks",
-    "while_loop": "the engine plays blocks",
+    "cond": "the engine runs blocks",
+    "while_loop": "the engine runs blocks",
     "read_state": "the engine keeps the states",
 }
 NAMES = sorted(REGISTRY.keys() - NOT_FOR_PROGRAMS.keys() - ELSEWHERE.keys())
@@ -133,7 +133,7 @@ def faults() -> dict[str, list[tuple[str, str]]]:
 
 @pytest.mark.parametrize("name", [*NAMES, "cond", "while_loop", "read_state", "write_state"])
 def test_every_operation_has_tests_and_faults(name: str, faults: Any) -> None:
-    """Three faults at least where there is more to it than its operands; and each passage stands in the source."""
+    """Three faults at least where there is more to it than its operands; and each passage is in the source."""
     assert name in COVERED_BY
     written = faults.get(name, [])
     assert written

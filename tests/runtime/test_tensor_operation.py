@@ -28,7 +28,7 @@ def one_of(data: Any, **options: Any) -> dict[str, Any]:
 
 
 def sorted_places(row: np.ndarray, ascending: bool) -> list[int]:
-    """Of equal values the first stands first; Python's sort is stable."""
+    """Of equal values the first comes first; Python's sort is stable."""
     return sorted(range(len(row)), key=lambda i: row[i] if ascending else -row[i])
 
 
@@ -650,7 +650,7 @@ FAULTS: dict[str, list[Fault]] = {
     ],
 }
 
-# Faults that nobody can see, and why.
+# Faults that cannot be seen, and why.
 UNSEEN: dict[str, dict[str, str]] = {
     "argsort": {"'stable=True' -> 'stable=False'": "torch sorts few values in a stable way without being asked to"},
     "tile": {"'if max(rest) == 1' -> 'if False'": "it saves a copy"},

@@ -86,7 +86,7 @@ def test_pixels(operation: str, data: Any) -> None:
 @covers("space_to_batch", "batch_to_space")
 @given(data=st.data())
 def test_batches(operation: str, data: Any) -> None:
-    """Batch i * n + b holds what stands at place i of every block of example b."""
+    """Batch i * n + b holds what is at place i of every block of example b."""
     n, c, h, w, high, wide = (data.draw(SMALL) for _ in range(6))
     whole = data.draw(arrays((n, c, h * high, w * wide)))
     top, bottom = (data.draw(st.integers(0, (h * high - 1) // 2)) for _ in range(2))
@@ -237,8 +237,8 @@ def test_reshape_like(data: Any, x: np.ndarray) -> None:
 @given(data=st.data(), x=tensors())
 def test_reverse(data: Any, x: np.ndarray) -> None:
     chosen = data.draw(st.none() | axes(x.ndim))
-    turned = range(x.ndim) if chosen is None else {axis % x.ndim for axis in chosen}
-    expected = x[tuple(slice(None, None, -1 if axis in turned else 1) for axis in range(x.ndim))]
+    flipped = range(x.ndim) if chosen is None else {axis % x.ndim for axis in chosen}
+    expected = x[tuple(slice(None, None, -1 if axis in flipped else 1) for axis in range(x.ndim))]
     close(run("reverse", {"x": x}, **({} if chosen is None else {"axes": chosen})), expected)
 
 
@@ -292,7 +292,7 @@ def slices(
     """Begins, ends and the rest of a slice; numpy's index for it, and the axes that go away after it.
 
     coremltools declares other lengths than numpy's for some slices of one element, and for one that goes backwards beyond
-    the beginning; it refuses some empty ones. Those are left out here, and played below where nothing is declared.
+    the beginning; it refuses some empty ones. Those are left out here, and run below where nothing is declared.
     """
     known: dict[str, list[Any]] = {
         name: [] for name in ("begin", "end", "stride", "begin_mask", "end_mask", "squeeze_mask")
@@ -414,8 +414,8 @@ def test_what_is_moved_within_itself() -> None:
         y = call("slice_update", x, x[part], begin=[begin], end=[begin + 4], in_place=True)
         assert y[begin : begin + 4].tolist() == moved
     x = torch.arange(4.0)
-    turned = {"begin": [-1], "end": [-5], "stride": [-1], "in_place": True}
-    assert call("slice_update", x, x, **turned).tolist() == [3, 2, 1, 0]
+    backward = {"begin": [-1], "end": [-5], "stride": [-1], "in_place": True}
+    assert call("slice_update", x, x, **backward).tolist() == [3, 2, 1, 0]
 
 
 @covers("slice_by_size")
@@ -429,11 +429,11 @@ def test_slice_by_size(data: Any, x: np.ndarray) -> None:
         size.append(data.draw(st.sampled_from([count, -1])) if first + count == length else count)
         # coremltools declares a wrong shape for a negative begin that is constant.
         begin.append(first)
-    turned = [
+    mirrored = [
         first - length if data.draw(st.booleans()) else first for first, length in zip(begin, x.shape, strict=True)
     ]
-    if turned != begin:
-        inputs = {"x": x, "begin": np.array(turned, np.int32)}
+    if mirrored != begin:
+        inputs = {"x": x, "begin": np.array(mirrored, np.int32)}
         close(run("slice_by_size", inputs, size=size), x[tuple(index)])
     else:
         close(as_input_or_constant(data, "slice_by_size", x, begin=begin, size=size), x[tuple(index)])
@@ -453,7 +453,7 @@ SLICES: list[Fault] = [
     ("None if from_start", "0 if from_start"),
     ("None if to_end", "size if to_end"),
     ("places = places[::-1]", "pass"),
-    ("turned.append(rank)", "turned.append(len(slices))"),
+    ("reversed_axes.append(rank)", "reversed_axes.append(len(slices))"),
     ("stride or [1] * x.ndim", "[1] * x.ndim"),
 ]
 
@@ -508,7 +508,7 @@ FAULTS: dict[str, list[Fault]] = {
         ("axis == batch", "axis == sequence"),
         ("lengths.shape != (x.shape[batch],) or ", ""),
     ],
-    "slice_by_index": [*SLICES, (".flip(turned)", "")],
+    "slice_by_index": [*SLICES, (".flip(reversed_axes)", "")],
     "slice_by_size": [
         ("first + length if", "first if"),
         ("count == -1", "count == -2"),
@@ -517,7 +517,7 @@ FAULTS: dict[str, list[Fault]] = {
     ],
     "slice_update": [
         *SLICES,
-        ("update = update.flip(turned)", "pass"),
+        ("update = update.flip(reversed_axes)", "pass"),
         ("x if in_place else x.clone()", "x"),
         ("x if in_place else x.clone()", "x.clone()"),
         ("if y[where].shape != update.shape:", "if False:"),
@@ -548,5 +548,5 @@ FAULTS: dict[str, list[Fault]] = {
     ],
 }
 
-# Faults that nobody can see, and why.
+# Faults that cannot be seen, and why.
 UNSEEN: dict[str, dict[str, str]] = {}

@@ -286,7 +286,7 @@ FAILURES: dict[str, tuple[Case, str]] = {
 # Nothing but "TODO".
 UNWRITTEN = {"reverse_sequence"}
 
-# Operations of which coremltools infers no value: the property tests of their groups are what stands for them.
+# Operations of which coremltools infers no value: the property tests of their groups replace it.
 NOT_INFERRED = """
 affine avg_pool batch_norm batch_to_space classify constexpr_affine_dequantize constexpr_blockwise_shift_scale
 constexpr_cast constexpr_lut_to_dense constexpr_lut_to_sparse constexpr_sparse_blockwise_shift_scale
@@ -332,16 +332,16 @@ def folded(build: Callable[..., Any], inputs: dict[str, np.ndarray], opset: int)
 @covers(*CASES)
 def test_values(operation: str) -> None:
     for opset, version in inferred(operation).items():
-        played = 0
+        executed = 0
         for case in CASES[operation]:
             if build := builds(operation, version, case):
-                played += 1
+                executed += 1
                 expected = folded(build, case[0], opset)
                 results = run_graph(build, case[0], opset=opset)
                 for result, wanted in zip(results, expected, strict=True):
                     assert result.dtype.kind == wanted.dtype.kind.replace("u", "i")
                     close(result, wanted)
-        assert played, version
+        assert executed, version
 
 
 @pytest.mark.parametrize("operation", DEVIATIONS)

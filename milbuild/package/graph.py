@@ -1,13 +1,13 @@
-"""What rules look at: a package's functions as graphs, in which everything can be asked for its maker and its readers.
+"""A package's functions as graphs, in which every value knows the operation that makes it and those that read it.
 
-Constants stay where they are until a rule asks for their values, which come piece by piece.
+Lint's rules and inspect are based on this. Constants stay on the disk until their values are read, piece by piece.
 """
 
 import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from milbuild.package.reader import Function, Operation, Package, Value, type_of
 
-PIECE = 1 << 20  # elements that are looked at together
+PIECE = 1 << 20  # elements that are read at a time
 
 FLOATS = ("FLOAT16", "FLOAT32", "BFLOAT16", "FLOAT64")
 # Operations after which a tensor holds the same numbers, in another place or another type.
@@ -24,12 +24,12 @@ MOVES = {
     "cast", "concat", "expand_dims", "gather", "identity", "reshape", "select", "slice_by_index", "slice_by_size", "split",
     "squeeze", "stack", "tile", "transpose",
 }  # fmt: skip
-# What holds weights in fewer bits; a constant, as the other constants are.
+# Operations that decode compressed weights; constants, like `const`.
 COMPRESSED = "constexpr_"
 
 
 class Constant:
-    """A constant that nobody has looked at yet: where it stands, and of what type and shape it is."""
+    """A constant whose values are not read yet: where it is stored, its type and shape."""
 
     def __init__(self, package: Package, value: Any) -> None:
         self._package, self._value = package, value
@@ -56,7 +56,7 @@ class Constant:
 
     @property
     def packed(self) -> bool:
-        """Several elements to a byte: looking at them takes eight times their room."""
+        """Whether a byte holds several elements: reading them takes up to eight times their size."""
         return re.fullmatch(r"U?INT[12346]", self.dtype) is not None
 
     def values(self) -> Any:
@@ -66,7 +66,7 @@ class Constant:
         return self._package.array(self._value)
 
     def stored(self) -> np.ndarray:
-        """The bytes of a constant that stands in a file, as they stand there."""
+        """The bytes of a constant in a file, as they are stored."""
         return self._package.stored(self._value)
 
     def pieces(self) -> Iterator[np.ndarray]:
@@ -79,7 +79,7 @@ class Constant:
 
     @functools.cached_property
     def range(self) -> tuple[float, float, bool] | None:
-        """(lowest, highest, whether there is a NaN) of floats and 0; None for others, and where the values are not there."""
+        """(lowest, highest, whether there is a NaN) of floats and 0; None for other types, and for values not yet written."""
         if self.dtype not in FLOATS or not self.count or self.values() is None:
             return None
         if self.dtype == "FLOAT16":
@@ -124,16 +124,21 @@ def _half(bits: int) -> float:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a finding stands: a function, and in it an operation or the name of an input, output or state."""
+    """A place in a package: a function, and in it an operation or the name of an input, output or state."""
 
     function: str = ""
     operation: str = ""
     type: str = ""
 
     @property
-    def landmark(self) -> str:
-        """The name with its numbers left open, as in `milbuild profile`: one line for all layers."""
-        return re.sub(r"(?<![^_.])\d+(?![^_.])", "*", self.operation)
+    def pattern(self) -> str:
+        """See `pattern`."""
+        return pattern(self.operation)
+
+
+def pattern(name: str) -> str:
+    """A name with `*` for its numbers (`transformer_h_*_mlp_c_fc`), which is the same for all layers."""
+    return re.sub(r"(?<![^_.])\d+(?![^_.])", "*", name)
 
 
 @dataclass
@@ -175,7 +180,7 @@ class Graph:
 
     @functools.cached_property
     def work(self) -> list[Operation]:
-        """The operations that are no constants."""
+        """The operations that are not constants."""
         return [op for op in self.operations if op.type != "const" and not op.type.startswith(COMPRESSED)]
 
     @functools.cached_property
@@ -213,7 +218,7 @@ class Graph:
         return value if isinstance(value, Constant) else None
 
     def is_constant(self, entry: Any) -> bool:
-        """A constant, or one that is held in fewer bits."""
+        """Whether it is a constant, or a compressed one."""
         maker = None if isinstance(entry, Constant) else self.makers.get(entry)
         return isinstance(entry, Constant) or (maker is not None and maker not in self._work_ids)
 
@@ -279,11 +284,11 @@ class _Identities:
         return id(operation) in self._ids
 
 
-class Subject:
-    """A package under its rules; `unit` is that which it is meant for, if one was named."""
+class Graphs:
+    """The functions of a package as graphs."""
 
-    def __init__(self, package: Package, unit: str | None) -> None:
-        self.package, self.unit = package, unit
+    def __init__(self, package: Package) -> None:
+        self.package = package
         self.spec = package.spec
         self.version = int(package.spec.specificationVersion)
         self._constants: dict[Any, Constant] = {}
@@ -293,7 +298,7 @@ class Subject:
         self.by_name = {graph.name: graph for graph in self.graphs}
 
     def _constant(self, value: Any) -> Constant:
-        """One for each place in the file and type, so that functions that share weights have them looked at once."""
+        """One for each place in the file and type, so that weights that functions share are read once."""
         if value.WhichOneof("value") != "blobFileValue":
             return Constant(self.package, value)
         key = (value.blobFileValue.fileName, value.blobFileValue.offset, value.type.SerializeToString())
@@ -307,7 +312,7 @@ class Subject:
 
     @functools.cached_property
     def stored(self) -> list[Constant]:
-        """The constants that stand in files, each once."""
+        """The constants in files, each once."""
         return list(self._constants.values())
 
     @property
@@ -358,7 +363,7 @@ def array_of(feature: Any) -> Any:
 
 
 def ranges(feature: Any) -> list[tuple[int, int]] | None:
-    """The bounds of every axis of a ranged input; None for others."""
+    """The bounds of every axis of a ranged input; None for other inputs."""
     array = array_of(feature)
     if array is None or array.WhichOneof("ShapeFlexibility") != "shapeRange":
         return None
@@ -366,7 +371,7 @@ def ranges(feature: Any) -> list[tuple[int, int]] | None:
 
 
 def listed(feature: Any) -> list[tuple[int, ...]] | None:
-    """The shapes of an input that are listed; None for others."""
+    """The listed shapes of an input; None for other inputs."""
     array = array_of(feature)
     if array is None or array.WhichOneof("ShapeFlexibility") != "enumeratedShapes":
         return None
@@ -376,6 +381,3 @@ def listed(feature: Any) -> list[tuple[int, ...]] | None:
 def flexible(feature: Any) -> bool:
     bounds = ranges(feature)
     return listed(feature) is not None or any(low != high for low, high in bounds or [])
-
-
-Finder = Callable[[Subject], Iterator[tuple[Place, str]]]
