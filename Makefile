@@ -23,7 +23,7 @@ setup: .venv/ready ## Make .venv, with all that tests and linters need
 
 # torch comes first and by itself, so that nothing else chooses its build. The last is a trained BERT in a package, for a
 # test; what it asks for besides is not needed to read it.
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml milbuild/__init__.py
 	$(PYTHON) -c 'import sys; sys.exit("milbuild needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
@@ -59,7 +59,7 @@ test-oldest: .venv-oldest/ready ## The tests with the lowest release of every de
 test-newest: .venv-newest/ready ## The tests with the newest release of every dependency
 	$(NEWEST)/python $(PYTEST) -m "not all"
 
-.venv-%/ready: tests/constraints/%.txt pyproject.toml
+.venv-%/ready: tests/constraints/%.txt pyproject.toml milbuild/__init__.py
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< torch
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< --editable '.[dev]'
