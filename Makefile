@@ -14,7 +14,7 @@ FAMILY := $(addprefix tests/test_,parity.py vision.py sound.py answers.py caches
 OLDEST := .venv-oldest/bin
 NEWEST := .venv-newest/bin
 
-.PHONY: help setup demo test family lint test-all test-coreml test-oldest test-newest test-lowest-kernels fuzz mutants conformance conformance-ci bench clean
+.PHONY: help setup demo test family lint docs test-all test-coreml test-oldest test-newest test-lowest-kernels fuzz mutants conformance conformance-ci bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-20s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,16 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv-docs/ready ## The site in build/site: these pages and the API reference, every link checked
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
+# What the extra `docs` names, and nothing that milbuild itself needs.
+.venv-docs/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-docs/requirements.txt
+	touch $@
 
 # Off macOS with milbuild's runtime in Core ML's place.
 test-all: setup ## All tests, with the long matrices
@@ -88,4 +98,4 @@ bench: setup ## What builds and predictions cost, and how many operations graphs
 	$(BIN)/python benchmarks/operations.py
 
 clean: ## Remove environments, caches and built distributions
-	rm -rf .venv .venv-oldest .venv-newest dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-oldest .venv-newest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

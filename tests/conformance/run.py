@@ -298,7 +298,7 @@ def reasons(summary: dict[str, Any]) -> str:
         named = ", ".join(f"`{test}`" for test in tests[:3]) + (f" and {len(tests) - 3} more" if len(tests) > 3 else "")
         if group["outcome"] == "skipped":
             named = ", ".join(sorted({test.partition("::")[0] for test in tests}))
-        reason = group["reason"].replace("|", "\\|").replace("<", "&lt;")
+        reason = group["reason"].replace("|", "\\|").replace("<", "&lt;").replace("][", "]&#91;")
         rows.append(f"| {group['outcome']} | {sum(group['tests'].values())} | {reason} | {named} |")
     return "\n".join(rows)
 
