@@ -1,5 +1,5 @@
-"""The parts of the site that are made while mkdocs builds it (mkdocs.yml): the pages at the root of the project, the API reference
-from milbuild's public names, and a page of the model types. Read from the source, so that no library is needed that milbuild needs."""
+"""What is made while mkdocs builds the site (mkdocs.yml): the pages at the root of the project, the API reference of milbuild's
+public names, and a page of the model types. All is read from the source, so that milbuild's dependencies are not needed."""
 
 import ast
 import contextlib
@@ -81,19 +81,19 @@ def python_page() -> str:
             named[target.canonical_path] = f"{name}.{each}"
             if target.is_function:
                 returned |= dict.fromkeys(_classes(target))
-    assert "milbuild.model.Model" in named and returned, "a public name or what it returns is not found any more"
+    assert "milbuild.model.Model" in named
+    assert returned
     rest = [path for path in returned if path not in named]
     functions = [path for path in named.values() if path.rpartition(".")[2].islower()]
     classes = [path for path in named.values() if path not in functions]
-    return "".join(
-        [
-            "# Python\n\nWhat `milbuild.__all__` and `milbuild.runtime.__all__` name, and the objects that these functions return or speak of. "
-            "`milbuild.<model_type>.build` is on the page of [model types](model-types.md).\n\n## Functions\n",
-            *(f"\n::: {path}\n" for path in functions),
-            "\n## Classes\n",
-            *(f"\n::: {path}\n" for path in [*classes, *rest]),
-        ]
-    )
+    parts = [
+        "# Python\n\nWhat `milbuild.__all__` and `milbuild.runtime.__all__` name, and the objects that these functions return or "
+        "mention. `milbuild.<model_type>.build` is on the page of [model types](model-types.md).\n\n## Functions\n"
+    ]
+    parts += [f"\n::: {path}\n" for path in functions]
+    parts.append("\n## Classes\n")
+    parts += [f"\n::: {path}\n" for path in [*classes, *rest]]
+    return "".join(parts)
 
 
 def _classes(function: griffe.Function) -> Iterator[str]:
@@ -115,16 +115,17 @@ def model_types_page() -> str:
     from milbuild.architectures import SUPPORTED
 
     parts = [
-        "# Model types\n\n`milbuild.<model_type>.build` is [`milbuild.build`][milbuild.build] with the same options, for checkpoints of "
-        "that model type only: any other is refused. [What is proved of each](../support.md).\n"
+        "# Model types\n\n`milbuild.<model_type>.build` is [`milbuild.build`][milbuild.build] with the same options, for "
+        "checkpoints of that model type only; any other is refused. [What is proved of each](../support.md).\n"
     ]
     for model_type, entry in sorted(SUPPORTED.items()):
         module = model_type.replace("-", "_")
         file = ROOT / "milbuild" / "architectures" / f"{entry.where.partition(':')[0]}.py"
         said = (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").split("\n\n")[0]
         caches = sorted({cache for task in entry.tasks for cache in tasks.caches(task, entry.decoder)})
-        parts.append(
-            f"\n## {model_type} {{#milbuild.{module}}}\n\n```python\nmilbuild.{module}.build(source, **options)\n```\n\n{said}\n\n"
-            f"Tasks: {', '.join(f'`{task}`' for task in entry.tasks)}. Caches: {', '.join(f'`{each}`' for each in caches)}.\n"
-        )
+        parts += [
+            f"\n## {model_type} {{#milbuild.{module}}}\n",
+            f"\n```python\nmilbuild.{module}.build(source, **options)\n```\n\n{said}\n",
+            f"\nTasks: {', '.join(f'`{each}`' for each in entry.tasks)}. Caches: {', '.join(f'`{each}`' for each in caches)}.\n",
+        ]
     return "".join(parts)

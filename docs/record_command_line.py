@@ -48,7 +48,7 @@ def _written(parameter: Any) -> str:
     if parameter.is_flag:
         return names
     # By click's names of types and by those of typer's own copy of it.
-    kinds = dict(text="TEXT", str="TEXT", integer="INTEGER", int="INTEGER", float="NUMBER")
+    kinds = {"text": "TEXT", "str": "TEXT", "integer": "INTEGER", "int": "INTEGER", "float": "NUMBER"}
     return f"{names} {parameter.metavar or kinds[parameter.type.name]}"
 
 
