@@ -48,7 +48,8 @@ def test_the_python_of_the_readme_runs(hub: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_the_commands_of_the_readme_exist() -> None:
-    commands = re.findall(r"^milbuild (\w+)(.*)$", README, re.MULTILINE)
+    blocks = "".join(re.findall(r"^```\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
+    commands = re.findall(r"^milbuild (\w+)(.*)$", blocks, re.MULTILINE)
     assert {name for name, _ in commands} == {*"build validate generate inspect lint profile list demo".split()}
     runner = CliRunner()
     for name, rest in commands:
