@@ -57,8 +57,8 @@ $ milbuild inspect gpt2.mlpackage
   Intermediate values count as nothing, since they may stay in a cache or never be written: a call moves these bytes or
   more.
 * **weights** are the tensors that operations read, by type (after decoding) and compression; a weight that several
-  functions read is counted once. *Compression* is the method and its granularity: `int8, per channel`, `int4, per block
-  of 32`, `palettized, 4 bits`, `sparse`; two methods are joined by `+`.
+  functions read is counted once. *Compression* is the method and its granularity: `int8, per channel`,
+  `int4, per block of 32`, `palettized, 4 bits`, `sparse`; two methods are joined by `+`.
 * **tokens** is the number of elements in an input named input_ids (decoder_input_ids, inputIds, tokens). If a call
   takes one token, and a state or the past is an input, its calls are reported as *tokens a second*.
 

@@ -19,8 +19,8 @@ PAGE = """\
 
 `milbuild validate` runs a saved package, exactly as it is serialised, next to transformers' PyTorch model of its
 checkpoint. `milbuild inspect` shows what is in it ([what each figure means](inspect.md)), and `milbuild lint` what Core
-ML is likely to object to ([every rule](lint.md)). This page applies all three to three packages. Written by `python
-docs/record_proof.py`.
+ML is likely to object to ([every rule](lint.md)). This page applies all three to three packages. Written by
+`python docs/record_proof.py`.
 
 ## The demo
 
@@ -113,8 +113,8 @@ $ milbuild inspect traced.mlpackage
 
 ## What `validate` does
 
-* **The reference** is transformers' class for the task, with eager attention, in float32, in the state it was loaded in
-  before every call (some types of rotary tables change with the longest call so far).
+* **The reference** is transformers' class for the task, with eager attention, in float32, restored before every call to
+  how it was loaded (some types of rotary tables change with the longest call so far).
 * **Cases**: the shortest, the middle and the longest call, or each listed length; calls with padding if there is a mask
   input; batches. With a cache: a prompt in prefill calls followed by single tokens, and a prompt in uneven parts,
   against one pass over the whole sequence. For an encoder and a decoder: the encoder's states, and an answer in one

@@ -24,9 +24,9 @@ PAGE = """\
 # Real checkpoints
 
 The tests of model types use tiny checkpoints with random weights. This page runs the commands on trained checkpoints
-made by others, and shows what they print: stdout, and for a build stderr. Written by `python
-docs/record_real_checkpoints.py`; a test in `make test-all` runs everything again if the checkpoints are available, and
-is reported as skipped if they are not.
+made by others, and shows what they print: stdout, and for a build stderr. Written by
+`python docs/record_real_checkpoints.py`; a test in `make test-all` runs everything again if the checkpoints are
+available, and is reported as skipped if they are not.
 
 | checkpoint | what it is | from |
 |---|---|---|
