@@ -229,8 +229,8 @@ def page(found: list[Found], said: dict[str, str], small: int, rules_of_small: C
     lines += ["", "Targets, and what is special:\n"]
     lines += [f"* `{name}`: {entry.target}{', ' if entry.how else ''}{entry.how}" for name, entry in ENTRIES.items()]
     lines += ["\nWhat did not convert unchanged:\n", *(f"* `{n}`: {text}" for n, text in said.items() if n != "NaN")]
-    lines += ["\n## By rule\n", f"The number of packages that break each rule: {traced} traced, our {len(ENTRIES)} above, and the "
-              f"tests' {small} small ones (every model type, task and cache).\n"]  # fmt: skip
+    lines += ["\n## By rule\n", f"The number of packages that break each rule: {traced} traced, our {len(ENTRIES)} above, "
+              f"and the tests' {small} small ones (every model type, task and cache).\n"]  # fmt: skip
     lines += ["| rule | severity | unit | traced | ours | small | for example |", "|---|---|---|---:|---:|---:|---|"]
     for rule in sorted(RULES.values(), key=lambda rule: (SEVERITIES.index(rule.severity), rule.id)):
         having = [(e, f) for e in found for f in e.reports["all"].findings if f.rule is rule]

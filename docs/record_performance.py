@@ -44,7 +44,12 @@ SECTIONS = {
         "build.py --scaling --plot docs/pictures/building.svg",
         "![Seconds of CPU against gigabytes of the checkpoint](pictures/building.svg)\n",
     ),
-    "operations": ("Operations", "Our graphs compared with what tracing produces from the same model.", "operations.py", ""),
+    "operations": (
+        "Operations",
+        "Our graphs compared with what tracing produces from the same model.",
+        "operations.py",
+        "",
+    ),
     "runtime": (
         "Predictions in the runtime",
         "Compared with Hugging Face's eager model in float32, on the same number of threads.",

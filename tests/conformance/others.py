@@ -77,8 +77,8 @@ WHY = {
 # What the suites found of the runtime; it is mended since.
 FOUND = {
     "stablehlo-coreml": (
-        "Its tests passed without a comparison: coremltools' helper, which they use to compare, only does so on macOS. The plugin "
-        "tells the helper that it is on macOS.",
+        "Its tests passed without a comparison: coremltools' helper, which they use to compare, only does so on macOS. The "
+        "plugin tells the helper that it is on macOS.",
         "JAX's gathers squeeze axes whose size the program does not know: the runtime relied on the declared rank and refused "
         "the result.",
     ),

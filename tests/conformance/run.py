@@ -317,10 +317,10 @@ coremltools' wheel contains the tests that Apple runs on its operations. On syst
 comparing a number. `tests/conformance` makes them predict with `milbuild.runtime` instead of Core ML and records the
 result of each case. `python -m tests.conformance.run` writes this page.
 
-The run changes the following: coremltools is told that it runs on an ARM Mac with macOS {".".join(map(str, MACOS))}. Where a test
-allows float16 results to be off by 0.5 and 5 %, the run allows {STRICT["atol"]} and {STRICT["rtol"]:.1%}. Random numbers are seeded
-with the name of the case. When a prediction fails, Core ML's sentence is added to the runtime's own message. No case is
-left out. The columns of the tables:
+The run changes the following: coremltools is told that it runs on an ARM Mac with macOS {".".join(map(str, MACOS))}. Where a
+test allows float16 results to be off by 0.5 and 5 %, the run allows {STRICT["atol"]} and {STRICT["rtol"]:.1%}. Random numbers are
+seeded with the name of the case. When a prediction fails, Core ML's sentence is added to the runtime's own message. No
+case is left out. The columns of the tables:
 
 - *predict*: the case reached a prediction, or skipped it because of the platform. Of these: how many *compare* a number
   afterwards, *pass*, are *explained* (below) or *fail*.
@@ -332,8 +332,8 @@ These tests are necessary but not sufficient: they don't cover NaN, overflow or 
 barely vary some parameters. `tests/runtime` also compares every operation with PyTorch.
 
 The explained cases are float32 conversions whose expected values are themselves off by more than the test allows, mostly
-because their data is float16. They have to agree within {STRICT["atol"]} and {STRICT["rtol"]:.1%} instead; the other cases of these tests
-have to meet the test's own tolerance:
+because their data is float16. They have to agree within {STRICT["atol"]} and {STRICT["rtol"]:.1%} instead; the other cases of
+these tests have to meet the test's own tolerance:
 
 {explained}
 
