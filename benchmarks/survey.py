@@ -226,11 +226,11 @@ def page(found: list[Found], said: dict[str, str], small: int, rules_of_small: C
             f"| {each.model} | {each.whose} | {each.operations} | {each.weights / 1e6:.1f} | {counts[0]} | {counts[1]} "
             f"| {off} | {switches} |"
         )
-    lines += ["", "For which system, and what is special:\n"]
+    lines += ["", "Targets, and what is special:\n"]
     lines += [f"* `{name}`: {entry.target}{', ' if entry.how else ''}{entry.how}" for name, entry in ENTRIES.items()]
-    lines += ["\nWhat did not convert as it is:\n", *(f"* `{n}`: {text}" for n, text in said.items() if n != "NaN")]
-    lines += ["\n## By rule\n", f"In how many packages each was broken: {traced} traced, {len(ENTRIES)} of ours above, and the "
-              f"{small} small ones of the tests (every family, task and cache).\n"]  # fmt: skip
+    lines += ["\nWhat did not convert unchanged:\n", *(f"* `{n}`: {text}" for n, text in said.items() if n != "NaN")]
+    lines += ["\n## By rule\n", f"The number of packages that break each rule: {traced} traced, our {len(ENTRIES)} above, "
+              f"and the tests' {small} small ones (every model type, task and cache).\n"]  # fmt: skip
     lines += ["| rule | severity | unit | traced | ours | small | for example |", "|---|---|---|---:|---:|---:|---|"]
     for rule in sorted(RULES.values(), key=lambda rule: (SEVERITIES.index(rule.severity), rule.id)):
         having = [(e, f) for e in found for f in e.reports["all"].findings if f.rule is rule]
@@ -252,30 +252,35 @@ def page(found: list[Found], said: dict[str, str], small: int, rules_of_small: C
 
 BEGINNING = """# What lint finds in traced packages, and in ours
 
-Written by `python benchmarks/survey.py`; no number here is from anywhere else. {models} models of
-transformers, of which {traced} went through `torch.jit.trace` and `coremltools.convert`, and all through milbuild, with
+Written by `python benchmarks/survey.py`, which produced every number here. {models} models of
+transformers, of which {traced} were converted by `torch.jit.trace` and `coremltools.convert`, and all by milbuild, with
 {versions}.
-Layers, heads and vocabularies are the published ones, widths are small and weights random: sizes compare with each other only.
+Layers, heads and vocabularies are the published ones; widths are small and weights random, so sizes can only be compared
+with each other.
 
-*no unit* and *each unit* count the rules that are broken, not how often: errors / warnings / notes, without a unit and with
-`--unit all`. *Off the Neural Engine* and *switches* are lint's estimates ([what lint knows](lint.md)).
+*no unit* and *each unit* count the rules that are broken, not how often: errors / warnings / notes, without a unit and
+with `--unit all`. *Off the Neural Engine* and *switches* are lint's estimates ([what lint knows](lint.md)).
 """
 
 READING = """## How to read it
 
-* **The error is real.** {nan} coremltools makes -inf of the least float32, which hides padding, and 0 times -inf is NaN.
-* **RMS norms.** Of Llama and T5, which transformers works out in float32 whatever the rest is, the tracer has no trace of that:
-  their squares are summed in float16. Whether one overflows depends on the checkpoint's activations, which random weights do not
-  show. wav2vec 2.0's group norm is written out by coremltools; its squares are those of deviations. Ours are scaled first.
-* **-inf in a mask that is added** is no fault by itself: no row here is masked as a whole. It is a warning because of the
-  Neural Engine's softmax, on other people's word.
-* **Epsilons and guarded gathers** are notes: small costs, small differences, in most of the traced text models.
-* **Ours have warnings, too, for the Neural Engine**: the layout is the plain one, attention is one operation from
-  iOS 18 on, scores of a whole vocabulary are one axis. That is for the GPU and CPU.
+* **The error is real.** {nan} coremltools turns the lowest float32, which hides padding, into -inf, and 0 times -inf is
+  NaN.
+* **RMS norms.** transformers computes those of Llama and T5 in float32, whatever the other precision is. The tracer
+  loses that, and their squares are summed in float16. Whether one overflows depends on the checkpoint's activations,
+  which random weights do not show. coremltools writes out the group norm of wav2vec 2.0, whose squares are of
+  deviations. Our norms scale first.
+* **-inf in an additive mask** is not a fault in itself: no row here is masked entirely. It is a warning because of the
+  Neural Engine's softmax, as reported by others.
+* **Epsilons and guarded gathers** are notes: small costs and small differences, in most of the traced text models.
+* **Our packages have warnings for the Neural Engine, too**: they have the plain layout, attention is one operation from
+  iOS 18 on, and the scores of a whole vocabulary are one axis. That suits the GPU and CPU.
   [Why they stay](lint.md#warnings-of-our-own-builds-and-why).
-* **Fewer findings are no proof** of a better package: a rule counts what is known to matter, by its source; nothing here ran in
-  Core ML. Operations that are "off" are those of types that others saw elsewhere. `milbuild validate` and a device decide.
-* **Small ones** are 24 wide with 61 tokens: what is said of their last axes and of their states' width is not said of real ones.
+* **Fewer findings don't prove** that a package is better: a rule counts what is known to matter, according to its
+  source; nothing here ran in Core ML. Operations that are "off" are of types that others have seen run elsewhere.
+  `milbuild validate` and a device decide.
+* **Small models** are 24 wide with 61 tokens: what the rules say about their last axes and the width of their states
+  does not apply to real ones.
 """
 
 

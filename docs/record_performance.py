@@ -14,40 +14,45 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "performance.md"
 HEAD = """\
-# What building and playing cost
+# What building and running cost
 
-Written by docs/record_performance.py: below each command stands what it printed. Checkpoints have the sizes, types and names of
-the published models and random weights. Every run of a build is a process of its own, those of a table take turns, and figures
-are medians. Seconds move between machines, and on one machine between hours: the ratios of one table are what counts.
-How everything is measured stands in [benchmarks/README.md](../benchmarks/README.md).
+Written by docs/record_performance.py: each command is followed by its output. The checkpoints have random weights, and
+the sizes, types and names of the published models. Every build runs in its own process, the variants in a table take
+turns, and figures are medians. Seconds differ between machines, and on one machine from hour to hour, so look at the
+ratios within a table. [benchmarks/README.md](../benchmarks/README.md) explains how everything is measured.
 """
 # Name -> (title, text, script and arguments, what stands behind it)
 SECTIONS = {
     "gpt2": (
-        "GPT-2, every way",
-        "`ours` builds and saves; `floor` is plain numpy that reads, casts, transposes and writes the same tensors and does\n"
-        "nothing else (benchmarks/floor.py); `traced` is PyTorch's tracer with `coremltools.convert`; `ranged` takes 1 to 128\n"
-        "tokens; `state` keeps its cache in a state, and `prefill` has a second function for prompts.",
+        "GPT-2 in every variant",
+        "`ours` builds and saves. `floor` is plain numpy that reads, casts, transposes and writes the same tensors and does\n"
+        "nothing else (benchmarks/floor.py). `traced` is PyTorch's tracer followed by `coremltools.convert`. `ranged` takes\n"
+        "1 to 128 tokens. `state` keeps its cache in a state, and `prefill` has a second function for prompts.",
         "build.py gpt2 --cases ours,floor,traced,ranged,state,prefill --repeat 5",
         "",
     ),
     "families": (
         "Encoders and decoders",
-        "Of Whisper base the encoder, of T5 small the decoder. Whisper's `ours` works out the decoder's keys and values of what\n"
-        "was heard too, which tracing has in the decoder.",
+        "For Whisper base, the encoder; for T5 small, the decoder. In Whisper, `ours` also computes the decoder's keys and\n"
+        "values of cross-attention, which tracing leaves to the decoder.",
         "build.py bert-base vit-base whisper-base t5-small",
         "",
     ),
     "scaling": (
         "Time and memory against size",
-        "Private memory (RssAnon) does not grow with the model; what the peak counts besides are pages of libraries.",
+        "Private memory (RssAnon) doesn't grow with the model; the rest of the peak is pages of libraries.",
         "build.py --scaling --plot docs/pictures/building.svg",
         "![Seconds of CPU against gigabytes of the checkpoint](pictures/building.svg)\n",
     ),
-    "operations": ("Operations", "Ours beside what tracing leaves of the same model.", "operations.py", ""),
+    "operations": (
+        "Operations",
+        "Our graphs compared with what tracing produces from the same model.",
+        "operations.py",
+        "",
+    ),
     "runtime": (
         "Predictions in the runtime",
-        "Beside Hugging Face's eager model in float32, on the same threads.",
+        "Compared with Hugging Face's eager model in float32, on the same number of threads.",
         "runtime.py --repeat 5",
         "",
     ),

@@ -122,6 +122,7 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
 
     @property
     def weights_dir(self) -> str:
+        """The folder of weight.bin in that package."""
         return str(self._materialise() / writer.ROOT / writer.WEIGHTS.parent)
 
     _weights_dir = weights_dir

@@ -47,7 +47,8 @@ def test_the_python_of_the_readme_runs(hub: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_the_commands_of_the_readme_exist() -> None:
-    commands = re.findall(r"^milbuild (\w+)(.*)$", README, re.MULTILINE)
+    blocks = "".join(re.findall(r"^```\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
+    commands = re.findall(r"^milbuild (\w+)(.*)$", blocks, re.MULTILINE)
     assert {name for name, _ in commands} == {*"build validate generate inspect lint profile list demo".split()}
     runner = CliRunner()
     for name, rest in commands:
@@ -60,22 +61,52 @@ def test_the_table_of_options_is_that_of_the_code() -> None:
     assert options.within(README)[1] == options.document(), "python -m tests.docs.options writes it"
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-)
-def test_links_lead_somewhere(document: str) -> None:
-    path = ROOT / document
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text()):
+PAGES = [*sorted(p.name for p in ROOT.glob("*.md")), *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+
+
+def _broken(path: Path) -> list[str]:
+    """The relative links of a page, to a file or to a heading, that lead nowhere."""
+    broken = []
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", _without_code(path)):
+        target, _, anchor = link.partition("#")
         found = path.parent / target if target else path
-        assert found.exists(), f"{document} links to {target}"
-        if anchor:
-            headings = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
-            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-            assert anchor in anchors, f"{document} links to {target}#{anchor}"
+        if not found.exists() or (anchor and anchor not in _anchors(found)):
+            broken.append(link)
+    return broken
+
+
+def _anchors(path: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", _without_code(path), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _without_code(path: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    assert not _broken(ROOT / page)
+
+
+def test_links_that_lead_nowhere_are_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One, two\n[a](page.md#one-two) [b](#two) [c](gone.md#one-two)\n```\n# Code\n```\n[d](#code)\n")
+    assert _broken(page) == ["#two", "gone.md#one-two", "#code"]
+
+
+COMMAND_LINE = runpy.run_path(str(ROOT / "docs" / "record_command_line.py"))
+
+
+def test_the_page_of_the_command_line_is_the_commands() -> None:
+    page = COMMAND_LINE["page"]()
+    assert COMMAND_LINE["DOCUMENT"].read_text() == page, "write it again: python docs/record_command_line.py"
+    assert page.count("\n* `") > 60
 
 
 def test_documents_do_not_point_outside() -> None:
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for path in (ROOT / page for page in PAGES):
         # The page of real checkpoints says where they were when its commands ran.
         assert "../shared" not in path.read_text() or path.name == "real-checkpoints.md"
         assert "-facts.md" not in path.read_text()

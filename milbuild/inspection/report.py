@@ -119,6 +119,7 @@ class Inspection:
     weight_groups: tuple[WeightGroup, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
+        """For machines: what `milbuild inspect --json` prints."""
         return {
             "name": self.name,
             "version": self.version,

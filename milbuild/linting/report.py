@@ -38,10 +38,12 @@ class Report:
         return not self.count(ERROR)
 
     def count(self, severity: str) -> int:
+        """How many findings have a severity: error, warning or info."""
         return sum(finding.rule.severity == severity for finding in self.findings)
 
     @property
     def verdict(self) -> str:
+        """The number of findings of each severity, in words."""
         counts = [(self.count(severity), severity) for severity in SEVERITIES]
         said = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts if count)
         return said or "no findings"
@@ -62,6 +64,7 @@ class Report:
         return f"{count} {severity}{'' if count == 1 else 's'} ({', '.join(names)})" if count else ""
 
     def as_dict(self) -> dict[str, Any]:
+        """For machines: what `milbuild lint --json` prints."""
         return {
             "package": self.name,
             "target": self.target,

@@ -20,6 +20,7 @@ from milbuild.errors import missing_torch
 if TYPE_CHECKING:
     from milbuild.package.reader import Package
     from milbuild.runtime.dropin import disable, enable
+    from milbuild.runtime.engine import Engine
 
 __all__ = ["disable", "enable", "load"]
 
@@ -29,7 +30,7 @@ def load(
     function_name: str | None = None,
     precision: str = "declared",
     keep: Sequence[str] = (),
-) -> Any:
+) -> "Engine":
     """A function of the package at `path`, ready to predict.
 
     Args:

@@ -102,10 +102,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
+        """Whether there are rows, and each holds."""
         return bool(self.rows) and all(self.bar.holds(row) for row in self.rows)
 
     @property
     def verdict(self) -> str:
+        """ "passed" or "failed"."""
         return "passed" if self.passed else "failed"
 
     @property

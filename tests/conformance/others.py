@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RECORD = HERE / "record-others.json"
 DOCUMENT = ROOT / "docs" / "conformance.md"
-TITLE = "## Suites of others"
+TITLE = "## Third-party test suites"
 PREFIX = "milbuild.runtime "
 
 
@@ -65,42 +65,42 @@ WHY = {
     "TestBatchNorm::test_batchnorm_fp16_weight_with_fp32_param": HALF,
     "TestLinear::test_linear_fp16": HALF,
     "TestIndexPut::test_index_put_dynamic_bool_index": (
-        "a mask that is nowhere true: no indices, and an update that was to be repeated 0 times, which the runtime refused; "
-        "mended after this run"
+        "a mask without a true entry: no indices, and an update to be repeated 0 times, which the runtime refused; fixed after "
+        "this run"
     ),
     "TestMatMul::test_bmm_with_fp16_inputs": "PyTorch computes the expectation on an Apple GPU",
-    "TestNms::test_nms": "the test needs torchvision, which was not there",
-    "TestNms::test_nms_corner_case_iou_equal_threshold": "the test needs torchvision, which was not there",
-    "TestRandn::test_randn": "two draws of random numbers, whose wide tolerance the run takes for float16's and narrows",
+    "TestNms::test_nms": "the test needs torchvision, which was not installed",
+    "TestNms::test_nms_corner_case_iou_equal_threshold": "the test needs torchvision, which was not installed",
+    "TestRandn::test_randn": "two draws of random numbers, whose wide tolerance the run mistakes for float16's and narrows",
 }
 
 # What the suites found of the runtime; it is mended since.
 FOUND = {
     "stablehlo-coreml": (
-        "Its tests passed without a comparison: coremltools' helper, which they compare by, does so on macOS only. The plugin "
-        "tells it that it is there.",
-        "JAX' gathers squeeze extents that the program does not know: the runtime took the declared rank for a promise and "
-        "refused the result.",
+        "Its tests passed without a comparison: coremltools' helper, which they use to compare, only does so on macOS. The "
+        "plugin tells the helper that it is on macOS.",
+        "JAX's gathers squeeze axes whose size the program does not know: the runtime relied on the declared rank and refused "
+        "the result.",
     ),
     "coremltools-torch": (
         "A packed sequence's LSTM is converted with an initial state of zeros of 10 rows (the time steps) for a batch of 3; the "
-        "runtime refused it, the test expects PyTorch's numbers. It is played since, where the rows are equal "
+        "runtime refused it, the test expects PyTorch's numbers. It is now accepted if the rows are equal "
         "([runtime.md](runtime.md)), and all 32 cases of that test compare and pass.",
-        "`x[mask] = 0` where no entry of the mask is true, below.",
+        "`x[mask] = 0` if no entry of the mask is true, see below.",
     ),
 }
 
 # Suites that say nothing of the runtime, and why.
 NOT_RUN = (
-    "executorch's Core ML tests (backends/apple/coreml/test) were read, not run. Of the five files that were read "
-    "none predicts by coremltools: they give a model to executorch's own runtime, whose Core ML delegate is "
-    "Objective-C, import that only where `sys.platform` is darwin, and elsewhere skip or return before the "
-    "comparison. Here the delegate would have to be written anew, and the tests would judge that."
+    "executorch's Core ML tests (backends/apple/coreml/test) were read, not run. None of the five files that were read "
+    "predicts with coremltools: they pass a model to executorch's own runtime, whose Core ML delegate is written in "
+    "Objective-C, import it only if `sys.platform` is darwin, and otherwise skip or return before the comparison. "
+    "The delegate would have to be rewritten here, and the tests would then test the rewrite."
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Suites of others on milbuild.runtime.")
+    parser = argparse.ArgumentParser(description="Third-party test suites on milbuild.runtime.")
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--checkout", type=Path, metavar="DIR", help="the repository's work tree")
     parser.add_argument("--python", required=True, metavar="FILE", help="a Python with what the suite needs")
@@ -202,9 +202,9 @@ def section() -> str:
     record = json.loads(RECORD.read_text("utf-8"))
     lines = ["", TITLE, ""]
     lines += [
-        "By `pytest -p milbuild.runtime.pytest_plugin`, as `python -m tests.conformance.others` runs them. *compared*: tests",
-        "that compared numbers with numpy or torch after they had read an output. The others that pass test a compiler's passes,",
-        "expected errors, or what a conversion gave. *xfail* has what is explained above, too.",
+        "Run with `pytest -p milbuild.runtime.pytest_plugin` by `python -m tests.conformance.others`. *compared*: tests that",
+        "compared numbers with numpy or torch after reading an output. The other tests that pass check compiler passes, expected",
+        "errors, or the result of a conversion. *xfail* includes what is explained above.",
         "",
     ]
     lines += ["| suite | tests | predicted | compared | passed | skipped | xfail | failed |", "| --- |" + " ---: |" * 7]

@@ -298,7 +298,7 @@ def reasons(summary: dict[str, Any]) -> str:
         named = ", ".join(f"`{test}`" for test in tests[:3]) + (f" and {len(tests) - 3} more" if len(tests) > 3 else "")
         if group["outcome"] == "skipped":
             named = ", ".join(sorted({test.partition("::")[0] for test in tests}))
-        reason = group["reason"].replace("|", "\\|").replace("<", "&lt;")
+        reason = group["reason"].replace("|", "\\|").replace("<", "&lt;").replace("][", "]&#91;")
         rows.append(f"| {group['outcome']} | {sum(group['tests'].values())} | {reason} | {named} |")
     return "\n".join(rows)
 
@@ -313,30 +313,31 @@ def _write(summary: dict[str, Any], kind: str) -> None:
     known = "\n".join(f"- `{test}`: {why}." for test, why in KNOWN.items())
     text = f"""# Conformance
 
-coremltools' wheel carries the tests that Apple runs on its operations. Off macOS they pass without comparing a number.
-`tests/conformance` lets them predict by `milbuild.runtime` instead of Core ML and records what each case did.
-`python -m tests.conformance.run` writes this page.
+coremltools' wheel contains the tests that Apple runs on its operations. On systems other than macOS they pass without
+comparing a number. `tests/conformance` makes them predict with `milbuild.runtime` instead of Core ML and records the
+result of each case. `python -m tests.conformance.run` writes this page.
 
-What the run changes about them: coremltools believes in an ARM Mac with macOS {".".join(map(str, MACOS))}; where a test
-allows float16 results to be off by 0.5 and 5 %, the run allows {STRICT["atol"]} and {STRICT["rtol"]:.1%}; random numbers are
-those of the case's name; the error of a prediction has Core ML's sentence added to the runtime's own. No case is left out.
-The tables' columns:
+The run changes the following: coremltools is told that it runs on an ARM Mac with macOS {".".join(map(str, MACOS))}. Where a
+test allows float16 results to be off by 0.5 and 5 %, the run allows {STRICT["atol"]} and {STRICT["rtol"]:.1%}. Random numbers are
+seeded with the name of the case. When a prediction fails, Core ML's sentence is added to the runtime's own message. No
+case is left out. The columns of the tables:
 
-- *predict*: the case came to a prediction, or skipped it for the platform. Of these: how many *compare* a number afterwards,
-  *pass*, are *explained* (below), *fail*.
-- The second *pass*, *compare* and *fail* are cases that do not predict: they test type inference, values that coremltools
-  computes itself, expected errors.
-- *skipped* and *xfail*: as the tests themselves say. A test that is expected to fail and does not is counted under *pass*.
+- *predict*: the case reached a prediction, or skipped it because of the platform. Of these: how many *compare* a number
+  afterwards, *pass*, are *explained* (below) or *fail*.
+- The second *pass*, *compare* and *fail* are cases that don't predict: they test type inference, values that
+  coremltools computes itself, and expected errors.
+- *skipped* and *xfail*: as reported by the tests. A test that is expected to fail but doesn't is counted under *pass*.
 
-These tests are necessary and not sufficient: they say nothing of NaN, overflow or what Core ML's own arithmetic makes of a
-program, and hardly vary some parameters. `tests/runtime` holds every operation to PyTorch besides.
+These tests are necessary but not sufficient: they don't cover NaN, overflow or Core ML's own arithmetic, and they
+barely vary some parameters. `tests/runtime` also compares every operation with PyTorch.
 
-Explained are float32 conversions whose own expectation is off by more than they allow, most of them because their data are
-float16; they are held to {STRICT["atol"]} and {STRICT["rtol"]:.1%} instead, and their other cases to what the test says:
+The explained cases are float32 conversions whose expected values are themselves off by more than the test allows, mostly
+because their data is float16. They have to agree within {STRICT["atol"]} and {STRICT["rtol"]:.1%} instead; the other cases of
+these tests have to meet the test's own tolerance:
 
 {explained}
 
-What fails, and why it stays so:
+What fails, and why it is left that way:
 
 {known}
 """
@@ -359,8 +360,8 @@ def _section(title: str, summary: dict[str, Any]) -> str:
 
 `{summary["command"]}`; {versions}.
 
-**{total["reached"]:,} cases come to a prediction, and {total["compared"]:,} compare a number there: {total["passed"]:,} pass,
-{total["explained"]:,} are explained, {total["failed"]:,} fail. Of those that are not explained {passing(total):.2%} pass.**
+**{total["reached"]:,} cases reach a prediction, and {total["compared"]:,} compare a number there: {total["passed"]:,} pass,
+{total["explained"]:,} are explained, {total["failed"]:,} fail. Of those that are not explained, {passing(total):.2%} pass.**
 
 {table(summary["files"])}
 

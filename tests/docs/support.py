@@ -13,19 +13,21 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "support.md"
 
 BEGINNING = """# What can be built, and what is proved of it
 
-Written by `python -m tests.docs.support` from the tables that the tests run over; a test holds this page to them.
+Written by `python -m tests.docs.support` from the tables that the tests use; a test compares this page with them.
 
-Every line is compared with transformers' PyTorch model, eager, in float32, on perturbed weights: in float32 within 1e-5 of the
-output's range (2e-3 with a state), in float16 with a PSNR of at least 55 dB; every module's output; text and audio of every
-task at fixed, listed and ranged lengths; every cache in parts of several sizes against one forward pass. Of an encoder and a
-decoder both functions, as one package and as two, and greedy answers as transformers generates them. *Variations* are
-configurations that change the graph, each proved in both precisions, and drawn together at random.
-That is for iOS 18. For every other target, from iOS 15 to iOS 26, the same holds in both precisions of every text model with
-every task (without a cache or padding, at a fixed, a listed and a ranged length), of one task of each vision model, of
-wav2vec 2.0 with two tasks, and of T5, BART and Whisper as two packages. Fields of a configuration that no graph honours are
-refused by name.
+Every row is compared with transformers' PyTorch model (eager, float32) on perturbed weights: in float32 within 1e-5 of
+the output's range (2e-3 with a state), in float16 with a PSNR of at least 55 dB. That includes the output of every
+module, text and audio of every task at fixed, listed and ranged lengths, and every cache in parts of several sizes
+against one forward pass. Encoder-decoder models are tested as two functions of one package and as two packages, and
+with greedy answers as transformers generates them. *Variations* are configurations that change the graph; each is
+proved in both precisions, and they are also combined at random.
 
-Caches: `io` keys and values as inputs and outputs, `state` Core ML states (iOS 18).
+All of that is for iOS 18. For every other target, from iOS 15 to iOS 26, the same holds in both precisions for every
+text model with every task (without a cache or padding, at a fixed, a listed and a ranged length), for one task of each
+vision model, for wav2vec 2.0 with two tasks, and for T5, BART and Whisper as two packages. Configuration fields that no
+graph honours are refused by name.
+
+Caches: with `io`, keys and values are inputs and outputs; with `state`, they are Core ML states (iOS 18).
 """
 
 
