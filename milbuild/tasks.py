@@ -14,6 +14,11 @@ class Task:
     """`auto` is the transformers class of the reference, `suffixes` what its checkpoints' `architectures` end with.
 
     `synonyms` are the names of huggingface/exporters, and of pipelines that several classes serve.
+
+    What others ask of it: whether it `generates` tokens, and so goes on where the last call stopped; has `two_functions`, an
+    encoder's and a decoder's; takes texts in `pairs`, or several `choices` of a question; has states that a pooling makes one
+    vector of (`pooled`); has scores of config.id2label (`labelled`), of which there is one set for the whole input
+    (`classifies`); gives one output for a `whole_text`; and whether its outputs can be `few` nearly equal numbers.
     """
 
     name: str
@@ -21,16 +26,26 @@ class Task:
     suffixes: tuple[str, ...]
     synonyms: tuple[str, ...]
     what: str
+    generates: bool = False
+    two_functions: bool = False
+    pairs: bool = False
+    choices: bool = False
+    pooled: bool = False
+    labelled: bool = False
+    classifies: bool = False
+    whole_text: bool = False
+    few: bool = False
 
 
 _ALL = (
-    Task("feature-extraction", "AutoModel", (), ("default",), "hidden states after the last layer"),
+    Task("feature-extraction", "AutoModel", (), ("default",), "hidden states after the last layer", pooled=True),
     Task(
         "text-encoding",
         "AutoModelForTextEncoding",
         ("EncoderModel",),
         (),
         "hidden states of the encoder alone",
+        pooled=True,
     ),
     Task(
         "text-generation",
@@ -38,6 +53,7 @@ _ALL = (
         ("LMHeadModel", "ForCausalLM"),
         ("causal-lm",),
         "scores of the next token",
+        generates=True,
     ),
     Task(
         "text2text-generation",
@@ -45,6 +61,8 @@ _ALL = (
         ("ForConditionalGeneration", "MTModel"),
         ("seq2seq-lm",),
         "scores of the next token of an answer to a text",
+        generates=True,
+        two_functions=True,
     ),
     Task("fill-mask", "AutoModelForMaskedLM", ("ForMaskedLM",), ("masked-lm",), "scores of the token at each place"),
     Task(
@@ -53,6 +71,11 @@ _ALL = (
         ("ForSequenceClassification",),
         ("sequence-classification",),
         "scores of each label for the whole text",
+        pairs=True,
+        labelled=True,
+        classifies=True,
+        whole_text=True,
+        few=True,
     ),
     Task(
         "token-classification",
@@ -60,6 +83,8 @@ _ALL = (
         ("ForTokenClassification",),
         (),
         "scores of each label for each token",
+        labelled=True,
+        few=True,
     ),
     Task(
         "question-answering",
@@ -67,6 +92,8 @@ _ALL = (
         ("ForQuestionAnswering",),
         (),
         "scores of each token for beginning and ending the answer",
+        pairs=True,
+        few=True,
     ),
     Task(
         "multiple-choice",
@@ -74,6 +101,10 @@ _ALL = (
         ("ForMultipleChoice",),
         (),
         "a score of each of several texts",
+        pairs=True,
+        choices=True,
+        whole_text=True,
+        few=True,
     ),
     Task(
         "next-sentence-prediction",
@@ -81,20 +112,26 @@ _ALL = (
         ("ForNextSentencePrediction",),
         (),
         "whether the second text follows the first",
+        pairs=True,
+        whole_text=True,
+        few=True,
     ),
     Task(
         "image-classification",
         "AutoModelForImageClassification",
         ("ForImageClassification",),
         (),
-        "scores of each label for a picture",
+        "scores of each label for an image",
+        labelled=True,
+        classifies=True,
+        few=True,
     ),
     Task(
         "masked-im",
         "AutoModelForMaskedImageModeling",
         ("ForMaskedImageModeling",),
         ("masked-image-modeling",),
-        "the picture behind masked patches",
+        "the image under masked patches",
     ),
     Task(
         "semantic-segmentation",
@@ -102,6 +139,8 @@ _ALL = (
         ("ForSemanticSegmentation",),
         ("image-segmentation",),
         "the label of each pixel",
+        labelled=True,
+        few=True,
     ),
     Task(
         "object-detection",
@@ -109,13 +148,15 @@ _ALL = (
         ("ForObjectDetection",),
         (),
         "boxes with scores of each label",
+        labelled=True,
+        few=True,
     ),
     Task(
         "ctc",
         "AutoModelForCTC",
         ("ForCTC",),
         ("automatic-speech-recognition",),
-        "scores of a letter at each frame of sound",
+        "scores of a letter at each frame of audio",
     ),
     Task(
         "speech-seq2seq",
@@ -123,35 +164,38 @@ _ALL = (
         ("ForConditionalGeneration",),
         ("automatic-speech-recognition", "speech2seq-lm"),
         "scores of the next token of a transcript",
+        generates=True,
+        two_functions=True,
     ),
     Task(
         "audio-classification",
         "AutoModelForAudioClassification",
         ("ForSequenceClassification", "ForAudioClassification"),
         (),
-        "scores of each label for a sound",
+        "scores of each label for audio",
+        labelled=True,
+        classifies=True,
+        few=True,
     ),
     Task(
         "audio-frame-classification",
         "AutoModelForAudioFrameClassification",
         ("ForAudioFrameClassification",),
         (),
-        "scores of each label for each frame of sound",
+        "scores of each label for each frame of audio",
+        labelled=True,
+        few=True,
     ),
     Task("audio-xvector", "AutoModelForAudioXVector", ("ForXVector",), ("x-vector",), "a vector of who speaks"),
 )
 TASKS = {task.name: task for task in _ALL}
 ALL_CACHES = ("none", "io", "state")
-# Tasks that go on where the last call stopped; hidden states only of models that look backwards.
-GENERATION = ("text-generation", "text2text-generation", "speech-seq2seq")
-# Those of models with an encoder and a decoder, which are functions of their own there.
-APART = ("text2text-generation", "speech-seq2seq")
 WITH_PAST = "-with-past"
 
 
 def caches(task: str, decoder: bool) -> tuple[str, ...]:
     """The caches of a task; `decoder`: the model looks backwards whatever its configuration says."""
-    return ALL_CACHES if task in GENERATION or (decoder and task == "feature-extraction") else ("none",)
+    return ALL_CACHES if TASKS[task].generates or (decoder and task == "feature-extraction") else ("none",)
 
 
 def resolve(name: str, supported: tuple[str, ...], model_type: str) -> tuple[Task, bool]:

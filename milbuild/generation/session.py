@@ -15,7 +15,7 @@ from milbuild.package.reader import check_program
 from milbuild.program.interfaces import INTERFACES
 from milbuild.program.lengths import Length, longest
 from milbuild.program.plan import Plan
-from milbuild.tasks import GENERATION
+from milbuild.tasks import TASKS
 
 
 class Session:
@@ -28,10 +28,10 @@ class Session:
 
     def __init__(self, model: Model, encoder: Model | None = None) -> None:
         self.plan = _plan(model)
-        outputs = {"feature-extraction": "last_hidden_state"} | dict.fromkeys(GENERATION, "logits")
-        if self.plan.task not in outputs:
+        generates = TASKS[self.plan.task].generates
+        if not generates and self.plan.task != "feature-extraction":
             raise Error(f"the package is for {self.plan.task}; it takes the whole input in one call")
-        self.output = outputs[self.plan.task]
+        self.output = "logits" if generates else "last_hidden_state"
         if self.plan.outputs.get(self.output, ()) is None:
             raise Error(f"the package was built without the output {self.output}")
         self.names = INTERFACES[self.plan.interface]

@@ -7,7 +7,7 @@ import coremltools as ct
 
 from milbuild.program.outputs import preview
 from milbuild.program.plan import METADATA_KEY, Plan
-from milbuild.tasks import GENERATION
+from milbuild.tasks import TASKS
 from milbuild.weights import Checkpoint
 from milbuild.weights.checkpoint import tokenizer_digest
 from milbuild.weights.fields import Config
@@ -43,7 +43,7 @@ def write_metadata(metadata: Any, checkpoint: Checkpoint, config: Config, plan: 
             **({} if lint else {LINT_KEY: "off"}),
             **_sentence_facts(checkpoint, plan),
             **({} if plan.raw else preview(plan.task, config)),
-            **({GENERATION_KEY: kept(checkpoint.generation)} if plan.task in GENERATION else {}),
+            **({GENERATION_KEY: kept(checkpoint.generation)} if TASKS[plan.task].generates else {}),
             "com.github.apple.coremltools.version": ct.__version__,
             "transformers_version": version("transformers"),
             # What swift-transformers and exporters' tools read: the tokenizer's repository is the name.

@@ -15,6 +15,7 @@ from milbuild.errors import Error
 from milbuild.layers.attention import HIDDEN
 from milbuild.layers.image import resized
 from milbuild.layers.linear import like
+from milbuild.tasks import TASKS
 
 Outputs = dict[str, Any]
 
@@ -48,22 +49,10 @@ TEXTS = {
     PROBABILITIES: "Probability of each label.",
 }
 
-# Tasks that give one label for the whole input.
-CLASSIFIERS = ("text-classification", "image-classification", "audio-classification")
-
-# Tasks whose scores are those of config.id2label.
-LABELLED = (
-    *CLASSIFIERS,
-    "token-classification",
-    "audio-frame-classification",
-    "semantic-segmentation",
-    "object-detection",
-)
-
 
 def meanings(task: str, config: Any, checkpoint: Any) -> str:
     """What the indices of a task's scores mean, as a sentence of their description."""
-    if task in LABELLED:
+    if TASKS[task].labelled:
         return f" Labels: {', '.join(labels(config))}."
     if task != "ctc":
         return ""
@@ -96,7 +85,7 @@ def labels(config: Any) -> list[str]:
 
 def text(name: str, task: str, config: Any) -> str:
     """The description of an output of a task."""
-    if name != "logits" or task not in CLASSIFIERS:
+    if name != "logits" or not TASKS[task].classifies:
         return TEXTS[name]
     if config.problem_type == "regression":
         return "The values that the model estimates."
@@ -234,7 +223,7 @@ OF_IMAGES: dict[str, Callable[[Outputs, tuple[int, int]], Outputs]] = {
     "object-detection": _detection,
 }
 POSTPROCESSES: dict[str, Callable[[Outputs, Any], Outputs]] = {
-    **{task: _classifier(task) for task in CLASSIFIERS},
+    **{name: _classifier(name) for name, task in TASKS.items() if task.classifies},
     "audio-frame-classification": _frames,
     "ctc": _each(("logits", "token_scores")),
     "token-classification": _each(("logits", "token_scores")),

@@ -15,6 +15,7 @@ from milbuild.errors import BuildWarning, Error
 from milbuild.program.interfaces import INTERFACES
 from milbuild.program.lengths import Length, longest, parse_length, parse_size, spell_length, spell_size
 from milbuild.program.options import NO_POOLING, POOLINGS, TARGETS, Output
+from milbuild.tasks import TASKS
 
 if TYPE_CHECKING:
     from milbuild.weights.sentence_transformers import Recipe
@@ -31,12 +32,8 @@ KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound
 # A sound's sequence_length where nothing is said, and its samples a second where the processor does not say them.
 SECONDS, SAMPLING_RATE = 10, 16000
 FUNCTIONS = ("encode", "decode")
-# Tasks whose states a pooling makes one vector of.
-POOLED = ("feature-extraction", "text-encoding")
 # Tokens of an answer where neither the build nor the checkpoint says how many.
 ANSWER = 512
-# Tasks whose texts come in pairs, which token_type_ids tell apart.
-PAIRS = ("text-classification", "question-answering", "multiple-choice", "next-sentence-prediction")
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,9 @@ class Plan:
         if recipe is not None and not options["task"]:
             name = recipe.task if recipe.task in entry.tasks else name
         task, with_past = tasks.resolve(name, entry.tasks, config.model_type)
-        if recipe is not None and recipe.vectors and task.name in POOLED and "text-encoding" in entry.tasks:
+        if recipe is not None and recipe.vectors and task.pooled and "text-encoding" in entry.tasks:
             # Of an encoder and a decoder sentence-transformers loads the encoder alone, if it has a class of its own.
-            task = tasks.TASKS["text-encoding"]
+            task = TASKS["text-encoding"]
         options["task"] = task.name
         options["inputs"] = _renamed_inputs(options["inputs"])
         options["outputs"] = _changed_outputs(options["outputs"])
@@ -106,7 +103,7 @@ class Plan:
             )
         if cache not in tasks.caches(task.name, entry.decoder):
             raise Error(f"{task.name} has no cache: it needs the whole text in one call", "Build it with cache none.")
-        backwards = entry.decoder or task.name in tasks.APART
+        backwards = entry.decoder or task.two_functions
         if cache != "none" and not backwards and getattr(config, "is_decoder", True) is False:
             raise Error("a cache is for a model that looks backwards, and config.json says is_decoder: false")
         if cache != "none" and not looks_backwards(config):
@@ -149,7 +146,7 @@ class Plan:
         if self.pooling is not None and self.context_length is not None:
             raise Error("pooling reads a text and its mask in one length; context_length gives the decoder another")
         self._check_halves()
-        if self.num_choices is not None and self.task != "multiple-choice":
+        if self.num_choices is not None and not TASKS[self.task].choices:
             raise Error(f"num_choices belongs to multiple-choice, and the task is {self.task}")
         if self.num_choices is not None and (type(self.num_choices) is not int or self.num_choices < 1):
             raise Error(f"num_choices is {self.num_choices!r}; it is a whole number from 1")
@@ -161,7 +158,7 @@ class Plan:
         if cached and self.attention_mask and not self.apart:
             hint = "Leave it out: cache io always has one, and with a state `position` says what is filled."
             raise Error("attention_mask is an input of builds without a cache", hint)
-        if self.logits == "last" and self.task not in tasks.GENERATION:
+        if self.logits == "last" and not TASKS[self.task].generates:
             raise Error(f"logits last belongs to text-generation, and the task is {self.task}")
         if self.cache == "state":
             self._needs("iOS18", "a state")
@@ -261,7 +258,7 @@ class Plan:
     @property
     def apart(self) -> bool:
         """Whether encoder and decoder are functions of their own: `encode` once for an input, `decode` token by token."""
-        return self.task in tasks.APART
+        return TASKS[self.task].two_functions
 
     @property
     def cross_in_state(self) -> bool:
@@ -364,7 +361,7 @@ def _check_pooling(options: dict[str, Any], kind: str, recipe: "Recipe | None") 
     """Whether one vector is made of the tokens' states: as was asked for, else as modules.json says. What contradicts it is
     warned of, since vectors of two recipes cannot be compared."""
     asked, normalize = options["pooling"], options["normalize"]
-    belongs = options["task"] in POOLED and kind == "text"
+    belongs = TASKS[options["task"]].pooled and kind == "text"
     options |= {"pooling": None, "normalize": False, "modules": (), "include_prompt": True}
     if asked not in (None, NO_POOLING):
         asked = ",".join(parse_pooling(asked))
@@ -435,11 +432,11 @@ def _check_kind(
         # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
         # A pooling of either must be told where a text ends.
         marked = family.bidirectional(config) or options["pooling"] is not None
-        options["attention_mask"] = marked and (options["cache"] == "none" or options["task"] in tasks.APART)
-    if options["task"] == "multiple-choice":
+        options["attention_mask"] = marked and (options["cache"] == "none" or TASKS[options["task"]].two_functions)
+    if TASKS[options["task"]].choices:
         options["num_choices"] = config.num_labels if options["num_choices"] is None else options["num_choices"]
     if options["token_type_ids"] is None:
-        options["token_type_ids"] = "token_type_ids" in takes and options["task"] in PAIRS
+        options["token_type_ids"] = "token_type_ids" in takes and TASKS[options["task"]].pairs
 
 
 def _image_size(given: Any, config: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
@@ -557,7 +554,7 @@ def _check_answer(
             ends = f"the checkpoint's context ends at {source} tokens ({names[0]})"
             raise Error(f"sequence_length goes to {longest(length)}, {ends}")
     context = options["context_length"]
-    if task not in tasks.APART and (task != "feature-extraction" or "feature-extraction" in family.encoder_tasks):
+    if not TASKS[task].two_functions and (task != "feature-extraction" or "feature-extraction" in family.encoder_tasks):
         if context is not None:
             raise Error(f"context_length counts the tokens of an answer, and {task} gives none")
         return

@@ -10,18 +10,14 @@ import numpy as np
 from milbuild.package.reader import type_name
 from milbuild.program.interfaces import INTERFACES
 from milbuild.program.lengths import longest
-from milbuild.program.outputs import CLASSIFIERS, LABELLED
 from milbuild.program.plan import AUDIO, IMAGE, PROMPT
+from milbuild.tasks import TASKS
 from milbuild.validation import reference, seq2seq
 from milbuild.validation.backend import Backend
 from milbuild.validation.comparison import Arrays, Comparison
 from milbuild.validation.sample_inputs import IMAGES
 
 CALLS = 4  # with another text or recording each, where a call gives few numbers
-# Tasks whose outputs can be a few nearly equal numbers: their scale is not their range alone (figures.scale).
-FEW = (*LABELLED, "question-answering", "multiple-choice", "next-sentence-prediction")
-# Tasks that give one output for a whole text.
-WHOLE = ("text-classification", "multiple-choice", "next-sentence-prediction")
 CACHED_TOKENS = 48  # of a sequence that is run through a cache: enough for some prefills and decodes
 
 
@@ -167,7 +163,7 @@ def _case(
         return finished(reference.forward(truth, inputs))
 
     def terms() -> dict[str, float]:
-        return reference.terms(truth, inputs, finished) if plan.task in FEW else {}
+        return reference.terms(truth, inputs, finished) if TASKS[plan.task].few else {}
 
     def one() -> Case:
         first = {name: value[: plan.batch_size] for name, value in inputs.items()}
@@ -238,7 +234,7 @@ def _calls(comparison: Comparison) -> Iterator[Case]:
         lengths = sorted({length[0], (length[0] + length[1]) // 2, length[1]})
     else:
         lengths = sorted(length) if isinstance(length, list) else [length]
-    batch = plan.batch_size * (CALLS if plan.task in (*WHOLE, *CLASSIFIERS) else 1)
+    batch = plan.batch_size * (CALLS if (task := TASKS[plan.task]).whole_text or task.classifies else 1)
     for count in lengths:
         inputs = _main_input(comparison, batch, count)
         if not plan.include_prompt:
@@ -263,7 +259,7 @@ def _calls(comparison: Comparison) -> Iterator[Case]:
             continue
         # A row that begins with padding attends to nothing in its first slots, where every implementation differs.
         mask[..., :padding] = 0
-        whole = plan.logits == "last" or plan.pooling is not None or plan.task in WHOLE
+        whole = plan.logits == "last" or plan.pooling is not None or TASKS[plan.task].whole_text
         rows, left_out = (..., 0) if whole else (np.s_[:, padding:], padding * batch)
         inputs = inputs | {"attention_mask": mask}
         yield _case(comparison, f"{name}, padded on the left", inputs, rows=rows, left_out=left_out)

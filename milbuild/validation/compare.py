@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from milbuild import tasks
 from milbuild.errors import Error
 from milbuild.generation.session import Session
 from milbuild.model import Model
@@ -16,6 +15,7 @@ from milbuild.program.metadata import MODEL_TYPE_KEY
 from milbuild.program.outputs import CLASS_LABELS
 from milbuild.program.plan import METADATA_KEY, Plan
 from milbuild.program.whisperkit import alignment_heads
+from milbuild.tasks import TASKS, resolve
 from milbuild.validation import cases, drift, greedy, reference, third_party, whisperkit
 from milbuild.validation.backend import CORE_ML, RUNTIME, UNITS, Backend
 from milbuild.validation.cases import Case
@@ -51,7 +51,7 @@ def compare(
     plan, truth, ours = comparison.plan, comparison.truth, comparison.ours
     report = Report(path.name, os.fspath(samples.source), plan, ours, bar.filled(plan), names)
     chosen = list(_cases(comparison))
-    progress.expect((len(chosen) + (ours and plan.task in tasks.GENERATION)) * (1 + len(backends)) + MODULES)
+    progress.expect((len(chosen) + (ours and TASKS[plan.task].generates)) * (1 + len(backends)) + MODULES)
     for case in chosen:
         progress(f"{case.name}, transformers")
         expected, terms = case.expected(), case.terms()
@@ -66,7 +66,7 @@ def compare(
                 if rounded is not None and name != "float32":
                     row = _with_rounding(row, expected[output], rounded[output], value)
                 report.rows.append(row)
-    if ours and plan.task in tasks.GENERATION:
+    if ours and TASKS[plan.task].generates:
         progress("greedy generation, transformers")
     continued = _continuation(comparison, backends["float32"])
     if continued is not None:
@@ -108,7 +108,7 @@ def _comparison(
     ours = METADATA_KEY in model.user_defined_metadata
     if ours:
         plan = Plan.of(name, model.user_defined_metadata)
-        if task is not None and tasks.resolve(task, tuple(tasks.TASKS), name)[0].name != plan.task:
+        if task is not None and resolve(task, tuple(TASKS), name)[0].name != plan.task:
             raise Error(f"{name} was built for {plan.task}, not for {task}", "Leave out the task.")
         truth = reference.load(samples.source, plan.task, samples.revision)
         built, given = model.user_defined_metadata.get(MODEL_TYPE_KEY), truth.config.model_type
@@ -156,7 +156,7 @@ def _continuation(comparison: Comparison, backend: Backend) -> greedy.Continuati
     plan = comparison.plan
     if (
         not comparison.ours
-        or plan.task not in tasks.GENERATION
+        or not TASKS[plan.task].generates
         or comparison.interface.packages
         or plan.outputs.get("logits", ()) is None
         or not (plan.apart or comparison.causal)
@@ -170,7 +170,7 @@ def _typical(comparison: Comparison, chosen: list[Case]) -> Case:
     """The case whose module outputs are compared: without padding, and of middle length."""
     plan = comparison.plan
     if plan.cache != "none" and not plan.apart and not comparison.interface.packages:
-        return cases.exact(comparison, "logits" if plan.task in tasks.GENERATION else "last_hidden_state")
+        return cases.exact(comparison, "logits" if TASKS[plan.task].generates else "last_hidden_state")
     plain = [case for case in chosen if not case.padded]
     return plain[len(plain) // 2]
 

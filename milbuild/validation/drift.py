@@ -14,9 +14,10 @@ import torch
 
 from milbuild.package.reader import Operation
 from milbuild.program.plan import Plan
+from milbuild.tasks import TASKS
 from milbuild.validation import reference
 from milbuild.validation.backend import RUNTIME, Backend
-from milbuild.validation.cases import FEW, Case
+from milbuild.validation.cases import Case
 from milbuild.validation.figures import distance, scale
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def measure(backends: dict[str, Backend], truth: "PreTrainedModel", case: Case, 
         reference.forward(truth, case.inputs)
         expected = dict(seen)
         # A head's modules give few numbers, as its outputs do.
-        few = plan.task in FEW
+        few = TASKS[plan.task].few
         terms = reference.terms(truth, case.inputs, lambda outputs: dict(seen)) if few else {}
     float16 = plan.precision == "float16"
     # A state holds float16, whatever else the package declares.

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from milbuild import architectures
 from milbuild.errors import Error
-from milbuild.program.outputs import CLASSIFIERS, SENTENCE
+from milbuild.program.outputs import SENTENCE
 from milbuild.program.plan import PROMPT, Plan, parse_pooling
 from milbuild.tasks import TASKS
 from milbuild.validation.figures import DEVIATIONS, MAGNITUDE
@@ -345,7 +345,7 @@ def postprocessed(
             "scores": found["logits"].softmax(-1)[..., :-1],
             "boxes": corners * torch.tensor([size[1], size[0], size[1], size[0]]),
         }
-    if task in CLASSIFIERS:
+    if TASKS[task].classifies:
         if config.problem_type == "regression":
             return outputs
         alone = config.num_labels == 1 and task != "audio-classification"

@@ -10,8 +10,8 @@ from milbuild import tasks
 from milbuild.errors import Error
 from milbuild.program.lengths import Length
 from milbuild.program.options import Output, table
-from milbuild.program.outputs import CLASSIFIERS
 from milbuild.program.plan import IMAGE, Plan
+from milbuild.tasks import TASKS
 from milbuild.validation.backend import Backend
 from milbuild.validation.comparison import Arrays
 
@@ -105,7 +105,7 @@ def with_outputs(plan: Plan, expected: Arrays, outputs: Arrays) -> Plan:
         same = [each for each in expected if each not in named and expected[each].shape == value.shape]
         if name not in named and same:
             named[same[0]] = name
-    scores = outputs[named["logits"]] if "logits" in named and plan.task in CLASSIFIERS else None
+    scores = outputs[named["logits"]] if "logits" in named and TASKS[plan.task].classifies else None
     softmax = scores is not None and scores.min() >= 0 and np.allclose(scores.sum(-1), 1, atol=0.01)
     if softmax:
         named["probabilities"] = named.pop("logits")

@@ -123,7 +123,7 @@ def pairs() -> list[tuple[str, str]]:
 def matrix(model_type: str, task: str) -> list[dict[str, Any]]:
     """What a family can be built with for a task: cache, interface, target, precision, for texts lengths of every kind, of an
     encoder-decoder its functions in one package and in two."""
-    kind, apart = TABLE[model_type].kind, task in tasks.APART
+    kind, apart = TABLE[model_type].kind, tasks.TASKS[task].two_functions
     found = []
     for cache in tasks.caches(task, architectures.SUPPORTED[model_type].decoder):
         for name, interface in INTERFACES.items():
