@@ -10,6 +10,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import pytest
+import transformers
 from coremltools.converters.mil.mil import Function
 
 import milbuild
@@ -18,9 +19,11 @@ from milbuild.architectures.family import Family
 from milbuild.generation.session import Session
 from milbuild.program import outputs as outputs_
 from milbuild.program.inputs import Inputs
+from milbuild.program.options import complete
 from milbuild.program.plan import Plan
 from milbuild.validation import reference as hf
 from milbuild.weights import Checkpoint
+from milbuild.weights.fields import Config
 from tests.conftest import checkpoint, difference, inputs_of, reference, tokens
 
 
@@ -240,3 +243,29 @@ def test_a_model_of_two_kinds_of_input(monkeypatch: pytest.MonkeyPatch) -> None:
         kept = declared.cache(inputs, given)
     assert kept.attention_mask is inputs["attention_mask"]
     assert kept.query_positions.shape == inputs["input_ids"].shape[1:]
+
+
+class _Both(Family):
+    prefix = "transformer"
+
+    def hidden_states(self, pixel_values: Any, input_ids: Any) -> None: ...
+
+
+def test_the_plan_of_a_model_of_two_kinds_has_the_options_of_both() -> None:
+    config, processor = Config(transformers.GPT2Config(n_positions=29)), {"size": {"height": 6, "width": 4}}
+    plan = Plan.make(config, _Both, processor, **_asked())
+    assert (plan.sequence_length, plan.image_size) == (29, (6, 4))
+    plan = Plan.make(config, _Both, processor, **_asked(sequence_length=7, image_size=(8, 10)))
+    assert (plan.sequence_length, plan.image_size) == (7, (8, 10))
+    with pytest.raises(milbuild.Error, match="gpt2 takes image and text: it has no option token_type_ids"):
+        Plan.make(config, _Both, processor, **_asked(token_type_ids=True))
+    with pytest.raises(milbuild.Error, match="sequence_length goes to 30"):
+        Plan.make(config, _Both, processor, **_asked(sequence_length=30))
+
+
+def _asked(**given: Any) -> dict[str, Any]:
+    """Options of a plan, by their defaults but for these."""
+    elsewhere = ("lint", "compute_units", "revision")
+    return {
+        name: value for name, value in complete({"task": "feature-extraction"} | given).items() if name not in elsewhere
+    }

@@ -216,7 +216,7 @@ def test_probabilities() -> None:
         ("ctc", {}, {"sequence_length": 29}, "sequence_length is 29; ctc needs 30 samples"),
         ("ctc", {}, {"sequence_length": (29, 99)}, "sequence_length is 29:99; ctc needs 30 samples"),
         ("audio-xvector", {}, {"sequence_length": 120}, "audio-xvector needs 130 samples"),
-        ("ctc", {}, {"image_size": 30}, "wav2vec2 takes sound: it has no option image_size"),
+        ("ctc", {}, {"image_size": 30}, "wav2vec2 takes audio: it has no option image_size"),
         ("ctc", {}, {"cache": "state"}, "ctc has no cache"),
         ("ctc", {"feat_extract_norm": "batch"}, {}, "feat_extract_norm is 'batch'; known are group, layer"),
         ("ctc", {"vocab_size": None}, {}, "config.json has no vocab_size"),

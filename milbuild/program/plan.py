@@ -27,8 +27,14 @@ AUDIO = "audio"
 # The input that says how many tokens of a text are its prompt, where a vector leaves these out.
 PROMPT = "prompt_length"
 METADATA_KEY = "milbuild.options"
-# What a model takes, by the first of its inputs.
-KINDS = {"input_ids": "text", "pixel_values": "pictures", "input_values": "sound", "input_features": "sound"}
+# What a model takes, by its inputs: one kind, or several (an image and a text of it).
+KINDS = {"input_ids": "text", "pixel_values": "image", "input_values": "audio", "input_features": "audio"}
+# The options that belong to each.
+BELONG = {
+    "text": {"sequence_length", "attention_mask", "token_type_ids"},
+    "image": {"image_size"},
+    "audio": {"sequence_length", "attention_mask"},
+}
 # A sound's sequence_length where nothing is said, and its samples a second where the processor does not say them.
 SECONDS, SAMPLING_RATE = 10, 16000
 FUNCTIONS = ("encode", "decode")
@@ -114,7 +120,7 @@ class Plan:
                 f"Build it with cache none; or take {name} out of config.json.",
             )
         options["cache"] = cache
-        _check_pooling(options, KINDS[architectures.takes(family)[0]], recipe)
+        _check_pooling(options, "input_ids" in architectures.takes(family), recipe)
         options["interface"] = options["interface"] or {"io": "hf"}.get(cache, "milbuild")
         names = INTERFACES[options["interface"]]
         if names.packages and options["function"] is None:
@@ -357,11 +363,11 @@ def parse_pooling(value: Any) -> tuple[str, ...]:
     return modes
 
 
-def _check_pooling(options: dict[str, Any], kind: str, recipe: "Recipe | None") -> None:
+def _check_pooling(options: dict[str, Any], of_text: bool, recipe: "Recipe | None") -> None:
     """Whether one vector is made of the tokens' states: as was asked for, else as modules.json says. What contradicts it is
     warned of, since vectors of two recipes cannot be compared."""
     asked, normalize = options["pooling"], options["normalize"]
-    belongs = TASKS[options["task"]].pooled and kind == "text"
+    belongs = TASKS[options["task"]].pooled and of_text
     options |= {"pooling": None, "normalize": False, "modules": (), "include_prompt": True}
     if asked not in (None, NO_POOLING):
         asked = ",".join(parse_pooling(asked))
@@ -404,29 +410,28 @@ def _check_kind(
 ) -> None:
     """Fills the options that depend on what a model takes, and refuses those that belong to another kind."""
 
-    kind = KINDS[takes[0]]
-    given = {name for name in ("sequence_length", "image_size", "attention_mask", "token_type_ids") if options[name]}
-    belong = {"text": {"sequence_length", "attention_mask"}, "pictures": {"image_size"}}
-    belong["sound"] = {"sequence_length", "attention_mask"}
-    allowed = belong[kind] | ({"token_type_ids"} & set(takes))
+    kinds = [KINDS[name] for name in takes if name in KINDS]
+    given = {name for options_ in BELONG.values() for name in options_ if options[name]}
+    allowed = set().union(*(BELONG[kind] for kind in kinds)) - ({"token_type_ids"} - set(takes))
     if strange := sorted(given - allowed):
-        raise Error(f"{config.model_type} takes {kind}: it has no option {', '.join(strange)}")
-    if kind == "pictures":
+        raise Error(f"{config.model_type} takes {' and '.join(kinds)}: it has no option {', '.join(strange)}")
+    if "image" in kinds:
         options["image_size"] = _image_size(options["image_size"], config, processor)
+    if kinds == ["image"]:
         options["attention_mask"] = options["token_type_ids"] = False
         return
     if family.encode is not None:
         if whole:
             raise Error(f"{options['interface']} has no encoder beside its decoder", "Choose milbuild or hf.")
-        _check_answer(options, family, kind, family.longest(config), _limiting(config))
+        _check_answer(options, family, "text" in kinds, family.longest(config), _limiting(config))
     elif options["function"] is not None:
         raise Error(f"function chooses between encode and decode, and {config.model_type} is one whole")
-    elif kind == "text":
+    elif "text" in kinds:
         _check_context(options, whole, family.longest(config), config.spelled("max_position_embeddings"))
         _check_settled(options, family.settled(config))
-    if takes[0] == "input_values":
+    if "input_values" in takes:
         _check_samples(options, config, family, processor)
-    if takes[0] == "input_features":
+    if "input_features" in takes:
         _check_window(options, config, family, processor)
     if options["attention_mask"] is None:
         # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
@@ -538,7 +543,7 @@ def _limiting(config: Any) -> tuple[str, str]:
 def _check_answer(
     options: dict[str, Any],
     family: Any,
-    kind: str,
+    of_text: bool,
     limits: tuple[int | None, int | None],
     names: tuple[str, str],
 ) -> None:
@@ -546,7 +551,7 @@ def _check_answer(
     if it has one, which the field of that name sets."""
     source, answer = limits
     task, cached = options["task"], options["cache"] != "none"
-    if kind == "text":
+    if of_text:
         length = options["sequence_length"]
         length = min(128, source or 128) if length is None else length
         options["sequence_length"] = length = parse_length(length, "sequence_length")
