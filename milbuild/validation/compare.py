@@ -48,7 +48,7 @@ def compare(
     progress = _Steps(tell)
     progress("loading transformers' model")
     comparison = _comparison(model, samples, task, encoder, backends["float32"])
-    plan, truth, ours = comparison.plan, comparison.truth, comparison.ours
+    plan, ours = comparison.plan, comparison.ours
     report = Report(path.name, os.fspath(samples.source), plan, ours, bar.filled(plan), names)
     chosen = list(_cases(comparison))
     progress.expect((len(chosen) + (ours and TASKS[plan.task].generates)) * (1 + len(backends)) + MODULES)
@@ -80,7 +80,7 @@ def compare(
                 row = _with_rounding(row, expected_scores, rounded_scores, scores)
             report.rows.append(row)
     progress("comparing module outputs")
-    report.drift = drift.measure(backends, truth, _typical(comparison, chosen), plan, ours)
+    report.drift = drift.measure(backends, comparison, _typical(comparison, chosen))
     return report
 
 

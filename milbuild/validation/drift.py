@@ -7,21 +7,18 @@ values are nearest to it.
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from milbuild.package.reader import Operation
-from milbuild.program.plan import Plan
 from milbuild.tasks import TASKS
 from milbuild.validation import reference
 from milbuild.validation.backend import RUNTIME, Backend
 from milbuild.validation.cases import Case
+from milbuild.validation.comparison import Comparison
 from milbuild.validation.figures import distance, scale
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # The error jumps at a module where it is so much larger than at any module before it.
 JUMP = 8.0
@@ -88,11 +85,12 @@ class Drift:
         return max(self.outputs, key=lambda output: output.largest)
 
 
-def measure(backends: dict[str, Backend], truth: "PreTrainedModel", case: Case, plan: Plan, ours: bool) -> Drift | None:
+def measure(backends: dict[str, Backend], comparison: Comparison, case: Case) -> Drift | None:
     """Module outputs of one call or sequence, in float32 (is the graph right?) and as declared (what does precision cost?).
 
-    `ours`: operations have the names of modules. None where no module's output is in the package.
+    None where no module's output is in the package.
     """
+    plan, truth, ours = comparison.plan, comparison.truth, comparison.ours
     case = case.single()
     with reference.modules(truth) as seen:
         reference.forward(truth, case.inputs)
