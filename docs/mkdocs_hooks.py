@@ -108,6 +108,36 @@ def _classes(function: griffe.Function) -> Iterator[str]:
                 yield found.canonical_path
 
 
+class Options(griffe.Extension):
+    """Shows `Annotated[type, Option(help, ...)]` of the table of a build's options as its type, its default and its help."""
+
+    def __init__(self) -> None:
+        self.defaults: dict[str, str] = {}
+
+    def on_attribute_instance(self, *, node: Any, attr: griffe.Attribute, **_: Any) -> None:
+        if not isinstance(attr.annotation, griffe.ExprSubscript) or attr.annotation.canonical_name != "Annotated":
+            return
+        kind, option = attr.annotation.slice.elements
+        call = node.annotation.slice.elts[1]
+        given = {each.arg: each.value for each in call.keywords}
+        if option.canonical_name != "Option":
+            return
+        help_, otherwise = (ast.literal_eval(each) for each in [*call.args[:2], ast.Constant("")][:2])
+        more = f" {attr.docstring.value}" if attr.docstring else ""
+        said = f" (default: {otherwise})" if otherwise else ""
+        attr.docstring = griffe.Docstring(f"{help_}{said}.{more}", parent=attr)
+        attr.annotation = kind
+        self.defaults[attr.name] = ast.unparse(given["default"]) if "default" in given else "None"
+
+    def on_function(self, *, func: griffe.Function, **_: Any) -> None:
+        """After `unpack_typeddict`, which has put the options into the signature."""
+        sections = func.docstring.parsed if func.docstring else []
+        listed = [each for section in sections if section.kind.value == "parameters" for each in section.value]
+        for parameter in [*func.parameters, *listed]:
+            if str(parameter.default) == "...":
+                parameter.default = self.defaults.get(parameter.name, parameter.default)
+
+
 def model_types_page() -> str:
     """Each model type with its `build`, what its class says of it, its tasks and caches."""
     sys.path.insert(0, str(ROOT))

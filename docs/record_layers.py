@@ -13,11 +13,11 @@ PACKAGE = ROOT / "milbuild"
 HEAD = """\
 # Layer functions
 
-What is in `milbuild.layers`, for whoever writes a model class: look here before you write a function of your own. Each has its
-signature, the first sentence of its docstring, and who uses it. Written by `python docs/record_layers.py`.
+The functions of `milbuild.layers`, for authors of model classes: look here before you write one of your own. Each entry has the
+signature, the first sentence of the docstring, and the users of the function. Written by `python docs/record_layers.py`.
 
-`x` is a value of the graph, `w` the cursor of the module that the function is: it reads the parameters and names the operations.
-Functions marked \\* know the layout, and another layout has bodies of its own for them (`milbuild.layers.layout`).
+`x` is a value of the graph. `w` is the cursor of the module that the function implements: it reads the parameters and names the
+operations. Functions marked \\* know the layout; another layout has its own versions of them (`milbuild.layers.layout`).
 """
 
 
