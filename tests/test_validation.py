@@ -20,8 +20,8 @@ from milbuild import architectures, caches
 from milbuild.architectures import gpt2
 from milbuild.layers import activation, attention, linear, normalization, rope
 from milbuild.validation import reference as hf
+from milbuild.validation.bar import Bar
 from milbuild.validation.figures import measure, measure_labels
-from milbuild.validation.report import Bar
 from milbuild.validation.sample_inputs import random_image
 from milbuild.weights.tensor import Tensor
 from tests.conftest import check_module_outputs, checkpoint, reference, tokens
@@ -443,8 +443,8 @@ def test_values_near_the_end_of_float16_are_told(tmp_path: Path) -> None:
 def test_core_ml_gets_a_row_for_each_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is; here the runtime replaces it, and is 1 % off on one unit."""
     from milbuild import runtime
+    from milbuild.validation.bar import Bar
     from milbuild.validation.compare import compare
-    from milbuild.validation.report import Bar
     from milbuild.validation.sample_inputs import SampleInputs
 
     class Off:

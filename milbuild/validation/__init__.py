@@ -75,8 +75,8 @@ def validate(
     except ModuleNotFoundError:
         raise missing_torch("validate") from None
     from milbuild.model import Model, units_of
+    from milbuild.validation.bar import Bar
     from milbuild.validation.compare import compare
-    from milbuild.validation.report import Bar
     from milbuild.validation.sample_inputs import SampleInputs
 
     core_ml = sys.platform == "darwin"

@@ -18,10 +18,11 @@ from milbuild.program.whisperkit import alignment_heads
 from milbuild.tasks import TASKS, resolve
 from milbuild.validation import cases, drift, greedy, reference, third_party, whisperkit
 from milbuild.validation.backend import CORE_ML, RUNTIME, UNITS, Backend
+from milbuild.validation.bar import Bar
 from milbuild.validation.cases import Case
 from milbuild.validation.comparison import Comparison
 from milbuild.validation.figures import Row, measure, measure_labels
-from milbuild.validation.report import Bar, Report
+from milbuild.validation.report import Report
 from milbuild.validation.sample_inputs import SampleInputs
 from milbuild.weights import Checkpoint
 

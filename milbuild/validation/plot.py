@@ -4,33 +4,32 @@ import math
 import os
 import re
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from milbuild.io.plots import check_plot, save
 from milbuild.validation.backend import RUNTIME
-from milbuild.validation.drift import LARGEST_FLOAT16, ModuleOutput
-
-if TYPE_CHECKING:
-    from milbuild.validation.report import Report
+from milbuild.validation.bar import Bar
+from milbuild.validation.drift import LARGEST_FLOAT16, Drift, ModuleOutput
+from milbuild.validation.figures import Row
 
 COLORS = {"float32": "#3b6ea8", "declared": "#d9772b"}
 SMALLEST = 1e-9  # where an error of 0 is drawn
 
 
-def draw(report: "Report", path: str | os.PathLike[str]) -> None:
-    """Of a report with module outputs. Raises `Error` where the plot cannot be written."""
+def draw(path: str | os.PathLike[str], title: str, drift: Drift, bar: Bar, worst: list[Row]) -> None:
+    """Module outputs, and after them the `worst` row of each backend: it is the package's outputs that the bar is for. Raises
+    `Error` where the plot cannot be written."""
     check_plot(path)
     from matplotlib.figure import Figure
 
-    assert report.drift is not None
-    outputs = report.drift.outputs
+    outputs = drift.outputs
     places = range(len(outputs))
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     errors, sizes = figure.subplots(2, 1, sharex=True)
     for backend in RUNTIME:
         values = [max(SMALLEST, output.errors[backend]) for output in outputs]
         errors.plot(places, values, color=COLORS[backend], label=backend, linewidth=1.2, marker=".", markersize=4)
-        if (found := report.drift.jump(backend)) is not None:
+        if (found := drift.jump(backend)) is not None:
             place = next(number for number, output in enumerate(outputs) if output is found[0])
             right = place > len(outputs) / 2
             errors.annotate(
@@ -42,18 +41,18 @@ def draw(report: "Report", path: str | os.PathLike[str]) -> None:
                 fontsize=9,
                 color=COLORS[backend],
             )
-    if report.bar.min_psnr is not None:
-        bar = 10 ** (-report.bar.min_psnr / 20)
-        errors.axhline(bar, color="#b03030", linewidth=1, linestyle="--")
+    if bar.min_psnr is not None:
+        bound = 10 ** (-bar.min_psnr / 20)
+        errors.axhline(bound, color="#b03030", linewidth=1, linestyle="--")
         errors.annotate(
-            f"{report.bar.min_psnr:g} dB",
-            (0, bar),
+            f"{bar.min_psnr:g} dB",
+            (0, bound),
             xytext=(4, -12),
             textcoords="offset points",
             fontsize=9,
             color="#b03030",
         )
-    _worst_rows(report, errors, len(outputs))
+    _worst_rows(worst, bar, errors, len(outputs))
     errors.set_ylabel("error over the range\n(root mean square)")
     sizes.plot(places, [max(SMALLEST, output.largest) for output in outputs], color="#555555", linewidth=1.2)
     sizes.axhline(LARGEST_FLOAT16, color="#b03030", linewidth=1, linestyle="--")
@@ -73,26 +72,18 @@ def draw(report: "Report", path: str | os.PathLike[str]) -> None:
         panel.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     errors.legend(frameon=False, loc="lower right", ncols=2, fontsize=9)
     _layers(outputs, (errors, sizes))
-    figure.suptitle(
-        f"{report.verdict}: {report.package}, {report.plan.task}, {report.plan.precision}",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-    )
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     save(figure, path, dpi=120)
 
 
-def _worst_rows(report: "Report", panel: Any, place: int) -> None:
-    """The worst row of each backend, after the module outputs: it is the package's outputs that the bar is for."""
-    for backend in report.backends:
-        rows = [row for row in report.rows if row.backend == backend]
-        row = min(rows, key=lambda row: (report.bar.holds(row), row.psnr))
-        held, color = report.bar.holds(row), COLORS.get(backend, "#555555")
+def _worst_rows(worst: list[Row], bar: Bar, panel: Any, place: int) -> None:
+    for row in worst:
+        held, color = bar.holds(row), COLORS.get(row.backend, "#555555")
         error = 1.0 if row.psnr == -math.inf else max(SMALLEST, 10 ** (-row.psnr / 20))
         panel.plot([place], [error], color=color if held else "#b03030", marker="o" if held else "X", markersize=7)
         if not held:
             panel.annotate(
-                f"{row.output} ({backend}) fails",
+                f"{row.output} ({row.backend}) fails",
                 (place, error),
                 xytext=(-8, 4),
                 textcoords="offset points",
