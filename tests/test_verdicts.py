@@ -267,7 +267,7 @@ def test_a_row_that_fails_is_marked_and_says_by_what(tmp_path: Path) -> None:
     assert {row.backend for row in failed} == {"declared"}
     worst = min(failed, key=lambda row: row.psnr)
     times = 10 ** ((bar - worst.psnr) / 20)
-    said = f"failed: logits, {worst.case}, declared: PSNR {worst.psnr:.1f} dB, {bar:g} asked for, {times:.3g} times the error"
+    said = f"failed: logits, {worst.case}, declared: PSNR {worst.psnr:.1f} dB, {bar:g} required, {times:.3g} times the error"
     assert any(note.startswith(said) for note in report.notes())
     enough = int(worst.psnr)
     assert f"--min-psnr {enough}" in " ".join(report.notes())
