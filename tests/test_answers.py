@@ -336,7 +336,7 @@ def test_wrong_options_are_refused() -> None:
         ({"sequence_length": 36 * 160}, "5440 is the longest window"),
         ({"attention_mask": True}, "it has no attention_mask"),
         ({"context_length": 30}, "answers end at 29"),
-        ({}, "no feature extractor that says how sound is heard"),
+        ({}, "no feature extractor that says how its spectrogram is made"),
     ]:
         with pytest.raises(milbuild.Error, match=message):
             milbuild.build(whisper, **options)

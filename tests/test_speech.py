@@ -583,7 +583,7 @@ def test_command(spoken: Path, command: CommandLine) -> None:
     assert len(parts) > 2
     result = command("generate", "w.mlpackage", "--audio", "a.wav", cwd=spoken)
     assert (result.code, result.out) == (0, "".join(part.text for part in parts).strip() + "\n")
-    assert re.fullmatch(r"0\.5 s of sound at [\d.,]+ a second, \d+ tokens at [\d,]+ a second\n", result.err)
+    assert re.fullmatch(r"0\.5 s of audio at [\d.,]+ a second, \d+ tokens at [\d,]+ a second\n", result.err)
 
 
 def test_lines_with_times(spoken: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -615,7 +615,7 @@ def test_command_for_machines(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("arguments", "words", "hint"),
     [
         (("w.mlpackage",), "nothing to write about", "--audio"),
-        (("w.mlpackage", "--prompt", "Hello", "--audio", "a.wav"), "both a prompt and a sound", "One of them"),
+        (("w.mlpackage", "--prompt", "Hello", "--audio", "a.wav"), "both a prompt and audio", "One of them"),
         (
             ("w.mlpackage", "--prompt", "Hello", "--translate", "--language", "en"),
             "--language, --translate belongs",

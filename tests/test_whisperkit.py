@@ -348,7 +348,7 @@ def test_spectrograms_are_heard_without_a_feature_extractor() -> None:
     for function in ("encode", "decode"):
         model = milbuild.build(bare, interface="whisperkit", function=function, precision="float32")
         assert milbuild.validate(model, bare).passed
-    with pytest.raises(milbuild.Error, match="no feature extractor that says how sound is heard"):
+    with pytest.raises(milbuild.Error, match="no feature extractor that says how its spectrogram is made"):
         milbuild.build(bare, interface="whisperkit", function="mel")
 
 
@@ -360,7 +360,7 @@ def test_spectrograms_are_heard_without_a_feature_extractor() -> None:
         ({"cache": "state"}, "whisperkit has no cache state; it has io"),
         ({"cache": "none"}, "whisperkit has no cache none; it has io"),
         ({"prefill_length": 4}, "it has no prefill_length"),
-        ({"batch_size": 2}, "one sound at a time, and batch_size is 2"),
+        ({"batch_size": 2}, "one recording at a time, and batch_size is 2"),
         ({"context_length": (1, 9)}, "a cache of one size, and context_length is 1:9"),
         ({"context_length": 30}, "the checkpoint's answers end at 29 tokens"),
         ({"postprocess": False}, "it has no raw tensors"),

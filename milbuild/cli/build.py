@@ -127,7 +127,7 @@ def _size(package: Path) -> int:
     return sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
 
 
-# The options stand between the arguments and what only the command line has.
+# The options are between the arguments and what only the command line has.
 _own = list(inspect.signature(build).parameters.values())[:-1]
 build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [*_own[:2], *(_parameter(name, *each) for name, each in OPTIONS.items()), *_own[2:]]
@@ -143,6 +143,6 @@ def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:
 
 
 def _changed(text: str) -> Output | None:
-    """What stands behind `--outputs logits=`."""
+    """What comes after `--outputs logits=`."""
     name, _, described = text.partition(":")
     return Output(name or None, described or None) if text else None

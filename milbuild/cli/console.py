@@ -28,7 +28,7 @@ def status(text: str) -> Any:
 
 @contextlib.contextmanager
 def stages() -> Iterator[Any]:
-    """Shows on a terminal what is being done, how much lies behind, and for how long it has been going on."""
+    """Shows on a terminal what is being done, how much is done, and how long it has taken."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -61,7 +61,7 @@ def remarks(written: Any) -> list[str]:
 
 
 def stream_text(prompt: str, stream: Any) -> None:
-    """Prints the prompt with what is written behind it, or the answer to it alone."""
+    """Prints the prompt with what is written after it, or the answer to it alone."""
     if not stream.session.plan.apart:
         sys.stdout.write(prompt)
     for piece in stream:

@@ -26,9 +26,7 @@ def generate(
     ] = None,
     audio: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="The sound to write down, instead of a prompt: speech.wav", show_default=False
-        ),
+        typer.Option(metavar="FILE", help="Audio to transcribe, instead of a prompt: speech.wav", show_default=False),
     ] = None,
     encoder: Annotated[
         Path | None,
@@ -38,15 +36,17 @@ def generate(
     ] = None,
     language: Annotated[
         str | None,
-        typer.Option(metavar="en", help="Of the sound. (default: what the model hears)", show_default=False),
+        typer.Option(
+            metavar="en", help="The language that is spoken. (default: what the model detects)", show_default=False
+        ),
     ] = None,
-    translate: Annotated[bool, typer.Option("--translate", help="Write the sound down in English.")] = False,
+    translate: Annotated[bool, typer.Option("--translate", help="Transcribe into English.")] = False,
     timestamps: Annotated[
-        bool, typer.Option("--timestamps", help="A line for each segment of the sound, with when it is said.")
+        bool, typer.Option("--timestamps", help="A line for each segment of the audio, with its times.")
     ] = False,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(help="(default: 100, of a sound's window all, or what the context leaves)", show_default=False),
+        typer.Option(help="(default: 100, of an audio window all, or what the context leaves)", show_default=False),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Sample; without it the likeliest token is taken.", show_default=False)
@@ -60,7 +60,7 @@ def generate(
 ) -> None:
     """Write text with a package.
 
-    Token by token, until the token that ends a text: behind a prompt, as an answer to it, or what is said in a sound.
+    Token by token, until the token that ends a text: after a prompt, as an answer to it, or what is said in audio.
 
     \b
       milbuild generate gpt2.mlpackage --prompt "Once upon a time"
@@ -95,20 +95,20 @@ def generate(
 def _check_generate(prompt: str | None, audio: Path | None, sampling: dict[str, Any], spoken: dict[str, Any]) -> None:
     """Whether the options of `generate` belong together. Raises `Error`."""
     if prompt is None and audio is None:
-        raise Error("there is nothing to write about", "Give a text: --prompt TEXT, or a sound: --audio speech.wav")
+        raise Error("there is nothing to write about", "Give a text: --prompt TEXT, or audio: --audio speech.wav")
     if prompt is not None and audio is not None:
-        raise Error("there are both a prompt and a sound", "One of them is written about: --prompt or --audio.")
+        raise Error("there are both a prompt and audio", "One of them is written about: --prompt or --audio.")
     strange = spoken if audio is None else sampling
     if given := [
         f"--{name.replace('_', '-')}" for name, value in strange.items() if value is not None and value is not False
     ]:
         if audio is None:
-            raise Error(f"{', '.join(given)} belongs to a sound", "Give one: --audio speech.wav")
-        raise Error(f"{', '.join(given)} belongs to text; of a sound the likeliest token is taken")
+            raise Error(f"{', '.join(given)} belongs to audio", "Give it: --audio speech.wav")
+        raise Error(f"{', '.join(given)} belongs to text; for audio the likeliest token is taken")
 
 
 def _transcribe(transcript: Any, audio: str, timestamps: bool, as_json: bool) -> None:
-    """Prints the segments of a sound as they come: a window's at once, since the next one may take back what it cut off."""
+    """Prints the segments of a transcript as they come: a window's at once, since the next one may take back what it cut off."""
     warned = remarks(transcript)
     if transcript.features is not None:
         note("The package takes input_features: transformers' WhisperFeatureExtractor makes them")
@@ -120,7 +120,7 @@ def _transcribe(transcript: Any, audio: str, timestamps: bool, as_json: bool) ->
         if timestamps:
             print(f"[{_clock(segment.start)} -> {_clock(segment.end)}] {segment.text.strip()}", flush=True)
         else:
-            # The space in front of a segment parts it from the one before.
+            # The space before a segment parts it from the one before.
             sys.stdout.write(segment.text if len(segments) > 1 else segment.text.lstrip())
             sys.stdout.flush()
     speed = transcript.speed()
@@ -132,7 +132,7 @@ def _transcribe(transcript: Any, audio: str, timestamps: bool, as_json: bool) ->
     if not timestamps:
         sys.stdout.write("\n")
         sys.stdout.flush()
-    note(f"{speed['sound_seconds']:,.1f} s of sound at {speed['sound_seconds_per_second']:,.1f} a second, "
+    note(f"{speed['sound_seconds']:,.1f} s of audio at {speed['sound_seconds_per_second']:,.1f} a second, "
           f"{len(transcript.tokens)} tokens at {speed['tokens_per_second']:,.0f} a second")  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def _without_indexes() -> None:
     """Lets the modules of transformers be imported without the packages above them.
 
     These read the files of all models, twice, to list every class that there is, which takes a second. Packages of the same
-    names that list nothing stand in their places, until somebody asks one of them for what it does not have.
+    names that list nothing take their places, until somebody asks one of them for what it does not have.
     """
     if "transformers" in sys.modules:
         return

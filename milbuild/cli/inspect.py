@@ -29,7 +29,7 @@ def inspect(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what stands in a package, or how two differ.
+    """Show what is in a package, or how two differ.
 
     Functions with their inputs, outputs, states and operations, weights, metadata; multiply-accumulates and bytes moved of
     a call, and what the memory of some chips allows for. Any ML Program; docs/inspect.md says what counts.

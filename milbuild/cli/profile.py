@@ -29,7 +29,7 @@ def profile(
         typer.Option(help="(default: all cores). A function of one token at a time takes one.", show_default=False),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a picture: profile.svg, .png, .pdf.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="Write a plot: profile.svg, .png, .pdf.", show_default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:

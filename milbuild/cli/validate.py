@@ -26,11 +26,11 @@ def validate(
     ] = None,
     image: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A picture, instead of random ones; repeatable.", show_default=False),
+        typer.Option(metavar="FILE", help="An image, instead of random ones; repeatable.", show_default=False),
     ] = None,
     audio: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A sound, instead of random ones: speech.wav", show_default=False),
+        typer.Option(metavar="FILE", help="Audio, instead of random samples: speech.wav", show_default=False),
     ] = None,
     encoder: Annotated[
         Path | None,
@@ -59,7 +59,7 @@ def validate(
         ),
     ] = None,
     revision: Revision = None,
-    seed: Annotated[int, typer.Option(help="Of random token ids, pictures and sounds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of random token ids, images and audio.")] = 0,
     plot: Annotated[
         Path | None,
         typer.Option(

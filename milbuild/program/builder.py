@@ -77,7 +77,7 @@ def build(source: str | os.PathLike[str], *, model_type: str | None = None, **op
                 function, descriptions[name] = graphs[-1].function()
             program.add_function(name, function)
         for half in FUNCTIONS:
-            # The other halves, for the tensors that they read: every one of the checkpoint is accounted for.
+            # The other functions, for the tensors that they read: every one of the checkpoint is accounted for.
             if plan.function is not None and half != plan.function:
                 other = replace(plan, function=half, prefill_length=None)
                 with fresh_builder():

@@ -166,7 +166,7 @@ class Inputs:
             return
         text = "1 for a token, 0 for padding, which no token attends to."
         if "input_values" in self.takes:
-            text = "1 for a sample, 0 for padding behind the sound, which no frame attends to."
+            text = "1 for a sample, 0 for padding after the audio, which no frame attends to."
         if self.parts == ("decoder",):
             text = "The attention_mask of `encode`: 1 for a token of the text that was read, 0 for padding."
             self._declare_beside("encoder_attention_mask", text, self.source, default=1)
@@ -180,10 +180,10 @@ class Inputs:
         shape = (plan.batch_size, channels, *plan.image_size)
         if plan.postprocess and channels == 3:
             # An image is float32 in every target's program.
-            text = f"A picture of {plan.image_size[1]} x {plan.image_size[0]} pixels, RGB."
+            text = f"An image of {plan.image_size[1]} x {plan.image_size[0]} pixels, RGB."
             self._declare(IMAGE, "float32", shape, shape, text, image=True)
         else:
-            text = "Pictures as the checkpoint's image processor makes them."
+            text = "Images as the checkpoint's image processor makes them."
             self._declare("pixel_values", self.io_dtype, shape, shape, text)
 
     def _declare_bool_masked_pos(self) -> None:
@@ -199,19 +199,19 @@ class Inputs:
 
     def _declare_input_values(self) -> None:
         samples = spell_length(self.source.length)
-        text = f"Sound as the checkpoint's processor makes it, {samples} samples a call."
+        text = f"Audio as the checkpoint's processor makes it, {samples} samples a call."
         self._declare_tokens("input_values", text, self.source, self.io_dtype)
 
     def _declare_input_features(self) -> None:
         plan, samples = self.plan, self.plan.sequence_length
         assert isinstance(samples, int)
         if plan.postprocess:
-            text = f"Sound, {samples} samples from -1 to 1, {sampling_rate(self.checkpoint.processor)} a second; zeros behind."
+            text = f"Audio, {samples} samples from -1 to 1, {sampling_rate(self.checkpoint.processor)} a second; zeros after it."
             self._declare(AUDIO, "float32", (plan.batch_size, samples), (plan.batch_size, samples), text)
         else:
             frames = samples // hop_length(self.checkpoint.processor)
             shape = (plan.batch_size, self.config.num_mel_bins, frames)
-            text = "The log-mel spectrogram of a sound, as the checkpoint's feature extractor makes it."
+            text = "The log-mel spectrogram of audio, as the checkpoint's feature extractor makes it."
             self._declare("input_features", self.io_dtype, shape, shape, text)
 
     def _arithmetic(self, var: Var) -> Var:

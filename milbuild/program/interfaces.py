@@ -49,7 +49,7 @@ INTERFACES = {
         "valueCache",
         ranged=True,
     ),
-    # argmaxinc/WhisperKit, Sources/WhisperKit/Core; what has no name elsewhere, and all shapes, stand in whisperkit.py
+    # argmaxinc/WhisperKit, Sources/WhisperKit/Core; what has no name elsewhere, and all shapes, are in whisperkit.py
     "whisperkit": Interface(
         {"io": "slots"},
         position="cache_length",

@@ -65,7 +65,7 @@ def parse_size(value: Any) -> tuple[int, int]:
 
 
 def spell_size(size: tuple[int, int]) -> str:
-    """A size of pictures as the command line spells it."""
+    """A size of images as the command line spells it."""
     return f"{size[0]}x{size[1]}"
 
 

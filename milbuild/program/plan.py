@@ -20,9 +20,9 @@ from milbuild.tasks import TASKS
 if TYPE_CHECKING:
     from milbuild.weights.sentence_transformers import Recipe
 
-# The input that takes a picture as it is, with no processor before it.
+# The input that takes an image as it is, with no processor before it.
 IMAGE = "image"
-# The input that takes samples where the model itself hears a spectrogram.
+# The input that takes samples where the model itself takes a spectrogram.
 AUDIO = "audio"
 # The input that says how many tokens of a text are its prompt, where a vector leaves these out.
 PROMPT = "prompt_length"
@@ -35,7 +35,7 @@ BELONG = {
     "image": {"image_size"},
     "audio": {"sequence_length", "attention_mask"},
 }
-# A sound's sequence_length where nothing is said, and its samples a second where the processor does not say them.
+# The sequence_length of audio where nothing is said, and its samples a second where the processor does not say them.
 SECONDS, SAMPLING_RATE = 10, 16000
 FUNCTIONS = ("encode", "decode")
 # Tokens of an answer where neither the build nor the checkpoint says how many.
@@ -46,7 +46,7 @@ ANSWER = 512
 class Plan:
     """A build's options, complete and consistent; what a package's metadata holds.
 
-    `image_size` (height, width) is there for pictures only, `sequence_length` for texts (tokens) and sounds (samples): of
+    `image_size` (height, width) is there for images only, `sequence_length` for text (tokens) and audio (samples): of
     an encoder-decoder what the encoder reads, and `context_length` then counts the decoder's tokens.
     """
 
@@ -70,7 +70,7 @@ class Plan:
     interface: str
     precision: str
     target: str
-    # What a checkpoint's modules.json says of a vector: the modules behind the pooling, by their folders, and whether a prompt
+    # What a checkpoint's modules.json says of a vector: the modules after the pooling, by their folders, and whether a prompt
     # counts. Packages of earlier versions have neither.
     modules: tuple[str, ...] = ()
     include_prompt: bool = True
@@ -176,7 +176,7 @@ class Plan:
             )
         if self.batch_size > 1 and self.image_size is not None and self.postprocess:
             hint = "Build with batch size 1, or with plain tensors (postprocess=False, --raw)."
-            raise Error(f"an image input holds one picture, and batch_size is {self.batch_size}", hint)
+            raise Error(f"an image input holds one image, and batch_size is {self.batch_size}", hint)
         if self.prefill_length is not None:
             self._needs("iOS18", "a package with two functions (prefill_length)")
             if not cached:
@@ -247,7 +247,7 @@ class Plan:
         if not self.postprocess:
             raise Error(f"{self.interface} fixes what goes in and what comes out: it has no raw tensors")
         if self.batch_size > 1:
-            raise Error(f"{self.interface} hears one sound at a time, and batch_size is {self.batch_size}")
+            raise Error(f"{self.interface} takes one recording at a time, and batch_size is {self.batch_size}")
         if self.prefill_length is not None:
             raise Error(f"{self.interface} decodes token by token; it has no prefill_length")
         if not isinstance(self.context_length, int):
@@ -284,7 +284,7 @@ class Plan:
         return 1 if self.cache != "none" else self.context_length or 1
 
     def functions(self) -> dict[str, Length]:
-        """The tokens (samples, for sounds) that each function of the package takes; 1 for pictures.
+        """The tokens (samples, for audio) that each function of the package takes; 1 for images.
 
         A package of one function calls it `main`, as every system knows it.
         """
@@ -445,7 +445,7 @@ def _check_kind(
 
 
 def _image_size(given: Any, config: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
-    """(height, width): what was asked for, else what the processor makes of pictures, else the configuration's."""
+    """(height, width): what was asked for, else what the processor makes of images, else the configuration's."""
     if given is not None:
         return parse_size(given)
     found = processor.get("crop_size") if processor.get("do_center_crop") else None
@@ -579,7 +579,7 @@ def _check_answer(
 
 
 def _check_samples(options: dict[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> None:
-    """The samples of a sound, against what a frame needs, and whether padding is marked."""
+    """The samples of audio, against what a frame needs, and whether padding is marked."""
     length = options["sequence_length"]
     if length is None:
         length = SECONDS * sampling_rate(processor)
@@ -589,12 +589,12 @@ def _check_samples(options: dict[str, Any], config: Any, family: Any, processor:
         hint = "sequence_length counts the samples of a call, 16000 a second."
         raise Error(f"sequence_length is {spell_length(length)}; {options['task']} needs {needed} samples", hint)
     if options["attention_mask"] is None:
-        # Whether a checkpoint was trained with a mask or with zeros behind a sound, its processor says.
+        # Whether a checkpoint was trained with a mask or with zeros after the audio, its processor says.
         options["attention_mask"] = bool(processor.get("return_attention_mask", False))
 
 
 def _check_window(options: dict[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> None:
-    """The samples of a sound that is heard as a spectrogram, against the frames that the encoder has places for."""
+    """The samples of audio that is taken as a spectrogram, against the frames that the encoder has places for."""
     hop, (frames, _) = hop_length(processor), family.longest(config)
     length = parse_length(
         frames * hop if options["sequence_length"] is None else options["sequence_length"], "sequence_length"
@@ -607,12 +607,12 @@ def _check_window(options: dict[str, Any], config: Any, family: Any, processor: 
         raise Error(f"sequence_length is {spell_length(length)}; a window has one number of samples", hint)
     options["sequence_length"] = length
     if options["attention_mask"]:
-        raise Error(f"{config.model_type} hears silence where a sound has ended; it has no attention_mask")
+        raise Error(f"{config.model_type} takes the end of audio for silence; it has no attention_mask")
     if not options["postprocess"] or (options["function"] != "mel" and INTERFACES[options["interface"]].packages):
         return
     if not processor:
         hint = "Add the checkpoint's preprocessor_config.json, or build with plain input_features (postprocess=False, --raw)."
-        raise Error("the checkpoint has no feature extractor that says how sound is heard", hint)
+        raise Error("the checkpoint has no feature extractor that says how its spectrogram is made", hint)
     if processor.get("feature_size") != config.num_mel_bins:
         what = f"feature_size: {processor.get('feature_size')!r}, and config.json num_mel_bins: {config.num_mel_bins}"
         raise Error(f"the checkpoint's feature extractor has {what}", "They are the bands of one spectrogram.")

@@ -37,13 +37,13 @@ class WhisperKitInputs(Inputs):
         assert isinstance(samples, int)
         if self.plan.function == "mel":
             rate = sampling_rate(self.checkpoint.processor)
-            text = f"Sound, {samples} samples from -1 to 1, {rate} a second; zeros behind."
+            text = f"Audio, {samples} samples from -1 to 1, {rate} a second; zeros after it."
             self._declare(AUDIO, self.io_dtype, (samples,), (samples,), text)
         else:
             self._declare_spread(
                 self.names.input_features,
                 (self.config.num_mel_bins, samples // hop),
-                "The log-mel spectrogram of a sound, as MelSpectrogram gives it.",
+                "The log-mel spectrogram of audio, as MelSpectrogram gives it.",
             )
 
     def _declare_decoder_input_ids(self) -> None:
@@ -54,7 +54,7 @@ class WhisperKitInputs(Inputs):
         if self.parts != ("decoder",):
             return []
         shape = (1, self.config.d_model, 1, self.source.size)
-        name, text = self.names.encoder_last_hidden_state, "What AudioEncoder made of the sound."
+        name, text = self.names.encoder_last_hidden_state, "What AudioEncoder made of the audio."
         return [Declared(name, self.io_dtype, shape, text)]
 
     def _declare_spread(self, name: str, shape: tuple[Any, Any], text: str) -> None:
