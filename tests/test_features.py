@@ -65,8 +65,8 @@ def test_images(tmp_path: Path, layout: Any) -> None:
     )
     image = picture(6, 4, mode)
     pixels = np.asarray(image).reshape(4, 6, channels).transpose(2, 0, 1)[None].astype(np.float32)
-    channels = pixels[:, ::-1] if layout == ct.colorlayout.BGR else pixels
-    expected = channels * 2 + np.reshape(bias, (1, -1, 1, 1))
+    ordered = pixels[:, ::-1] if layout == ct.colorlayout.BGR else pixels
+    expected = ordered * 2 + np.reshape(bias, (1, -1, 1, 1))
     result = runtime.load(path).predict({"image": image})
     np.testing.assert_allclose(result["plain"], expected, rtol=1e-6)
     assert result["brighter"].mode == ("L" if gray else "RGBA")

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import milbuild
 from milbuild.cli import app
+from milbuild.cli import generate as generate_command
 from milbuild.generation import audio
 from milbuild.generation.rules import Timestamps
 from milbuild.generation.speech import Transcript, segments
@@ -588,11 +589,11 @@ def test_command(spoken: Path, command: CommandLine) -> None:
 
 def test_lines_with_times(spoken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     transcript = Transcript(spoken / "w.mlpackage", spoken / "c", spoken / "a.wav", timestamps=True)
-    app._transcribe(transcript, "a.wav", timestamps=True, as_json=False)
+    generate_command._transcribe(transcript, "a.wav", timestamps=True, as_json=False)
     lines, parts = capsys.readouterr().out.splitlines(), list(transcript)
     for line, part in zip(lines, parts, strict=True):
         assert line == f"[00:{part.start:05.2f} -> 00:{part.end:05.2f}] {part.text.strip()}"
-    assert [app._clock(seconds) for seconds in (0, 59.999, 3723.5)] == ["00:00.00", "01:00.00", "62:03.50"]
+    assert [generate_command._clock(seconds) for seconds in (0, 59.999, 3723.5)] == ["00:00.00", "01:00.00", "62:03.50"]
 
 
 def test_command_for_machines(spoken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
