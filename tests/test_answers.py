@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import transformers
 from hypothesis import HealthCheck, reject, settings
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 import milbuild
 from milbuild import architectures
 from milbuild.generation.rules import Rules
 from milbuild.generation.sampling import Sampling, generate_tokens
 from milbuild.generation.session import Session
+from milbuild.program.function import Graph
 from milbuild.validation import reference as hf
 from milbuild.weights.generation_config import FIELDS, answer_start, ends
 from tests.conftest import check_module_outputs, checkpoint, difference, examples, psnr, reference, tokens
@@ -172,6 +175,34 @@ def test_two_packages(model_type: str, cache: str, target: str, precision: str) 
     inputs = given(model_type, 1, 9, answer=13)
     expected = hf.forward(reference(folder, TASKS[model_type]), inputs)["logits"]
     check(play(decode, inputs, [5] + [1] * 8, encode), expected, options, precision)
+
+
+@pytest.mark.parametrize("model_type", SEQ2SEQ_MODELS)
+def test_one_part_is_built_of_its_own_tensors(model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One graph, of a file that has nothing else: the other part's tensors may be there, in both parts together every one is
+    read, and one that no part has is refused by that part."""
+    folder, task = checkpoint(model_type, TASKS[model_type]), TASKS[model_type]
+    options = sizes(model_type) | {"context_length": 13, "task": task}
+    tensors = load_file(folder / "model.safetensors")
+    prefix = architectures.find(model_type).prefix
+    graphs: list[Graph] = []
+    read, real = {}, Graph.function
+    monkeypatch.setattr(Graph, "function", lambda self: (graphs.append(self), real(self))[1])
+    for part in ("encode", "decode"):
+        graphs.clear()
+        milbuild.build(folder, function=part, **options)
+        assert len(graphs) == 1
+        read[part] = set(graphs[0].checkpoint.read)
+        shutil.copytree(folder, tmp_path / part)
+        (tmp_path / part / "model.safetensors").unlink()
+        save_file({name: tensors[name] for name in read[part]}, tmp_path / part / "model.safetensors")
+        milbuild.build(tmp_path / part, function=part, **options).save(tmp_path / f"{part}.mlpackage")
+        strange = f"{prefix}.{part}r.strange.weight"
+        save_file(tensors | {strange: np.zeros(3, np.float32)}, tmp_path / part / "model.safetensors")
+        with pytest.raises(milbuild.Error, match=rf"does not use: .*{re.escape(strange)}"):
+            milbuild.build(tmp_path / part, function=part, **options)
+        assert tensors.keys() - read[part]
+    assert not tensors.keys() - read["encode"] - read["decode"] - {"final_logits_bias"}
 
 
 def test_packages_that_do_not_belong_together() -> None:

@@ -579,11 +579,11 @@ OPTIONS: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     ),
     "unknown task": ("--task write-poems", ("there is no task 'write-poems'", "text-generation"), None),
     "unknown task with-past": ("--task write-poems-with-past", ("there is no task 'write-poems-with-past'",), None),
-    "unknown cache": ("--cache disk", ("cache is 'disk'; known are none, io, state",), None),
-    "unknown interface": ("--interface rust", ("interface is 'rust'; known are", *INTERFACES), None),
-    "unknown precision": ("--precision int4", ("precision is 'int4'; known are", *PRECISIONS), None),
-    "unknown target": ("--target iOS14", ("target is 'iOS14'; known are", *TARGETS), None),
-    "unknown logits": ("--logits first", ("logits is 'first'; known are all, last",), None),
+    "unknown cache": ("--cache disk", ("cache is 'disk'; it must be one of none, io, state",), None),
+    "unknown interface": ("--interface rust", ("interface is 'rust'; it must be one of", *INTERFACES), None),
+    "unknown precision": ("--precision int4", ("precision is 'int4'; it must be one of", *PRECISIONS), None),
+    "unknown target": ("--target iOS14", ("target is 'iOS14'; it must be one of", *TARGETS), None),
+    "unknown logits": ("--logits first", ("logits is 'first'; it must be one of all, last",), None),
 }
 
 

@@ -334,7 +334,7 @@ REFUSALS: dict[str, tuple[Any, str]] = {
     "a static table": (_module(0, type="sentence_transformers.models.StaticEmbedding"), "StaticEmbedding"),
     "an order": (_reordered, "in an order"),
     "a pickle": (_pickled, r"2_Dense \(Dense\) has no model.safetensors but a pytorch_model.bin"),
-    "a mode": (_edited("1_Pooling/config.json", pooling_mode="median"), "'median'; known are cls"),
+    "a mode": (_edited("1_Pooling/config.json", pooling_mode="median"), "'median'; it must be one of cls"),
     "an activation": (_edited("2_Dense/config.json", activation_function="torch.nn.modules.activation.RReLU"), "RReLU"),
     "a foreign activation": (_edited("2_Dense/config.json", activation_function="mine.Tanh"), "'mine.Tanh'"),
     "another input": (_edited("2_Dense/config.json", module_input_name="token_embeddings"), "token_embeddings"),

@@ -218,7 +218,7 @@ def test_probabilities() -> None:
         ("audio-xvector", {}, {"sequence_length": 120}, "audio-xvector needs 130 samples"),
         ("ctc", {}, {"image_size": 30}, "wav2vec2 takes audio: it has no option image_size"),
         ("ctc", {}, {"cache": "state"}, "ctc has no cache"),
-        ("ctc", {"feat_extract_norm": "batch"}, {}, "feat_extract_norm is 'batch'; known are group, layer"),
+        ("ctc", {"feat_extract_norm": "batch"}, {}, "feat_extract_norm is 'batch'; it must be group or layer"),
         ("ctc", {"vocab_size": None}, {}, "config.json has no vocab_size"),
         ("audio-classification", {"add_adapter": True}, {}, "audio-classification has no model with add_adapter: true"),
         ("audio-frame-classification", {"add_adapter": True}, {}, "no model with add_adapter: true"),

@@ -356,7 +356,7 @@ def test_spectrograms_are_heard_without_a_feature_extractor() -> None:
     ("options", "words"),
     [
         ({"function": None}, "whisperkit takes a package for each function, and function is none"),
-        ({"function": "main"}, "function is 'main'; known are mel, encode, decode"),
+        ({"function": "main"}, "function is 'main'; it must be one of mel, encode, decode"),
         ({"cache": "state"}, "whisperkit has no cache state; it has io"),
         ({"cache": "none"}, "whisperkit has no cache none; it has io"),
         ({"prefill_length": 4}, "it has no prefill_length"),
@@ -367,7 +367,7 @@ def test_spectrograms_are_heard_without_a_feature_extractor() -> None:
         ({"attention_mask": True}, "it has no attention_mask"),
         ({"target": "iOS15"}, "needs iOS16, and the target is iOS15"),
         ({"task": "feature-extraction"}, "is for speech-seq2seq, not feature-extraction"),
-        ({"interface": "milbuild", "function": "mel"}, "function is 'mel'; known are encode, decode"),
+        ({"interface": "milbuild", "function": "mel"}, "function is 'mel'; it must be one of encode, decode"),
     ],
     ids=str,
 )

@@ -6,8 +6,9 @@ nothing else. The tasks stand here so that `milbuild list` need not import a fam
 
 import importlib
 import inspect
+from collections.abc import Collection
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milbuild.errors import Error
 
@@ -125,3 +126,12 @@ def parts(family: type["Family"], task: str, function: str) -> tuple[str, ...]:
     if function in ("mel", "encode") or task in family.encoder_tasks:
         return ("encoder",)
     return ("encoder", "decoder") if function == "main" else ("decoder",)
+
+
+def elsewhere(family: Any, parts: Collection[str]) -> tuple[str, ...]:
+    """Patterns of the tensors that a package does not need which runs these `parts` alone ("encoder", "decoder"); none of a
+    family that is one whole. Keys and values of cross-attention are the encoder's: they are made once for a whole answer."""
+    if family.encode is None:
+        return ()
+    cross = rf"decoder\..*\.{family.cross_attn[1]}\.({'|'.join(family.qkv[1:])})\..*"
+    return (() if "encoder" in parts else (r"encoder\..*", cross)) + (() if "decoder" in parts else (r"decoder\..*",))

@@ -38,7 +38,7 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
     except (wave.Error, EOFError, Error) as error:
         samples, rate = _other(path, error)
     if not LOWEST <= rate <= HIGHEST:
-        raise Error(f"{path} has {rate} samples a second; known are {LOWEST} to {HIGHEST}")
+        raise Error(f"{path} has {rate} samples a second; it must be {LOWEST} to {HIGHEST}")
     if not np.isfinite(samples).all():
         raise Error(f"{path} has samples that are no numbers")
     try:

@@ -14,7 +14,7 @@ from milbuild.weights import Cursor
 def activation(x: Var, function: str, w: Cursor) -> Var:
     """x -> function(x), elementwise; `w` is the module of the activation, which for prelu and xielu has parameters."""
     if function not in ACTIVATIONS:
-        raise Error(f"there is no activation function {function!r}; known are {', '.join(sorted(ACTIVATIONS))}")
+        raise Error(f"there is no activation function {function!r}; there are {', '.join(sorted(ACTIVATIONS))}")
     return ACTIVATIONS[function](x, w)
 
 

@@ -143,7 +143,7 @@ def features(x: Var, w: Cursor, config: Any) -> Var:
     the first (group) or that of each step in all (layer)."""
     steps, last = config.feat_extract_norm == "layer", len(config.conv_dim) - 1
     if config.feat_extract_norm not in ("group", "layer"):
-        raise Error(f"feat_extract_norm is {config.feat_extract_norm!r}; known are group, layer")
+        raise Error(f"feat_extract_norm is {config.feat_extract_norm!r}; it must be group or layer")
     x = mb.expand_dims(x=x, axes=[1], name=f"{w.name}_channel")
     for i, width in enumerate(config.conv_dim):
         at = w / f"conv_layers.{i}"

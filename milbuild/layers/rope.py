@@ -178,7 +178,7 @@ def inverse_frequencies(
     """
     kind = parameters.get("rope_type", "default")
     if kind not in TYPES:
-        raise Error(f"rope_type is {kind!r}; known are {', '.join(TYPES)}")
+        raise Error(f"rope_type is {kind!r}; it must be one of {', '.join(TYPES)}")
     head = width or getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if head % 2:
         said = "partial_rotary_factor or rotary_dim" if width else "head_dim, or hidden_size over num_attention_heads"

@@ -4,8 +4,7 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from coremltools.converters.mil.mil import Program
@@ -19,7 +18,7 @@ from milbuild.program.lengths import longest
 from milbuild.program.metadata import write_metadata
 from milbuild.program.mil import fresh_builder, one_build
 from milbuild.program.options import TARGETS, BuildOptions, complete, with_options
-from milbuild.program.plan import FUNCTIONS, Plan
+from milbuild.program.plan import Plan
 from milbuild.program.whisperkit import WhisperKitGraph
 from milbuild.weights import Checkpoint, fields
 from milbuild.weights.fields import Config
@@ -76,20 +75,16 @@ def build(source: str | os.PathLike[str], *, model_type: str | None = None, **op
             with fresh_builder():
                 function, descriptions[name] = graphs[-1].function()
             program.add_function(name, function)
-        for half in FUNCTIONS:
-            # The other functions, for the tensors that they read: every one of the checkpoint is accounted for.
-            if plan.function is not None and half != plan.function:
-                other = replace(plan, function=half, prefill_length=None)
-                with fresh_builder():
-                    GRAPHS.get(plan.interface, Graph)(other, "main", checkpoint, config, family).function()
         _check_names(plan, graphs)
         program.default_function_name = next(iter(descriptions))
         program.export_as_multifunction = len(descriptions) > 1
         others = [module for head in family.heads.values() for module in head.modules]
-        halves = (r"decoder\..*",) if graphs[0].inputs.parts == ("encoder",) and not plan.apart else ()
+        # Tensors of an encoder or a decoder that this package does not run are accounted for by their names.
+        parts = {part for graph in graphs for part in graph.inputs.parts if plan.function != "mel"}
+        ignored = (*family.ignored_weights, *architectures.elsewhere(family, parts))
         if not asked["task"]:
-            _check_class(checkpoint, config, family, plan.task)
-        checkpoint.check((*family.ignored_weights, *halves), others, family.prefix)
+            _check_class(checkpoint, config, family, plan.task, ignored)
+        checkpoint.check(ignored, others, family.prefix)
         model, weights = lower(program, descriptions, TARGETS[plan.target])
         write_metadata(model.description.metadata, checkpoint, config, plan, lint)
         built = Model.built(model, weights, units, _linted(model, checkpoint.name) if lint else None)
@@ -161,12 +156,12 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
         ) from error
 
 
-def _check_class(checkpoint: Checkpoint, config: Config, family: type[Any], task: str) -> None:
+def _check_class(checkpoint: Checkpoint, config: Config, family: type[Any], task: str, ignored: Sequence[str]) -> None:
     """Raises `Error` where nobody named the task, config.json names a class that transformers does not have, and the file
     holds what no graph of this task reads: a head of that class."""
     known = architectures.SUPPORTED[config.model_type].tasks
     named = [name for name in config.architectures or () if not config.knows(name)]
-    left = checkpoint.unread(family.ignored_weights, family.prefix)
+    left = checkpoint.unread(ignored, family.prefix)
     if not named or not left or tasks.named(config, known):
         return
     takes = [f"{each} ({', '.join(family.heads[each].modules) or 'no head'})" for each in known]

@@ -223,7 +223,7 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: given.get(name, option.default) for name, (_, option) in known.items()}
     for name, (_, option) in known.items():
         if option.checked and values[name] not in option.words:
-            raise Error(f"{name} is {values[name]!r}; known are {', '.join(option.words)}")
+            raise Error(f"{name} is {values[name]!r}; it must be one of {', '.join(option.words)}")
     return values
 
 

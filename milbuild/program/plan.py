@@ -92,9 +92,11 @@ class Plan:
         if recipe is not None and recipe.vectors and task.pooled and "text-encoding" in entry.tasks:
             # Of an encoder and a decoder sentence-transformers loads the encoder alone, if it has a class of its own.
             task = TASKS["text-encoding"]
-        options["task"] = task.name
-        options["inputs"] = _renamed_inputs(options["inputs"])
-        options["outputs"] = _changed_outputs(options["outputs"])
+        options |= {
+            "task": task.name,
+            "inputs": _renamed_inputs(options["inputs"]),
+            "outputs": _changed_outputs(options["outputs"]),
+        }
         if options["interface"] is not None:
             _one_of("interface", options["interface"], INTERFACES)
         names = INTERFACES[options["interface"] or "milbuild"]
@@ -119,9 +121,9 @@ class Plan:
                 f"a cache is for a model that looks backwards, and config.json says {said}",
                 f"Build it with cache none; or take {name} out of config.json.",
             )
-        options["cache"] = cache
-        _check_pooling(options, "input_ids" in architectures.takes(family), recipe)
-        options["interface"] = options["interface"] or {"io": "hf"}.get(cache, "milbuild")
+        takes = architectures.takes(family)
+        options |= {"cache": cache, "interface": options["interface"] or {"io": "hf"}.get(cache, "milbuild")}
+        options |= _pooling(options, "input_ids" in takes, recipe)
         names = INTERFACES[options["interface"]]
         if names.packages and options["function"] is None:
             wanted = ", ".join(f"{function} ({package}.mlpackage)" for function, package in names.packages.items())
@@ -135,8 +137,8 @@ class Plan:
                 f"the interface {options['interface']} has no cache {cache}; it has {', '.join(names.caches)}",
                 f"Cache {cache}: {', '.join(having)}.",
             )
-        _check_kind(options, config, family, architectures.takes(family), processor, names.ranged and cache == "state")
-        plan = cls(**options)
+        whole = names.ranged and cache == "state"
+        plan = cls(**options | _of_kinds(options, config, family, takes, processor, whole))
         plan.check()
         return plan
 
@@ -358,17 +360,17 @@ def parse_pooling(value: Any) -> tuple[str, ...]:
     """The modes of "mean" or "cls,mean". Raises `Error`."""
     modes = tuple(value.split(",")) if isinstance(value, str) else ()
     if not modes or any(mode not in POOLINGS for mode in modes):
-        known = f"{', '.join(POOLINGS)}, several joined by commas, and {NO_POOLING}"
-        raise Error(f"pooling is {value!r}; known are {known}")
+        known = f"{', '.join(POOLINGS)}, several joined by commas, or {NO_POOLING}"
+        raise Error(f"pooling is {value!r}; it must be {known}")
     return modes
 
 
-def _check_pooling(options: dict[str, Any], of_text: bool, recipe: "Recipe | None") -> None:
-    """Whether one vector is made of the tokens' states: as was asked for, else as modules.json says. What contradicts it is
-    warned of, since vectors of two recipes cannot be compared."""
+def _pooling(options: Mapping[str, Any], of_text: bool, recipe: "Recipe | None") -> dict[str, Any]:
+    """The options that say whether and how one vector is made of the tokens' states: as was asked for, else as modules.json
+    says. What contradicts it is warned of, since vectors of two recipes cannot be compared."""
     asked, normalize = options["pooling"], options["normalize"]
     belongs = TASKS[options["task"]].pooled and of_text
-    options |= {"pooling": None, "normalize": False, "modules": (), "include_prompt": True}
+    states = {"pooling": None, "normalize": False, "modules": (), "include_prompt": True}
     if asked not in (None, NO_POOLING):
         asked = ",".join(parse_pooling(asked))
         if not belongs:
@@ -380,13 +382,12 @@ def _check_pooling(options: dict[str, Any], of_text: bool, recipe: "Recipe | Non
         if normalize is not None and normalize:
             hint = f"Choose one of {', '.join(POOLINGS)}."
             raise Error("normalize belongs to pooling, and pooling is none", hint)
-        return
+        return states
     if says is None or says.problem is not None:
         if says is not None and asked is None:
             assert says.problem is not None
             raise says.problem
-        options |= {"pooling": asked, "normalize": bool(normalize)}
-        return
+        return states | {"pooling": asked, "normalize": bool(normalize)}
     said = ",".join(says.poolings)
     if asked is not None and asked != said:
         _warn(
@@ -395,53 +396,64 @@ def _check_pooling(options: dict[str, Any], of_text: bool, recipe: "Recipe | Non
     if normalize is not None and normalize != says.normalize:
         ends = "a Normalize at the end" if says.normalize else "no Normalize at the end"
         _warn(f"normalize is {normalize}, and modules.json has {ends}")
-    options["pooling"] = said if asked is None else asked
-    options["normalize"] = says.normalize if normalize is None else normalize
-    options["modules"] = tuple(step.path for step in says.steps)
-    options["include_prompt"] = says.include_prompt
+    return {
+        "pooling": said if asked is None else asked,
+        "normalize": says.normalize if normalize is None else normalize,
+        "modules": tuple(step.path for step in says.steps),
+        "include_prompt": says.include_prompt,
+    }
 
 
 def _warn(text: str) -> None:
     warnings.warn(text, BuildWarning, stacklevel=5)  # at the call of build
 
 
-def _check_kind(
-    options: dict[str, Any], config: Any, family: Any, takes: tuple[str, ...], processor: Mapping[str, Any], whole: bool
-) -> None:
-    """Fills the options that depend on what a model takes, and refuses those that belong to another kind."""
-
+def _of_kinds(
+    options: Mapping[str, Any],
+    config: Any,
+    family: Any,
+    takes: tuple[str, ...],
+    processor: Mapping[str, Any],
+    whole: bool,
+) -> dict[str, Any]:
+    """The options that depend on what a model takes, filled. Raises `Error` for those that belong to another kind."""
     kinds = [KINDS[name] for name in takes if name in KINDS]
     given = {name for options_ in BELONG.values() for name in options_ if options[name]}
     allowed = set().union(*(BELONG[kind] for kind in kinds)) - ({"token_type_ids"} - set(takes))
     if strange := sorted(given - allowed):
         raise Error(f"{config.model_type} takes {' and '.join(kinds)}: it has no option {', '.join(strange)}")
+    found: dict[str, Any] = {}
     if "image" in kinds:
-        options["image_size"] = _image_size(options["image_size"], config, processor)
+        found["image_size"] = _image_size(options["image_size"], config, processor)
     if kinds == ["image"]:
-        options["attention_mask"] = options["token_type_ids"] = False
-        return
+        return found | {"attention_mask": False, "token_type_ids": False}
     if family.encode is not None:
         if whole:
             raise Error(f"{options['interface']} has no encoder beside its decoder", "Choose milbuild or hf.")
-        _check_answer(options, family, "text" in kinds, family.longest(config), _limiting(config))
+        found |= _answer(options, family, "text" in kinds, family.longest(config), _limiting(config))
     elif options["function"] is not None:
         raise Error(f"function chooses between encode and decode, and {config.model_type} is one whole")
     elif "text" in kinds:
-        _check_context(options, whole, family.longest(config), config.spelled("max_position_embeddings"))
-        _check_settled(options, family.settled(config))
+        found |= _context(options, whole, family.longest(config), config.spelled("max_position_embeddings"))
+        _check_settled({**options, **found}, family.settled(config))
+    mask = options["attention_mask"]
     if "input_values" in takes:
-        _check_samples(options, config, family, processor)
+        found["sequence_length"] = _samples(options, family.shortest(config, options["task"]), processor)
+        if mask is None:
+            # Whether a checkpoint was trained with a mask or with zeros after the audio, its processor says.
+            mask = bool(processor.get("return_attention_mask", False))
     if "input_features" in takes:
-        _check_window(options, config, family, processor)
-    if options["attention_mask"] is None:
+        found["sequence_length"] = _window(options, config, family, processor)
+    if mask is None:
         # A model that looks both ways would attend to padding; one that looks backwards never reaches it.
         # A pooling of either must be told where a text ends.
         marked = family.bidirectional(config) or options["pooling"] is not None
-        options["attention_mask"] = marked and (options["cache"] == "none" or TASKS[options["task"]].two_functions)
-    if TASKS[options["task"]].choices:
-        options["num_choices"] = config.num_labels if options["num_choices"] is None else options["num_choices"]
+        mask = marked and (options["cache"] == "none" or TASKS[options["task"]].two_functions)
+    if TASKS[options["task"]].choices and options["num_choices"] is None:
+        found["num_choices"] = config.num_labels
     if options["token_type_ids"] is None:
-        options["token_type_ids"] = "token_type_ids" in takes and TASKS[options["task"]].pairs
+        found["token_type_ids"] = "token_type_ids" in takes and TASKS[options["task"]].pairs
+    return found | {"attention_mask": mask}
 
 
 def _image_size(given: Any, config: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
@@ -483,21 +495,20 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.isidentifier()
 
 
-def _check_context(options: dict[str, Any], whole: bool, limit: int, name: str) -> None:
-    """Sequence, context and prefill lengths against each other and the checkpoint's own `limit`, which the field `name` of
-    config.json sets."""
+def _context(options: Mapping[str, Any], whole: bool, limit: int, name: str) -> dict[str, Any]:
+    """Sequence and context length. Raises `Error` where they or the prefill length do not go together, or beyond the
+    checkpoint's own `limit`, which the field `name` of config.json sets."""
     if limit < 1:
         raise Error(f"{name} of config.json gives the model {limit} positions; a sequence has at least 1 token")
+    given = options["context_length"]
     if options["cache"] == "none":
-        if options["context_length"] is not None:
+        if given is not None:
             raise Error(
                 "context_length belongs to a cache, and cache is none", "sequence_length is what one call takes."
             )
         context: Length = limit
     else:
-        context = options["context_length"] = parse_length(
-            limit if options["context_length"] is None else options["context_length"], "context_length"
-        )
+        context = parse_length(limit if given is None else given, "context_length")
         if isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io"):
             hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
             raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
@@ -508,7 +519,7 @@ def _check_context(options: dict[str, Any], whole: bool, limit: int, name: str) 
     length = options["sequence_length"]
     if length is None:
         length = (1, highest) if whole else min(128, limit) if options["cache"] == "none" else 1
-    options["sequence_length"] = length = parse_length(length, "sequence_length")
+    length = parse_length(length, "sequence_length")
     if longest(length) > highest:
         known = (
             f"the checkpoint's context ends at {limit} tokens ({name})"
@@ -519,9 +530,10 @@ def _check_context(options: dict[str, Any], whole: bool, limit: int, name: str) 
     prefill = options["prefill_length"]
     if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= highest):
         raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
+    return {"sequence_length": length, "context_length": None if options["cache"] == "none" else context}
 
 
-def _check_settled(options: dict[str, Any], settled: int | None) -> None:
+def _check_settled(options: Mapping[str, Any], settled: int | None) -> None:
     """Positions that depend on how long a sequence is, beyond `settled` tokens, where a state's call could be padded: nothing
     tells its tokens from padding, which would count."""
     context, calls = options["context_length"], (options["sequence_length"], options["prefill_length"] or 1)
@@ -540,21 +552,22 @@ def _limiting(config: Any) -> tuple[str, str]:
     return own if hasattr(config, own[0]) else ("max_position_embeddings", "max_position_embeddings")
 
 
-def _check_answer(
-    options: dict[str, Any],
+def _answer(
+    options: Mapping[str, Any],
     family: Any,
     of_text: bool,
     limits: tuple[int | None, int | None],
     names: tuple[str, str],
-) -> None:
+) -> dict[str, Any]:
     """Lengths of an encoder-decoder: the tokens that it reads and those of its answer, each with the checkpoint's limit
     if it has one, which the field of that name sets."""
+    found: dict[str, Any] = {}
     source, answer = limits
     task, cached = options["task"], options["cache"] != "none"
     if of_text:
         length = options["sequence_length"]
         length = min(128, source or 128) if length is None else length
-        options["sequence_length"] = length = parse_length(length, "sequence_length")
+        found["sequence_length"] = length = parse_length(length, "sequence_length")
         if source is not None and longest(length) > source:
             ends = f"the checkpoint's context ends at {source} tokens ({names[0]})"
             raise Error(f"sequence_length goes to {longest(length)}, {ends}")
@@ -562,11 +575,11 @@ def _check_answer(
     if not TASKS[task].two_functions and (task != "feature-extraction" or "feature-extraction" in family.encoder_tasks):
         if context is not None:
             raise Error(f"context_length counts the tokens of an answer, and {task} gives none")
-        return
+        return found
     if context is None:
         most = answer or ANSWER
         context = min(most, INTERFACES[options["interface"]].context or most) if cached else min(128, answer or 128)
-    options["context_length"] = context = parse_length(context, "context_length")
+    context = parse_length(context, "context_length")
     if cached and (isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io")):
         hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
         raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
@@ -576,24 +589,21 @@ def _check_answer(
     prefill = options["prefill_length"]
     if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= longest(context)):
         raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {longest(context)}")
+    return found | {"context_length": context}
 
 
-def _check_samples(options: dict[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> None:
-    """The samples of audio, against what a frame needs, and whether padding is marked."""
+def _samples(options: Mapping[str, Any], needed: int, processor: Mapping[str, Any]) -> Length:
+    """The samples of audio, of which the task needs so many."""
     length = options["sequence_length"]
-    if length is None:
-        length = SECONDS * sampling_rate(processor)
-    options["sequence_length"] = length = parse_length(length, "sequence_length")
-    shortest, needed = length if isinstance(length, int) else min(length), family.shortest(config, options["task"])
+    length = parse_length(SECONDS * sampling_rate(processor) if length is None else length, "sequence_length")
+    shortest = length if isinstance(length, int) else min(length)
     if shortest < needed:
         hint = "sequence_length counts the samples of a call, 16000 a second."
         raise Error(f"sequence_length is {spell_length(length)}; {options['task']} needs {needed} samples", hint)
-    if options["attention_mask"] is None:
-        # Whether a checkpoint was trained with a mask or with zeros after the audio, its processor says.
-        options["attention_mask"] = bool(processor.get("return_attention_mask", False))
+    return length
 
 
-def _check_window(options: dict[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> None:
+def _window(options: Mapping[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> int:
     """The samples of audio that is taken as a spectrogram, against the frames that the encoder has places for."""
     hop, (frames, _) = hop_length(processor), family.longest(config)
     length = parse_length(
@@ -605,17 +615,17 @@ def _check_window(options: dict[str, Any], config: Any, family: Any, processor: 
             f"({_limiting(config)[0]})."
         )
         raise Error(f"sequence_length is {spell_length(length)}; a window has one number of samples", hint)
-    options["sequence_length"] = length
     if options["attention_mask"]:
         raise Error(f"{config.model_type} takes the end of audio for silence; it has no attention_mask")
     if not options["postprocess"] or (options["function"] != "mel" and INTERFACES[options["interface"]].packages):
-        return
+        return length
     if not processor:
         hint = "Add the checkpoint's preprocessor_config.json, or build with plain input_features (postprocess=False, --raw)."
         raise Error("the checkpoint has no feature extractor that says how its spectrogram is made", hint)
     if processor.get("feature_size") != config.num_mel_bins:
         what = f"feature_size: {processor.get('feature_size')!r}, and config.json num_mel_bins: {config.num_mel_bins}"
         raise Error(f"the checkpoint's feature extractor has {what}", "They are the bands of one spectrogram.")
+    return length
 
 
 def hop_length(processor: Mapping[str, Any]) -> int:
@@ -633,4 +643,4 @@ def sampling_rate(processor: Mapping[str, Any]) -> Any:
 
 def _one_of(option: str, value: Any, known: Any) -> None:
     if value not in known:
-        raise Error(f"{option} is {value!r}; known are {', '.join(known)}")
+        raise Error(f"{option} is {value!r}; it must be one of {', '.join(known)}")

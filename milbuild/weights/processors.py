@@ -90,8 +90,8 @@ def complete(processor: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     missing = [field for field in ("do_normalize", "image_mean", "image_std") if field not in processor]
     if missing and processor.get("do_normalize", True):
         raise Error(
-            f"the checkpoint's image processor is a {named}, which leaves out {', '.join(missing)}; known are the "
-            f"defaults of {', '.join(DEFAULTS)}",
+            f"the checkpoint's image processor is a {named}, which leaves out {', '.join(missing)}; milbuild has "
+            f"the defaults of {', '.join(DEFAULTS)}",
             "Write the fields into preprocessor_config.json as the class has them.",
         )
     return dict(processor)

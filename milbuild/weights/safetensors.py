@@ -175,7 +175,7 @@ def _entry(path: Path, name: str, value: Any) -> tuple[np.dtype[Any], tuple[int,
     if not isinstance(dtype, str) or dtype not in DTYPES:
         known = ", ".join(DTYPES)
         raise Error(
-            f"{path.name}: {name} has the type {dtype}; known are {known}",
+            f"{path.name}: {name} has the type {dtype}; it must be one of {known}",
             "Save the checkpoint in float16, bfloat16 or float32.",
         )
     whole = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2

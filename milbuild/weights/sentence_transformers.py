@@ -242,7 +242,7 @@ def _poolings(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
         return tuple(found or ["mean"])
     modes = [given] if isinstance(given, str) else given
     if not isinstance(modes, list) or not modes or not all(isinstance(mode, str) and mode in MODES for mode in modes):
-        raise _refused(folder, f"has the pooling_mode {given!r}; known are {', '.join(MODES)}")
+        raise _refused(folder, f"has the pooling_mode {given!r}; it must be one of {', '.join(MODES)}")
     return tuple(MODES[mode] for mode in modes)
 
 
