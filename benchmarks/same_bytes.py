@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import milbuild
 from milbuild import architectures
 from tests.conftest import checkpoint
-from tests.tiny import TABLE
+from tests.tiny import TABLE, VISION
 
 # Of the checkpoints for images, so that they take an image input.
 PROCESSOR = {
@@ -83,7 +83,7 @@ def builds() -> dict[str, dict[str, str]]:
     found = {}
     for name, (model_type, task, options) in (kinds | KINDS).items():
         tiny, folder = TABLE[model_type], checkpoint(model_type, task)
-        if tiny.kind == "pictures":
+        if tiny.kind == VISION:
             (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
             options = {"image_size": tiny.size} | options
         found[name] = sums(milbuild.build(folder, task=task, lint=False, **options))

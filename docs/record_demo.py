@@ -1,4 +1,4 @@
-"""Records `milbuild demo` as it runs in a terminal, for the picture in the README: python docs/record_demo.py"""
+"""Records `milbuild demo` as it runs in a terminal, for the image in the README: python docs/record_demo.py"""
 
 import io
 import os
@@ -25,7 +25,7 @@ def record() -> str:
 
     status = pty.spawn([sys.executable, "-m", "milbuild", "demo"], read)
     if status != 0:
-        sys.exit("the demo failed; no picture is made of that")
+        sys.exit("the demo failed; no image is made of that")
     return output.getvalue().decode()
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "inspect.md"
-PICTURE = ROOT / "docs" / "pictures" / "gpt2.png"
+DRAWING = ROOT / "docs" / "images" / "gpt2.png"
 BUILD = "milbuild build demo gpt2.mlpackage --cache state --prefill-length 64"
 _RECORD = runpy.run_path(str(ROOT / "docs" / "record_real_checkpoints.py"))
 commands = _RECORD["commands"]
@@ -115,7 +115,7 @@ $ milbuild inspect gpt2.mlpackage last.mlpackage
 milbuild inspect gpt2.mlpackage --graph gpt2.svg
 ```
 
-![A function as a column of steps: inputs, states, tables, one of four equal layers, the head](pictures/gpt2.png)
+![A function as a column of steps: inputs, states, tables, one of four equal layers, the head](images/gpt2.png)
 
 Steps are in the order of computation. Layers that repeat are drawn once, with their names and their number; a layer that does
 the same as one above it at other sizes is one line. Operations that matter (products, norms, activations, sums) have a line
@@ -140,7 +140,7 @@ def page() -> str:
             )
 
 
-def picture(path: Path) -> None:
+def draw(path: Path) -> None:
     """Draws the package of the page."""
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "demo").symlink_to(ROOT / "milbuild" / "demo")
@@ -156,7 +156,7 @@ def picture(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    PICTURE.parent.mkdir(exist_ok=True)
+    DRAWING.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text(page(), "utf-8")
-    picture(PICTURE)
-    print(f"wrote {DOCUMENT}, {PICTURE} ({PICTURE.stat().st_size:,} bytes)")
+    draw(DRAWING)
+    print(f"wrote {DOCUMENT}, {DRAWING} ({DRAWING.stat().st_size:,} bytes)")

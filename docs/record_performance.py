@@ -41,8 +41,8 @@ SECTIONS = {
     "scaling": (
         "Time and memory against size",
         "Private memory (RssAnon) doesn't grow with the model; the rest of the peak is pages of libraries.",
-        "build.py --scaling --plot docs/pictures/building.svg",
-        "![Seconds of CPU against gigabytes of the checkpoint](pictures/building.svg)\n",
+        "build.py --scaling --plot docs/images/building.svg",
+        "![Seconds of CPU against gigabytes of the checkpoint](images/building.svg)\n",
     ),
     "operations": (
         "Operations",

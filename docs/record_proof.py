@@ -9,7 +9,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "proof.md"
-PICTURES = {name: ROOT / "docs" / "pictures" / f"{name}.png" for name in ("demo-drift", "gpt2-124m", "traced-drift")}
+PLOTS = {name: ROOT / "docs" / "images" / f"{name}.png" for name in ("demo-drift", "gpt2-124m", "traced-drift")}
 _RECORD = runpy.run_path(str(ROOT / "docs" / "record_real_checkpoints.py"))
 commands = _RECORD["commands"]
 
@@ -31,7 +31,7 @@ $ milbuild validate demo.mlpackage demo --plot demo-drift.png
 $ milbuild lint demo.mlpackage
 ```
 
-![Error and magnitude at each module output of the demonstration's package, all small](pictures/demo-drift.png)
+![Error and magnitude at each module output of the demonstration's package, all small](images/demo-drift.png)
 
 What `milbuild inspect` prints about it is in [inspect.md](inspect.md).
 
@@ -55,7 +55,7 @@ $ milbuild lint gpt2.mlpackage --unit all
 $ milbuild validate gpt2.mlpackage gpt2
 ```
 
-![The functions of the package: twelve equal layers drawn once](pictures/gpt2-124m.png)
+![The functions of the package: twelve equal layers drawn once](images/gpt2-124m.png)
 
 ## A third-party package
 
@@ -108,7 +108,7 @@ $ milbuild lint traced.mlpackage
 $ milbuild inspect traced.mlpackage
 ```
 
-![Error and magnitude at each module of the traced package](pictures/traced-drift.png)
+![Error and magnitude at each module of the traced package](images/traced-drift.png)
 
 ## What `validate` does
 
@@ -139,20 +139,20 @@ $ milbuild inspect traced.mlpackage
 """
 
 
-def page(pictures: Path) -> str:
-    """The page with what every command prints now; its pictures go into a folder."""
+def page(plots: Path) -> str:
+    """The page with what every command prints now; its plots go into a folder."""
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "demo").symlink_to(ROOT / "milbuild" / "demo")
         with contextlib.chdir(scratch):
             text = str(_RECORD["BLOCK"].sub(_RECORD["_run"], PAGE))
-            for name in PICTURES:
+            for name in PLOTS:
                 # Few colours, in a third of the bytes.
                 with Image.open(f"{name}.png") as drawn:
                     few = drawn.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-                few.save(pictures / f"{name}.png", optimize=True)
+                few.save(plots / f"{name}.png", optimize=True)
     return text
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(page(ROOT / "docs" / "pictures"), "utf-8")
+    DOCUMENT.write_text(page(ROOT / "docs" / "images"), "utf-8")
     print(f"wrote {DOCUMENT}")

@@ -1,4 +1,4 @@
-"""What stands in a picture: python examples/classify.py vit.mlpackage cat.jpg
+"""Classify an image: python examples/classify.py vit.mlpackage cat.jpg
 
 The package: milbuild build google/vit-base-patch16-224 vit.mlpackage
 """
@@ -14,7 +14,7 @@ if len(sys.argv) != 3:
 package, path = sys.argv[1:]
 model = milbuild.Model(package)
 size = model.get_spec().description.input[0].type.imageType
-picture = ImageOps.fit(Image.open(path).convert("RGB"), (size.width, size.height))
-outputs = model.predict({"image": picture})
+image = ImageOps.fit(Image.open(path).convert("RGB"), (size.width, size.height))
+outputs = model.predict({"image": image})
 label = outputs["classLabel"]
 print(f"{label} ({outputs['probabilities'][label]:.1%})")

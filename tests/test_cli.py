@@ -421,7 +421,7 @@ def full(path, data):
     return write(path, data)
 Path.write_bytes = full
 """
-PICTURES = {
+PLOTS = {
     "validate": ("validate", "p.mlpackage", "c", "--plot"),
     "inspect": ("inspect", "p.mlpackage", "--graph"),
     "profile": ("profile", "p.mlpackage", "--repeat", "1", "--plot"),
@@ -431,12 +431,12 @@ PICTURES = {
 @pytest.mark.skipif(sys.platform == "darwin", reason="the disk is made full in a copy of a warm process")
 @pytest.mark.parametrize(("kind", "words"), [("ENOSPC", "the disk is full"), ("EIO", "Input/output error")])
 @pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["", "--json"])
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", PLOTS)
 def test_a_picture_on_a_full_disk(
     name: str, as_json: tuple[str, ...], kind: str, words: str, torch_command: CommandLine, folder: Path, tmp_path: Path
 ) -> None:
     """Exit code 2 and why; the table stands there all the same, the old picture too, and nothing beside it."""
-    arguments = [*PICTURES[name], tmp_path / "picture.png", *as_json]
+    arguments = [*PLOTS[name], tmp_path / "picture.png", *as_json]
     (tmp_path / "picture.png").write_bytes(b"old")
     result = torch_command(*arguments, cwd=folder, first=FULL.format(kind=kind))
     assert result.code == 2
@@ -449,7 +449,7 @@ def test_a_picture_on_a_full_disk(
     assert os.listdir(tmp_path) == ["picture.png"]
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", PLOTS)
 def test_a_picture_where_none_can_be(name: str, torch_command: CommandLine, folder: Path, tmp_path: Path) -> None:
     """Said before the work."""
     (tmp_path / "folder.png").mkdir()
@@ -458,7 +458,7 @@ def test_a_picture_where_none_can_be(name: str, torch_command: CommandLine, fold
         ("folder.png", "is a folder"),
         ("p.doc", "the formats are"),
     ):
-        result = torch_command(*PICTURES[name], tmp_path / place, cwd=folder)
+        result = torch_command(*PLOTS[name], tmp_path / place, cwd=folder)
         assert (result.code, result.out) == (2, ""), result.err
         assert words in result.err
 
@@ -466,7 +466,7 @@ def test_a_picture_where_none_can_be(name: str, torch_command: CommandLine, fold
 def test_a_picture_replaces_what_a_link_leads_to(torch_command: CommandLine, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "real.svg").write_text("old")
     (tmp_path / "link.svg").symlink_to("real.svg")
-    result = torch_command(*PICTURES["inspect"], tmp_path / "link.svg", cwd=folder)
+    result = torch_command(*PLOTS["inspect"], tmp_path / "link.svg", cwd=folder)
     assert result.code == 0, result.err
     assert (tmp_path / "link.svg").is_symlink()
     assert "<svg" in (tmp_path / "real.svg").read_text()

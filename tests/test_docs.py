@@ -162,7 +162,7 @@ def test_the_page_of_inspect_is_what_is_printed() -> None:
     written = INSPECT["DOCUMENT"].read_text("utf-8")
     assert plain(written) == plain(INSPECT["page"]()), "write it again: python docs/record_inspect.py"
     assert "upper bound, not a measurement" in written
-    assert 10_000 < INSPECT["PICTURE"].stat().st_size < 150_000
+    assert 10_000 < INSPECT["DRAWING"].stat().st_size < 150_000
 
 
 def _anywhere(text: str) -> str:
@@ -178,8 +178,8 @@ def test_the_page_of_proofs_is_the_script() -> None:
     written = PROOF["DOCUMENT"].read_text("utf-8")
     assert PROOF["commands"](written) == PROOF["commands"](PROOF["PAGE"]), "write it again, as it says"
     assert written.count("\npassed: ") == 3
-    for name, path in PROOF["PICTURES"].items():
-        assert f"(pictures/{name}.png)" in written
+    for name, path in PROOF["PLOTS"].items():
+        assert f"(images/{name}.png)" in written
         assert 10_000 < path.stat().st_size < 150_000
 
 
@@ -196,7 +196,7 @@ def test_the_page_of_proofs_is_what_is_printed(tmp_path: Path) -> None:
         return [re.sub(r"[-+]\d\d|(?<=_)\d+", "#", NUMBER.sub("#", " ".join(line.split()))) for line in lines]
 
     assert plain(PROOF["DOCUMENT"].read_text("utf-8")) == plain(PROOF["page"](tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.png" for name in PROOF["PICTURES"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.png" for name in PROOF["PLOTS"])
 
 
 @pytest.mark.parametrize(("name", "number"), [("capp-gpt2", 0), ("babyllama105", 1)])

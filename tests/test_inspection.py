@@ -170,16 +170,16 @@ def test_the_dearer_branch_counts(tmp_path: Path) -> None:
 
 
 _IDS = {"input_ids": torch.arange(8)[None]}
-_PICTURE = {"pixel_values": torch.zeros(1, 3, 32, 32)}
+_IMAGE = {"pixel_values": torch.zeros(1, 3, 32, 32)}
 TOKENS = {"sequence_length": 8}
 COUNTED = {
     "gpt2": ("text-generation", _IDS, TOKENS),
     "llama": ("text-generation", _IDS, TOKENS),
     "bert": ("feature-extraction", _IDS, TOKENS | {"attention_mask": False}),
     "t5": ("text-encoding", _IDS, TOKENS | {"attention_mask": False}),
-    "resnet": ("image-classification", _PICTURE, {"image_size": 32, "postprocess": False}),
-    "mobilenet_v2": ("image-classification", _PICTURE, {"image_size": 32, "postprocess": False}),  # depthwise
-    "vit": ("image-classification", _PICTURE, {"postprocess": False}),
+    "resnet": ("image-classification", _IMAGE, {"image_size": 32, "postprocess": False}),
+    "mobilenet_v2": ("image-classification", _IMAGE, {"image_size": 32, "postprocess": False}),  # depthwise
+    "vit": ("image-classification", _IMAGE, {"postprocess": False}),
 }
 
 
@@ -384,7 +384,7 @@ def test_a_flexible_function_costs_what_a_fixed_one_does(folder: Path) -> None:
     assert not fixed.shapes
 
 
-def test_flexible_pictures_and_compressed_ones(tmp_path: Path) -> None:
+def test_flexible_images_and_compressed_ones(tmp_path: Path) -> None:
     """Playing needs no weights: compressed ones are not decoded."""
     m = Assembled()
     m.input("x", (1, 32, None, None), F, ranged=[(1, 1), (32, 32), (4, 64), (4, 64)], default=(1, 32, 8, 6))
@@ -647,7 +647,7 @@ def _overlaps(page: Page) -> list[tuple[str, str]]:
     return found + [(text, "") for box, text in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > width or box.y1 > height]
 
 
-PICTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
+DRAWINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "stateful": ("gpt2", "text-generation", {"cache": "state", "prefill_length": 8, "context_length": 16}),
     "io": ("gpt2", "text-generation", {"cache": "io", "context_length": 16}),
     "llama": ("llama", "text-generation", {"sequence_length": 8}),
@@ -659,9 +659,9 @@ PICTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", DRAWINGS)
 def test_no_text_is_cut_or_meets_another(name: str, folder: Path) -> None:
-    model_type, task, options = PICTURES[name]
+    model_type, task, options = DRAWINGS[name]
     page = layout(built(folder, name, model_type, task, **options))
     assert not _overlaps(page)
     assert len(page.texts) < 700
@@ -690,7 +690,7 @@ def test_layers_are_folded_and_one_is_drawn(stateful: Path) -> None:
 
 
 def test_an_encoder_and_a_decoder_stand_side_by_side(folder: Path) -> None:
-    page = layout(built(folder, "t5", *PICTURES["t5"][:2], **PICTURES["t5"][2]))
+    page = layout(built(folder, "t5", *DRAWINGS["t5"][:2], **DRAWINGS["t5"][2]))
     titles = [text for text in page.texts if text.text.startswith("function ")]
     assert {text.text for text in titles} == {"function encode", "function decode"}
     assert titles[0].y == titles[1].y
@@ -742,7 +742,7 @@ def test_never_a_hairball(width: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
-def test_pictures_are_written(kind: str, stateful: Path, command: CommandLine, tmp_path: Path) -> None:
+def test_plots_are_written(kind: str, stateful: Path, command: CommandLine, tmp_path: Path) -> None:
     result = command("inspect", stateful, "--graph", f"g.{kind}", "--json", cwd=tmp_path)
     assert (result.code, result.err) == (0, f"Wrote g.{kind}\n")
     assert json.loads(result.out)["name"] == "stateful.mlpackage"

@@ -26,7 +26,7 @@ from milbuild.program.plan import Plan
 from milbuild.validation import reference as hf
 from milbuild.weights import Unread
 from tests.conftest import checkpoint, difference, reference, tokens
-from tests.tiny import TABLE
+from tests.tiny import TABLE, VISION
 
 # coremltools leaves its temporary folders to the garbage collector, which Python reports.
 THEIR_TEMPORARY_FOLDERS = pytest.mark.filterwarnings(
@@ -409,7 +409,7 @@ def test_no_more_operations_than_coremltools_own_pipeline_leaves(
     from milbuild.runtime.profiling import examples
 
     task = "feature-extraction"
-    if TABLE[model_type].kind == "pictures":
+    if TABLE[model_type].kind == VISION:
         options = {"image_size": TABLE[model_type].size}
     model = milbuild.build(checkpoint(model_type, task), task=task, postprocess=False, precision="float32", **options)
     converted = ct.convert(

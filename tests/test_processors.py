@@ -1,4 +1,4 @@
-"""A picture's processor whose file leaves fields out, against transformers' own: the values and the size of its pictures."""
+"""An image processor whose file leaves fields out, against transformers' own: the values and the size of its images."""
 
 import json
 from pathlib import Path

@@ -7,7 +7,7 @@ import pytest
 
 from milbuild import architectures, build
 from milbuild.tasks import TASKS
-from tests.tiny import TABLE
+from tests.tiny import SPEECH_SEQ2SEQ, TABLE
 
 CASES = [
     (model_type, task)
@@ -39,7 +39,7 @@ def test_the_head_stands_for_the_embedding(model_type: str, task: str, tmp_path:
     truth = auto.from_pretrained(tmp_path)
     assert torch.equal(truth.get_input_embeddings().weight, table)
     assert torch.equal(truth.get_output_embeddings().weight, table)
-    options = {"postprocess": False} | ({} if row.kind == "speech" else {"sequence_length": 7})
+    options = {"postprocess": False} | ({} if row.kind == SPEECH_SEQ2SEQ else {"sequence_length": 7})
     if task in ("text2text-generation", "speech-seq2seq"):
         build(tmp_path, task=task, precision="float32", **options)  # the graph of the tests of both functions
         return

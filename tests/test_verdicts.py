@@ -126,7 +126,7 @@ def test_other_outputs_that_are_nearly_equal_pass(what: str, seeds: int) -> None
 
 @pytest.mark.parametrize("labels", [1, 2, 3])
 @pytest.mark.parametrize("raw", [False, True])
-def test_pictures_of_one_colour_pass(labels: int, raw: bool) -> None:
+def test_images_of_one_colour_pass(labels: int, raw: bool) -> None:
     folder = undecided("vit", num_labels=labels)
     model = milbuild.build(folder, postprocess=not raw)
     for color in ("black", "white", (200, 30, 120)):

@@ -21,7 +21,7 @@ from milbuild import architectures
 from milbuild.lowering import blob, temporary
 from tests.conftest import checkpoint
 from tests.helpers.command_line import ROOT
-from tests.tiny import TABLE
+from tests.tiny import TABLE, VISION
 
 KILLS = 200
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
@@ -58,7 +58,7 @@ def test_what_goes_on_beside_does_not_show(
     model_type: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a disk that is set to work behind every piece, at the end only, and again for a file that does not stay in memory."""
-    size: dict[str, Any] = {"image_size": TABLE[model_type].size} if TABLE[model_type].kind == "pictures" else {}
+    size: dict[str, Any] = {"image_size": TABLE[model_type].size} if TABLE[model_type].kind == VISION else {}
     for number, (flushed, large) in enumerate(((1, blob.LARGE), (blob.FLUSHED, blob.LARGE), (1, 0))):
         monkeypatch.setattr(blob, "FLUSHED", flushed)
         monkeypatch.setattr(blob, "LARGE", large)

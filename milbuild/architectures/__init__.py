@@ -54,7 +54,7 @@ _ENCODER = (
     "question-answering",
 )
 
-_PICTURES = ("image-classification", "feature-extraction")
+_IMAGES = ("image-classification", "feature-extraction")
 _SPEECH = ("feature-extraction", "ctc", "audio-classification")
 
 SUPPORTED = {
@@ -64,18 +64,18 @@ SUPPORTED = {
         ("text2text-generation", "feature-extraction", "fill-mask", "text-classification", "question-answering"),
     ),
     "bert": Entry("bert:Bert", (*_ENCODER, "text-generation", "next-sentence-prediction")),
-    "convnext": Entry("convnext:ConvNext", _PICTURES),
+    "convnext": Entry("convnext:ConvNext", _IMAGES),
     "distilbert": Entry("distilbert:DistilBert", _ENCODER),
     "gemma3_text": Entry("gemma3_text:Gemma3", DECODER[:3], decoder=True),
     "gpt2": Entry("gpt2:GPT2", DECODER, decoder=True),
     "hubert": Entry("hubert:Hubert", _SPEECH),
     "llama": Entry("llama:Llama", DECODER, decoder=True),
     "mistral": Entry("mistral:Mistral", DECODER, decoder=True),
-    "mobilenet_v2": Entry("mobilenet_v2:MobileNetV2", (*_PICTURES, "semantic-segmentation")),
+    "mobilenet_v2": Entry("mobilenet_v2:MobileNetV2", (*_IMAGES, "semantic-segmentation")),
     "opt": Entry("opt:OPT", (*DECODER[:3], "question-answering"), decoder=True),
     "qwen2": Entry("qwen2:Qwen2", DECODER, decoder=True),
     "qwen3": Entry("qwen3:Qwen3", DECODER, decoder=True),
-    "resnet": Entry("resnet:ResNet", _PICTURES),
+    "resnet": Entry("resnet:ResNet", _IMAGES),
     "roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),
     "segformer": Entry("segformer:Segformer", ("semantic-segmentation", "image-classification", "feature-extraction")),
     "smollm3": Entry("smollm3:SmolLM3", DECODER, decoder=True),
@@ -87,7 +87,7 @@ SUPPORTED = {
             *("text-classification", "token-classification", "question-answering"),
         ),
     ),
-    "vit": Entry("vit:ViT", (*_PICTURES, "masked-im")),
+    "vit": Entry("vit:ViT", (*_IMAGES, "masked-im")),
     "wav2vec2": Entry("wav2vec2:Wav2Vec2", (*_SPEECH, "audio-frame-classification", "audio-xvector")),
     "whisper": Entry("whisper:Whisper", ("speech-seq2seq", "feature-extraction", "audio-classification")),
     "xlm-roberta": Entry("roberta:Roberta", (*_ENCODER, "text-generation")),

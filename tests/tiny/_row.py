@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # What a model takes, in the words of milbuild.options; SEQ2SEQ and SPEECH_SEQ2SEQ have an encoder and a decoder.
-KINDS = TEXT, VISION, AUDIO, SEQ2SEQ, SPEECH_SEQ2SEQ = "text", "pictures", "sound", "answers", "speech"
+KINDS = TEXT, VISION, AUDIO, SEQ2SEQ, SPEECH_SEQ2SEQ = "text", "vision", "audio_encoder", "seq2seq", "speech_seq2seq"
 
 
 @dataclass(frozen=True)
