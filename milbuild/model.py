@@ -12,12 +12,10 @@ from milbuild.errors import Error
 from milbuild.io import cleanup
 from milbuild.lowering import writer
 from milbuild.lowering.blob import BlobPlan
-from milbuild.package import reader
+from milbuild.package import SUFFIX, package_path, reader
 
 if TYPE_CHECKING:
     from milbuild.linting import Report
-
-SUFFIX = ".mlpackage"
 
 
 def units_of(value: ct.ComputeUnit | str) -> ct.ComputeUnit:
@@ -137,17 +135,9 @@ class Model(ct.models.MLModel):  # type: ignore[misc]
         the precision cannot hold, when something is there that is not replaced, and when the path cannot be written
         to; then nothing has changed.
         """
-        target = Path(save_path).expanduser()
-        if target.suffix != SUFFIX:
-            if target.suffix:
-                raise Error(
-                    f"{target.name} does not end with {SUFFIX}",
-                    f"An ML Program is a folder called {target.stem}{SUFFIX}.",
-                )
-            target = target.with_name(target.name + SUFFIX)
-        writer.write(
-            self._spec, self._weights if self._weights is not None else self._saved_weights(), target, progress, replace
-        )
+        target = package_path(Path(save_path).expanduser())
+        weights = self._weights if self._weights is not None else self._saved_weights()
+        writer.write(self._spec, weights, target, progress, replace)
 
     def predict(self, data: dict[str, Any] | list[dict[str, Any]], state: Any = None) -> Any:
         """Outputs by name for inputs by name (or a list of them); float16 outputs come as float32, as from coremltools."""

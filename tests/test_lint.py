@@ -22,10 +22,11 @@ import milbuild
 from milbuild import architectures, tasks
 from milbuild.linting import RULES, Report, lint, lint_program
 from milbuild.linting.rules import SEVERITIES, UNITS, Rule, Subject
+from milbuild.package import TARGETS
 from milbuild.package.graph import PIECE, Constant, Place
 from milbuild.package.reader import Package
 from milbuild.program.interfaces import INTERFACES
-from milbuild.program.options import PRECISIONS, TARGETS
+from milbuild.program.options import PRECISIONS
 from tests.conftest import checkpoint
 from tests.docs import lint as rules
 from tests.helpers.command_line import ENVIRONMENT, CommandLine

@@ -20,8 +20,9 @@ import milbuild
 from milbuild.generation.session import Session
 from milbuild.generation.text import TextStream
 from milbuild.lowering import temporary
+from milbuild.package import TARGETS
 from milbuild.program.interfaces import INTERFACES
-from milbuild.program.options import PRECISIONS, TARGETS
+from milbuild.program.options import PRECISIONS
 from tests.helpers import checkpoints_by_hand as by_hand
 from tests.helpers.checkpoints_by_hand import VOCABULARY, WIDTH
 from tests.helpers.command_line import ENVIRONMENT, ROOT, CommandLine, Result, assert_refused, files, run

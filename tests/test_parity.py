@@ -11,7 +11,7 @@ import pytest
 import milbuild
 from milbuild import architectures
 from milbuild.layers.activation import ACTIVATIONS
-from milbuild.program.options import TARGETS
+from milbuild.package import TARGETS
 from milbuild.validation import reference as hf
 from tests.conftest import check_module_outputs, checkpoint, difference, inputs_of, psnr, reference, tokens
 from tests.tiny import TABLE, TEXT_MODELS

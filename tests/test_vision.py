@@ -16,7 +16,7 @@ from PIL import Image
 
 import milbuild
 from milbuild import Error, architectures
-from milbuild.program.options import TARGETS
+from milbuild.package import TARGETS
 from milbuild.validation import reference as hf
 from milbuild.validation.sample_inputs import random_image
 from tests.conftest import check_module_outputs, checkpoint, difference, examples, reference

@@ -7,6 +7,7 @@ from typing import Any
 
 from milbuild.cli.console import stderr
 from milbuild.errors import Error
+from milbuild.package import package_path
 
 
 def checked_output(path: Path, force: bool, source: str | None = None) -> Path:
@@ -14,12 +15,7 @@ def checked_output(path: Path, force: bool, source: str | None = None) -> Path:
     path = path.expanduser()
     if path.name in ("", ".."):
         raise Error("OUTPUT names no file", "Write where the package goes: out.mlpackage.")
-    if path.suffix != ".mlpackage":
-        if path.suffix:
-            raise Error(
-                f"{path.name} does not end with .mlpackage", f"An ML Program is a folder called {path.stem}.mlpackage."
-            )
-        path = path.with_name(f"{path.name}.mlpackage")
+    path = package_path(path)
     from milbuild.lowering import temporary
 
     temporary.check(path, force)

@@ -17,12 +17,11 @@ import numpy as np
 from coremltools import proto
 
 from milbuild.errors import Error
+from milbuild.package import TARGETS
 from milbuild.package.storage import ALIGNMENT, BITS, CODES, DTYPES, HEADER, METADATA, SENTINEL, decode, size
 from milbuild.weights.files import refuse_pointer
 
 NAMES = {number: name for name, number in proto.MIL_pb2.DataType.items()}  # of MIL's element types
-# Core ML's specification version -> the first iOS that runs it.
-TARGETS = {6: "iOS15", 7: "iOS16", 8: "iOS17", 9: "iOS18", 10: "iOS26"}
 PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 PROGRAM = "coremltools.convert(..., convert_to='mlprogram')"
 DAMAGED = "The package is damaged or was cut off while it was copied: build or download it again."
@@ -285,7 +284,7 @@ def _model_path(path: Path) -> Path:
 
 def target(version: int) -> str:
     """The iOS that a specification version belongs to: iOS18 of 9."""
-    return TARGETS.get(version, f"specification version {version}")
+    return {number: name for name, number in TARGETS.items()}.get(version, f"specification version {version}")
 
 
 def type_name(array: Any) -> str:

@@ -13,11 +13,12 @@ from milbuild import architectures, tasks
 from milbuild.errors import Error, LintWarning
 from milbuild.lowering.writer import lower
 from milbuild.model import Model, units_of
+from milbuild.package import TARGETS
 from milbuild.program.function import Graph
 from milbuild.program.lengths import longest
 from milbuild.program.metadata import write_metadata
 from milbuild.program.mil import fresh_builder, one_build
-from milbuild.program.options import TARGETS, BuildOptions, complete, with_options
+from milbuild.program.options import BuildOptions, complete, with_options
 from milbuild.program.plan import Plan
 from milbuild.program.whisperkit import WhisperKitGraph
 from milbuild.weights import Checkpoint, fields

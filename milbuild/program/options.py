@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, get_args, get_type_hints
 
 from milbuild.errors import Error
+from milbuild.package import TARGETS
 from milbuild.program.interfaces import INTERFACES
 from milbuild.program.lengths import Length, parse_length, parse_size
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     import coremltools as ct
 
 PRECISIONS = ("float16", "float32")
-# The oldest system of a target -> Core ML's specification version (coremltools/__init__.py).
-TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9, "iOS26": 10}
 # How one vector is made of the tokens' states, several joined with commas; and what leaves the states as they are.
 POOLINGS = ("mean", "cls", "last", "max", "mean_sqrt_len_tokens", "weightedmean")
 NO_POOLING = "none"

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from milbuild import architectures, tasks
 from milbuild.errors import BuildWarning, Error
+from milbuild.package import TARGETS
 from milbuild.program.interfaces import INTERFACES
 from milbuild.program.lengths import Length, longest, parse_length, parse_size, spell_length, spell_size
-from milbuild.program.options import NO_POOLING, POOLINGS, TARGETS, Output
+from milbuild.program.options import NO_POOLING, POOLINGS, Output
 from milbuild.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -183,6 +184,10 @@ class Plan:
             self._needs("iOS18", "a package with two functions (prefill_length)")
             if not cached:
                 raise Error("prefill_length fills a cache, and cache is none", "Add cache state or io.")
+            assert self.context_length is not None
+            prefill, highest = self.prefill_length, longest(self.context_length)
+            if type(prefill) is not int or not 1 <= prefill <= highest:
+                raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
             if INTERFACES[self.interface].ranged:
                 raise Error(
                     f"{self.interface} prefills through its ranged main function; it does not know a second one"
@@ -508,11 +513,8 @@ def _context(options: Mapping[str, Any], whole: bool, limit: int, name: str) -> 
             )
         context: Length = limit
     else:
-        context = parse_length(limit if given is None else given, "context_length")
-        if isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io"):
-            hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
-            raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
-    highest = context if isinstance(context, int) else context[1]
+        context = _cached_context(limit if given is None else given, options["cache"])
+    highest = longest(context)
     if highest > limit:
         hint = "It has no position embeddings beyond that."
         raise Error(f"context_length is {highest}, the checkpoint's context ends at {limit} tokens ({name})", hint)
@@ -527,10 +529,16 @@ def _context(options: Mapping[str, Any], whole: bool, limit: int, name: str) -> 
             else f"context_length is {highest}"
         )
         raise Error(f"sequence_length goes to {longest(length)}, {known}")
-    prefill = options["prefill_length"]
-    if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= highest):
-        raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {highest}")
     return {"sequence_length": length, "context_length": None if options["cache"] == "none" else context}
+
+
+def _cached_context(given: Any, cache: str) -> Length:
+    """The context_length of a cache: one number, or a range where its past can grow."""
+    context = parse_length(given, "context_length")
+    if isinstance(context, list) or (isinstance(context, tuple) and cache != "io"):
+        hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
+        raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
+    return context
 
 
 def _check_settled(options: Mapping[str, Any], settled: int | None) -> None:
@@ -579,16 +587,10 @@ def _answer(
     if context is None:
         most = answer or ANSWER
         context = min(most, INTERFACES[options["interface"]].context or most) if cached else min(128, answer or 128)
-    context = parse_length(context, "context_length")
-    if cached and (isinstance(context, list) or (isinstance(context, tuple) and options["cache"] != "io")):
-        hint = "A range is for cache io, whose past can grow." if isinstance(context, tuple) else None
-        raise Error(f"context_length is {spell_length(context)}; it is one number", hint)
+    context = _cached_context(context, options["cache"]) if cached else parse_length(context, "context_length")
     if answer is not None and longest(context) > answer:
         ends = f"the checkpoint's answers end at {answer} tokens ({names[1]})"
         raise Error(f"context_length is {longest(context)}, {ends}")
-    prefill = options["prefill_length"]
-    if prefill is not None and (type(prefill) is not int or not 1 <= prefill <= longest(context)):
-        raise Error(f"prefill_length is {prefill!r}; it is a whole number from 1 to the context of {longest(context)}")
     return found | {"context_length": context}
 
 

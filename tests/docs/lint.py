@@ -12,8 +12,9 @@ import milbuild
 from milbuild import architectures, tasks
 from milbuild.linting import RULES, lint_program
 from milbuild.linting.rules import SEVERITIES
+from milbuild.package import TARGETS
 from milbuild.program.interfaces import INTERFACES
-from milbuild.program.options import PRECISIONS, TARGETS
+from milbuild.program.options import PRECISIONS
 from tests.tiny import TABLE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "lint.md"
