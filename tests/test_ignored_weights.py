@@ -13,66 +13,20 @@ from milbuild import architectures
 from tests.conftest import checkpoint
 from tests.tiny import TABLE
 
-_BERT = ("embeddings.position_ids", "embeddings.token_type_ids", "pooler.dense.weight", "pooler.dense.bias")
-_LLAMA = ("rotary_emb.inv_freq", "layers.1.self_attn.rotary_emb.inv_freq")
-_WAV2VEC2 = ("masked_spec_embed", "layer_weights")
-# (task, names without the base model's prefix): a list of its own, so that no table of a class can be emptied unseen.
-# Where they come from: buffers that transformers registered once (position_ids, inv_freq, attn.bias), heads and poolers of
-# classes that have no task here, training's own, and what transformers itself ignores (_keys_to_ignore_on_load_unexpected).
-IN_FILES = {
-    "albert": ("fill-mask", (*_BERT[:2], "pooler.weight", "pooler.bias", "sop_classifier.classifier.weight")),
-    "bart": ("feature-extraction", ("shared.weight", "encoder.version", "decoder.version", "final_logits_bias")),
-    "bert": ("fill-mask", _BERT),
-    "convnext": ("image-classification", ()),
-    "distilbert": ("fill-mask", ("embeddings.position_ids",)),
-    "gemma3_text": ("text-generation", _LLAMA),
-    "gpt2": ("text-generation", ("h.0.attn.bias", "h.2.attn.masked_bias", "multiple_choice_head.summary.weight")),
-    "hubert": ("ctc", (*_WAV2VEC2, "encoder.pos_conv_embed.batch_norm.num_batches_tracked")),
-    "llama": ("text-generation", _LLAMA),
-    "mistral": ("text-generation", _LLAMA),
-    "mobilenet_v2": (
-        "semantic-segmentation",
-        ("conv_stem.first_conv.normalization.num_batches_tracked", "conv_1x1.convolution.weight"),
-    ),
-    "opt": ("text-generation", ()),
-    "qwen2": ("text-generation", _LLAMA),
-    "qwen3": ("text-generation", _LLAMA),
-    "resnet": ("image-classification", ("embedder.embedder.normalization.num_batches_tracked",)),
-    "roberta": ("fill-mask", _BERT),
-    "segformer": ("semantic-segmentation", ()),
-    "smollm3": ("text-generation", _LLAMA),
-    "t5": (
-        "feature-extraction",
-        ("shared.weight", "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"),
-    ),
-    "vit": ("image-classification", ("embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias")),
-    "wav2vec2": (
-        "ctc",
-        (
-            *_WAV2VEC2,
-            *("quantizer.codevectors", "quantizer.weight_proj.bias", "project_hid.weight", "project_q.bias"),
-            *("objective.weight", "feature_extractor.weight", "feature_extractor.bias"),
-        ),
-    ),
-    "whisper": ("speech-seq2seq", ()),
-    "xlm-roberta": ("fill-mask", _BERT),
-    "yolos": ("object-detection", ("pooler.dense.weight", "pooler.dense.bias")),
-}
-
 
 @pytest.mark.parametrize("model_type", architectures.SUPPORTED)
 def test_every_pattern_has_an_example(model_type: str) -> None:
-    _, names = IN_FILES[model_type]
+    names = {name for names in TABLE[model_type].in_files.values() for name in names}
     for pattern in architectures.find(model_type).ignored_weights:
         assert any(re.fullmatch(pattern, name) for name in names), pattern
 
 
-@pytest.mark.parametrize("model_type", [model_type for model_type, (_, names) in IN_FILES.items() if names])
+@pytest.mark.parametrize("model_type", [model_type for model_type, row in TABLE.items() if row.in_files])
 @pytest.mark.parametrize("prefixed", [False, True])
 def test_what_files_have_besides_is_ignored(
     model_type: str, prefixed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, names = IN_FILES[model_type]
+    ((task, names),) = TABLE[model_type].in_files.items()
     family = architectures.find(model_type)
     keys = [f"{family.prefix}.{name}" if prefixed else name for name in names]
     shutil.copytree(checkpoint(model_type, task), tmp_path, dirs_exist_ok=True)

@@ -15,7 +15,7 @@ ROWS = [
     {"cli", "__main__"},
     {"validation"},
     {"generation"},
-    {"program"},
+    {"program", "authoring"},
     {"model", "architectures"},
     {"inspection", "heads"},
     {"linting", "runtime", "lowering", "caches"},
@@ -26,6 +26,7 @@ ROWS = [
 ONLY = {
     "runtime": {"runtime", "package", "io", "errors"},
     "architectures": {"architectures", "layers", "heads", "caches", "weights", "errors"},
+    "authoring": {"authoring", "architectures", "tasks", "weights", "errors"},
     "weights": {"weights", "errors"},
     "inspection": {"inspection", "runtime", "package", "io", "errors"},
     "linting": {"linting", "package", "io", "errors"},

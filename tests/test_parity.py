@@ -14,6 +14,7 @@ from milbuild.layers.activation import ACTIVATIONS
 from milbuild.package import TARGETS
 from milbuild.validation import reference as hf
 from tests.conftest import check_module_outputs, checkpoint, difference, inputs_of, psnr, reference, tokens
+from tests.helpers.operations import counted, written
 from tests.tiny import TABLE, TEXT_MODELS
 
 FLAGS = [(name, flag) for name, tiny in TEXT_MODELS.items() for flag in tiny.flags]
@@ -194,15 +195,22 @@ def test_every_module_output(model_type: str, task: str) -> None:
     check_module_outputs(model, folder, task, inputs, TABLE[model_type].module_outputs)
 
 
-@pytest.mark.parametrize("model_type", TEXT_MODELS)
-def test_operations_stay_few(model_type: str) -> None:
-    model = milbuild.build(
-        checkpoint(model_type, "feature-extraction"),
-        task="feature-extraction",
-        sequence_length=11,
-        attention_mask=False,
-    )
-    assert len(operations(model)) <= TABLE[model_type].operations
+@pytest.mark.parametrize("model_type", TABLE)
+def test_operations_are_as_recorded(model_type: str) -> None:
+    assert counted(model_type) == TABLE[model_type].operations, f"python -m tests.helpers.operations {model_type}"
+
+
+@pytest.mark.parametrize(
+    ("source", "after"),
+    [
+        ('ROW = Tiny("é",\n    operations=4 + 15 * 3,\n)\n', 'ROW = Tiny("é",\n    operations=48,\n)\n'),
+        ("ROW = row(operations=(4 +\n 1), kind=TEXT)\n", "ROW = row(operations=(48), kind=TEXT)\n"),
+    ],
+)
+def test_the_number_of_operations_is_written_into_a_row(source: str, after: str) -> None:
+    assert written(source, 48) == after
+    with pytest.raises(ValueError, match="no operations= of its own"):
+        written(source.replace("operations", "others"), 48)
 
 
 def operations(model: milbuild.Model) -> list:

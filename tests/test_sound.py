@@ -115,13 +115,6 @@ def test_every_module_output(model_type: str, task: str, flag: str) -> None:
         assert len(wanted) >= len(AUDIO_MODELS[model_type].module_outputs)
 
 
-@pytest.mark.parametrize("model_type", AUDIO_MODELS)
-def test_operations_stay_few(model_type: str) -> None:
-    folder = checkpoint(model_type, "feature-extraction")
-    model = milbuild.build(folder, sequence_length=431)
-    assert len(operations(model)) <= AUDIO_MODELS[model_type].operations
-
-
 @pytest.mark.parametrize("target", ["iOS15", "iOS16", "iOS17", "iOS18", "iOS26"])
 @pytest.mark.parametrize("length", [431, (431, 640)], ids=str)
 @pytest.mark.parametrize("task", ["ctc", "audio-xvector"])

@@ -11,6 +11,7 @@ from milbuild.cli.generate import generate
 from milbuild.cli.inspect import inspect
 from milbuild.cli.lint import lint
 from milbuild.cli.list import list_
+from milbuild.cli.new import new
 from milbuild.cli.profile import profile
 from milbuild.cli.validate import validate
 
@@ -51,5 +52,5 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
         raise typer.Exit
 
 
-for command in (build, validate, generate, inspect, lint, profile, list_, demo):
+for command in (build, validate, generate, inspect, lint, profile, list_, demo, new):
     app.command(name=command.__name__.rstrip("_"))(command)

@@ -1,5 +1,5 @@
 """One table of small models, from which parity, cache, task, precision and interface tests, the guard of configuration
-fields, tensor accounting and the bounds on operations follow. A file for each model type, named by it, holds its ROW; files
+fields, tensor accounting and the counts of operations follow. A file for each model type, named by it, holds its ROW; files
 that begin with an underscore hold what several rows share.
 
 Sizes are distinct everywhere, so that a transposed or mixed-up axis cannot pass: batch 3, tokens 7 or 11, heads 4, width

@@ -25,6 +25,7 @@ FLAGS = {
     "gelu_new": {"hidden_act": "gelu_new"},
     "one token type": {"type_vocab_size": 1},
 }
+IN_FILES = ("embeddings.position_ids", "embeddings.token_type_ids", "pooler.dense.weight", "pooler.dense.bias")
 PARTS = ("", ".attention", ".attention.self", ".intermediate", ".output")
 
 
@@ -35,4 +36,5 @@ def encoder(model_type: str, prefix: str, operations: int, **config: Any) -> Tin
         operations,
         FLAGS | {"decoder": {"is_decoder": True}},
         (f"{prefix}.embeddings", *(f"{prefix}.encoder.layer.*{part}" for part in PARTS)),
+        in_files={"fill-mask": IN_FILES},
     )

@@ -24,6 +24,7 @@ BLOCK = (
     ".mlp.down_proj",
 )
 MODULE_OUTPUTS = (*(f"model.layers.*{part}" for part in BLOCK), "model.embed_tokens", "model.norm")
+IN_FILES = ("rotary_emb.inv_freq", "layers.1.self_attn.rotary_emb.inv_freq")
 FLAGS = {
     "plain": {},
     "untied": {"tie_word_embeddings": False},

@@ -36,11 +36,12 @@ FLAGS = {
     "no gaps": {"conv_kernel": [5, 2, 2]},
     "without SpecAugment": {"mask_time_prob": 0.0},
 }
+IN_FILES = ("masked_spec_embed", "layer_weights")
 LAYER = ("", ".attention", ".feed_forward", ".layer_norm", ".final_layer_norm", ".attention.out_proj")
 
 
-def row(model_type: str, flags: dict[str, dict[str, Any]], **config: Any) -> Tiny:
+def row(model_type: str, flags: dict[str, dict[str, Any]], in_files: dict[str, tuple[str, ...]], **config: Any) -> Tiny:
     parts = ("feature_extractor.conv_layers.*", "feature_projection.projection", "encoder.pos_conv_embed")
     layers = (f"encoder.layers.*{part}" for part in LAYER)
     module_outputs = tuple(f"{model_type}.{part}" for part in (*parts, *layers))
-    return Tiny(model_type, CONFIG | config, 17 + 15 * 3, FLAGS | flags, module_outputs, AUDIO)
+    return Tiny(model_type, CONFIG | config, 17 + 15 * 3, FLAGS | flags, module_outputs, AUDIO, in_files=in_files)

@@ -15,7 +15,7 @@ ROW = Tiny(
         "max_position_embeddings": 29,
         "forced_eos_token_id": 2,
     },
-    operations=68 + 98,
+    operations=162,
     flags={
         "plain": {},
         "scaled embedding": {"scale_embedding": True},
@@ -26,4 +26,12 @@ ROW = Tiny(
     },
     module_outputs=(*_bart.LAYERS, "model.encoder.layernorm_embedding", "model.decoder.layernorm_embedding"),
     kind=SEQ2SEQ,
+    in_files={
+        "feature-extraction": (
+            "shared.weight",
+            "encoder.version",
+            "decoder.version",
+            "final_logits_bias",
+        )
+    },
 )

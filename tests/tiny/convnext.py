@@ -32,4 +32,5 @@ ROW = Tiny(
     ),
     kind=VISION,
     size=(56, 40),
+    processor="ConvNext",
 )

@@ -9,7 +9,7 @@ ROW = Tiny(
         "query_pre_attn_scalar": 7,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention"],
     },
-    operations=7 + 45 * 4,
+    operations=186,
     flags={
         **{name: flag for name, flag in _llama.FLAGS.items() if name != "relu"},
         **_llama.ATTENTION_BIAS,
@@ -28,4 +28,5 @@ ROW = Tiny(
         "model.layers.*.pre_feedforward_layernorm",
         "model.layers.*.post_feedforward_layernorm",
     ),
+    in_files={"text-generation": _llama.IN_FILES},
 )

@@ -14,7 +14,7 @@ ROW = Tiny(
         "eos_token_id": 2,
         "num_labels": 7,
     },
-    operations=4 + 15 * 3,
+    operations=48,
     flags={
         "plain": {},
         "n_inner none": {"n_inner": None},
@@ -32,4 +32,11 @@ ROW = Tiny(
         "transformer.wte",
         "transformer.ln_f",
     ),
+    in_files={
+        "text-generation": (
+            "h.0.attn.bias",
+            "h.2.attn.masked_bias",
+            "multiple_choice_head.summary.weight",
+        )
+    },
 )

@@ -7,4 +7,5 @@ ROW = _wav2vec2.row(
         "batch norm": {"conv_pos_batch_norm": True},
         "batch norm, odd positions": {"conv_pos_batch_norm": True, "num_conv_pos_embeddings": 7},
     },
+    in_files={"ctc": (*_wav2vec2.IN_FILES, "encoder.pos_conv_embed.batch_norm.num_batches_tracked")},
 )

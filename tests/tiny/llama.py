@@ -49,7 +49,7 @@ ROPES = {
 ROW = Tiny(
     "llama",
     _llama.WITH_HEAD_DIM | {"num_hidden_layers": 3},
-    operations=6 + 31 * 3,
+    operations=98,
     flags={
         **_llama.FLAGS,
         **ROPES,
@@ -58,4 +58,5 @@ ROW = Tiny(
         "head width follows": {"head_dim": None},
     },
     module_outputs=_llama.MODULE_OUTPUTS,
+    in_files={"text-generation": _llama.IN_FILES},
 )

@@ -4,7 +4,8 @@ from tests.tiny._row import Tiny
 ROW = Tiny(
     "mistral",
     _llama.WITH_HEAD_DIM | {"sliding_window": 5},
-    operations=6 + 31 * 4,
+    operations=129,
     flags={**_llama.FLAGS, "no window": {"sliding_window": None}, "window 1": {"sliding_window": 1}},
     module_outputs=_llama.MODULE_OUTPUTS,
+    in_files={"text-generation": _llama.IN_FILES},
 )

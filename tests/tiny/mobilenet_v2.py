@@ -11,7 +11,7 @@ ROW = Tiny(
         "image_size": [70, 45],
         "num_labels": 7,
     },
-    operations=5 + 16 * 6 + 3,
+    operations=98,
     flags={
         "plain": {},
         "padding of torch": {"tf_padding": False},
@@ -32,4 +32,11 @@ ROW = Tiny(
     ),
     kind=VISION,
     size=(70, 45),
+    in_files={
+        "semantic-segmentation": (
+            "conv_stem.first_conv.normalization.num_batches_tracked",
+            "conv_1x1.convolution.weight",
+        )
+    },
+    processor="MobileNetV2",
 )

@@ -24,4 +24,6 @@ ROW = Tiny(
     ),
     kind=VISION,
     size=(64, 40),
+    in_files={"image-classification": ("embedder.embedder.normalization.num_batches_tracked",)},
+    processor="ConvNext",
 )

@@ -16,7 +16,7 @@ ROW = Tiny(
         "decoder_hidden_size": 22,
         "num_labels": 7,
     },
-    operations=5 * 3 + 27 * 5 + 5 * 3 + 2,
+    operations=154,
     flags={
         "plain": {},
         "nothing reduced": {"sr_ratios": [1, 1, 1]},
@@ -36,4 +36,5 @@ ROW = Tiny(
     ),
     kind=VISION,
     size=(64, 96),
+    processor="Segformer",
 )

@@ -14,7 +14,7 @@ ROW = Tiny(
         "relative_attention_num_buckets": 9,
         "relative_attention_max_distance": 17,
     },
-    operations=92 + 129,
+    operations=217,
     flags={
         "plain": {},
         "gated gelu": {"feed_forward_proj": "gated-gelu"},
@@ -35,4 +35,10 @@ ROW = Tiny(
         )
     ),
     kind=SEQ2SEQ,
+    in_files={
+        "feature-extraction": (
+            "shared.weight",
+            "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+        )
+    },
 )

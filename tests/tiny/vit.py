@@ -15,4 +15,12 @@ ROW = Tiny(
     module_outputs=(*_vit.MODULE_OUTPUTS, "vit.layernorm"),
     kind=VISION,
     size=(32, 32),
+    in_files={
+        "image-classification": (
+            "embeddings.mask_token",
+            "pooler.dense.weight",
+            "pooler.dense.bias",
+        )
+    },
+    processor="ViT",
 )

@@ -18,4 +18,16 @@ ROW = _wav2vec2.row(
     tdnn_kernel=[3, 2, 1],
     tdnn_dilation=[1, 2, 1],
     xvector_output_dim=19,
+    in_files={
+        "ctc": (
+            *_wav2vec2.IN_FILES,
+            "quantizer.codevectors",
+            "quantizer.weight_proj.bias",
+            "project_hid.weight",
+            "project_q.bias",
+            "objective.weight",
+            "feature_extractor.weight",
+            "feature_extractor.bias",
+        )
+    },
 )

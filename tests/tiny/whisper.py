@@ -19,7 +19,7 @@ ROW = Tiny(
         "begin_suppress_tokens": None,
         "classifier_proj_size": 14,
     },
-    operations=68 + 93,
+    operations=157,
     flags={
         "plain": {},
         "relu": {"activation_function": "relu"},

@@ -5,7 +5,7 @@ ROW = Tiny(
     "yolos",
     {name: value for name, value in _vit.CONFIG.items() if name != "encoder_stride"}
     | {"image_size": [24, 40], "num_detection_tokens": 6},
-    operations=9 + 16 * 3,
+    operations=56,
     flags={
         **_vit.FLAGS,
         "positions at the beginning only": {"use_mid_position_embeddings": False},
@@ -16,4 +16,11 @@ ROW = Tiny(
     ),
     kind=VISION,
     size=(24, 40),
+    in_files={
+        "object-detection": (
+            "pooler.dense.weight",
+            "pooler.dense.bias",
+        )
+    },
+    processor="Yolos",
 )

@@ -1,0 +1,1 @@
+"""For authors of model types: what transformers knows of one (knowledge), and the files that hold it (files)."""
