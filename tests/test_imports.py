@@ -77,6 +77,20 @@ def test_no_arrow_points_back() -> None:
     assert not wrong
 
 
+def test_the_house_stays_small() -> None:
+    """At most 90 rooms that import another, by pairs, and 11 floors: what stands highest imports through so many."""
+    rooms = set().union(*ROWS)
+    below: dict[str, set[str]] = {room: set() for room in rooms}
+    for _, room, imported in _arrows():
+        below[room] |= {imported.split(".")[0]} & rooms - {room}
+    assert 50 < sum(map(len, below.values())) <= 90
+
+    def floor(room: str) -> int:
+        return 1 + max(map(floor, below[room]), default=0)
+
+    assert max(map(floor, rooms)) <= 11
+
+
 def test_every_room_is_named_in_the_design() -> None:
     rooms = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
     assert rooms - {"__init__", "__pycache__", "demo", "py.typed"} == set().union(*ROWS)

@@ -13,7 +13,7 @@ from coremltools.converters.mil.mil import Var, get_new_symbol
 
 from milbuild.layers.attention import NOWHERE, Positions, causal_mask, position_mask
 from milbuild.weights import Cursor
-from milbuild.weights.fields import looks_backwards
+from milbuild.weights.fields import Config, looks_backwards
 
 # A number of tokens: fixed, (lowest, highest), or one of a list; and what a description says of an axis.
 Length = int | tuple[int, int] | list[int]
@@ -76,7 +76,7 @@ class Geometry(NamedTuple):
     windows: Sequence[int | None] = ()
 
     @classmethod
-    def of(cls, family: "Keeps", config: Any) -> "Geometry":
+    def of(cls, family: "Keeps", config: Config) -> "Geometry":
         layers = family.num_layers(config)
         return cls(layers, family.kv_heads(config), family.head_width(config), family.windows(config)[:layers])
 
@@ -84,10 +84,10 @@ class Geometry(NamedTuple):
 class Keeps(Protocol):
     """What a model class says of the keys and values that it keeps (architectures.family)."""
 
-    def num_layers(self, config: Any) -> int: ...
-    def kv_heads(self, config: Any) -> int: ...
-    def head_width(self, config: Any) -> int: ...
-    def windows(self, config: Any) -> list[int | None]: ...
+    def num_layers(self, config: Config) -> int: ...
+    def kv_heads(self, config: Config) -> int: ...
+    def head_width(self, config: Config) -> int: ...
+    def windows(self, config: Config) -> list[int | None]: ...
 
 
 class Names(Protocol):
@@ -178,7 +178,7 @@ class Host:
         """Stores what later calls need of the outputs of that call."""
 
 
-def mask(config: Any, cache: Cache, w: Cursor, window: int | None = None, groups: int = 1) -> Var | None:
+def mask(config: Config, cache: Cache, w: Cursor, window: int | None = None, groups: int = 1) -> Var | None:
     """A decoder's mask, as transformers' create_causal_mask and create_sliding_window_causal_mask make it: for `is_causal`
     false of a window to both sides, whose ends count."""
     query, key = cache.query_positions, cache.key_positions(window)

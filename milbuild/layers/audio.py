@@ -17,6 +17,7 @@ from milbuild.layers.layout import layer
 from milbuild.layers.linear import add, constant, like, linear, mul, split
 from milbuild.layers.normalization import layer_norm
 from milbuild.weights import Computed, Cursor, Rowwise, Tensor
+from milbuild.weights.fields import Config
 
 EPSILON = 1e-5  # torch's own, which group norms and the norms between convolutions keep
 
@@ -112,12 +113,12 @@ def instance_norm(x: Var, w: Cursor) -> Var:
     return mb.instance_norm(x=x, gamma=gamma, beta=beta, epsilon=like(x, EPSILON), name=w.name)
 
 
-def sizes(config: Any) -> list[tuple[int, int]]:
+def sizes(config: Config) -> list[tuple[int, int]]:
     """(kernel, stride) of the convolutions that make frames of samples."""
     return list(zip(config.conv_kernel, config.conv_stride, strict=True))
 
 
-def delays(config: Any) -> list[tuple[int, int, int]]:
+def delays(config: Config) -> list[tuple[int, int, int]]:
     """(width, kernel, dilation) of the convolutions over frames that tell a speaker."""
     fields = config.tdnn_dim, config.tdnn_kernel, config.tdnn_dilation
     if len({len(field) for field in fields}) != 1:
@@ -127,18 +128,18 @@ def delays(config: Any) -> list[tuple[int, int, int]]:
     return list(zip(*fields, strict=True))
 
 
-def spanned(config: Any) -> int:
+def spanned(config: Config) -> int:
     """How many frames those convolutions need to make one."""
     return 1 + sum((kernel - 1) * dilation for _, kernel, dilation in delays(config))
 
 
-def adapter_sizes(config: Any) -> list[tuple[int, int]]:
+def adapter_sizes(config: Config) -> list[tuple[int, int]]:
     """(kernel, stride) of the convolutions that leave fewer frames, less the kernel's padding; none without an adapter."""
     each = [(config.adapter_kernel_size - 2, config.adapter_stride)] * config.num_adapter_layers
     return each if config.add_adapter else []
 
 
-def features(x: Var, w: Cursor, config: Any) -> Var:
+def features(x: Var, w: Cursor, config: Config) -> Var:
     """Samples (B, S) -> (B, T, C) by a row of convolutions, whose `feat_extract_norm` is that of each channel over time in
     the first (group) or that of each step in all (layer)."""
     steps, last = config.feat_extract_norm == "layer", len(config.conv_dim) - 1
@@ -159,7 +160,7 @@ def features(x: Var, w: Cursor, config: Any) -> Var:
     return x if steps else transposed(x, w / "turned")
 
 
-def positions(x: Var, w: Cursor, config: Any, weight: Callable[..., Tensor]) -> Var:
+def positions(x: Var, w: Cursor, config: Config, weight: Callable[..., Tensor]) -> Var:
     """(B, T, D) -> (B, T, D): what a frame's neighbours say of its place, by a convolution whose `weight` is read so.
 
     An even kernel sees one more of those before it.
@@ -177,7 +178,7 @@ def bottleneck(x: Var, w: Cursor, width: int) -> Var:
     return linear(activation(y, "relu", w / "act_fn"), w / "linear_2", x.shape[-1])
 
 
-def adapter(x: Var, w: Cursor, config: Any, width: int) -> Var:
+def adapter(x: Var, w: Cursor, config: Config, width: int) -> Var:
     """(B, T, D) -> (B, T', width): gated convolutions, one after the other, which leave fewer frames."""
     if width != x.shape[-1]:
         x = layer_norm(linear(x, w / "proj", width), w / "proj_layer_norm", EPSILON)

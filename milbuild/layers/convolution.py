@@ -9,6 +9,7 @@ from coremltools.converters.mil.mil import Var
 from milbuild.errors import Error
 from milbuild.layers.linear import constant
 from milbuild.weights import Cursor, Rowwise, Tensor
+from milbuild.weights.fields import Config
 
 # Above and below, left and right.
 Padding = int | tuple[int, int, int, int]
@@ -140,7 +141,7 @@ def divisible(channels: int, step: int, least: int) -> int:
     return int(nearest + step if nearest < 0.9 * channels else nearest)
 
 
-def check_stages(config: Any, counting: str, *fields: str) -> None:
+def check_stages(config: Config, counting: str, *fields: str) -> None:
     """Raises `Error` where a field of the configuration has not an entry for each of its stages, of which there are as many
     as the field `counting` says or has entries."""
     said = getattr(config, counting)

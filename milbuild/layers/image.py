@@ -3,8 +3,6 @@
 Shapes: B batch, H and W an image's height and width, or its patches below and beside each other, C channels, D features.
 """
 
-from typing import Any
-
 import numpy as np
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Var
@@ -14,6 +12,7 @@ from milbuild.layers.convolution import convolution, pair
 from milbuild.layers.layout import layer
 from milbuild.layers.linear import constant
 from milbuild.weights import Computed, Cursor, Joined, Tensor
+from milbuild.weights.fields import Config
 
 # torch's bicubic kernel (aten/src/ATen/native/UpSample.h).
 A = -0.75
@@ -24,7 +23,7 @@ def sides(x: Var) -> tuple[int, int]:
     return x.shape[2], x.shape[3]
 
 
-def patch_grid(config: Any, size: tuple[int, int] | None = None) -> tuple[int, int]:
+def patch_grid(config: Config, size: tuple[int, int] | None = None) -> tuple[int, int]:
     """How many patches (`patch_size`) an image of (height, width) has below and beside each other; by default one of
     `image_size`, of which positions are learned."""
     high, wide = pair(config.patch_size, "patch_size")
@@ -32,7 +31,7 @@ def patch_grid(config: Any, size: tuple[int, int] | None = None) -> tuple[int, i
     return height // high, width // wide
 
 
-def patches(pixel_values: Var, w: Cursor, config: Any, width: int) -> Var:
+def patches(pixel_values: Var, w: Cursor, config: Config, width: int) -> Var:
     """(B, C, height, width) -> (B, H * W, D): squares that do not overlap, each as one token, by the module `projection`."""
     size = pair(config.patch_size, "patch_size")
     return tokens(convolution(pixel_values, w / "projection", width, size, stride=size), w)
@@ -100,7 +99,7 @@ def learned_tokens(w: Cursor, names: tuple[str, ...], width: int) -> Tensor:
 
 @layer
 def add_position_embeddings(
-    x: Var, w: Cursor, config: Any, size: tuple[int, int], first: Tensor, last: Tensor | None = None
+    x: Var, w: Cursor, config: Config, size: tuple[int, int], first: Tensor, last: Tensor | None = None
 ) -> Var:
     """(B, N, D) -> (B, T, D): the patches of an image of (height, width) between learned tokens, (1, any, D), each with its
     row of `position_embeddings`, which are those of an image of `image_size`."""
@@ -110,7 +109,7 @@ def add_position_embeddings(
     return _placed(x, resampled(table, old, new, before), w, first, last)
 
 
-def check_square(config: Any, size: tuple[int, int]) -> None:
+def check_square(config: Config, size: tuple[int, int]) -> None:
     """Raises `Error` where positions would be resampled that are no square: most models of transformers know no other."""
     trained, (rows, columns) = pair(config.image_size, "image_size"), patch_grid(config)
     if tuple(size) != trained and rows != columns:
@@ -118,7 +117,7 @@ def check_square(config: Any, size: tuple[int, int]) -> None:
         raise Error(f"positions of {rows} x {columns} patches are no square that could be resampled", hint)
 
 
-def check_whole(config: Any) -> None:
+def check_whole(config: Config) -> None:
     """Raises `Error` where an image of `image_size` leaves pixels over beside its patches, and rows of YOLOS's positions
     between its layers count them: transformers' model expects whole ones and fails."""
     (height, width), (high, wide) = (pair(getattr(config, name), name) for name in ("image_size", "patch_size"))

@@ -18,7 +18,7 @@ from milbuild.layers.layout import layer
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
 
-Rotation = tuple[Any, Any]  # cosines and signed sines (T, E), or (B, 1, T, E)
+Rotation = tuple[Var | np.ndarray, Var | np.ndarray]  # cosines and signed sines (T, E), or (B, 1, T, E)
 
 
 def rotation(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from coremltools.converters.mil.mil import Program
 
 from milbuild import architectures, tasks
+from milbuild.architectures.family import Family
 from milbuild.errors import Error, LintWarning
 from milbuild.lowering.writer import lower
 from milbuild.model import Model, units_of
@@ -157,7 +158,9 @@ def read_config(checkpoint: Checkpoint, model_type: str | None = None) -> Config
         ) from error
 
 
-def _check_class(checkpoint: Checkpoint, config: Config, family: type[Any], task: str, ignored: Sequence[str]) -> None:
+def _check_class(
+    checkpoint: Checkpoint, config: Config, family: type[Family], task: str, ignored: Sequence[str]
+) -> None:
     """Raises `Error` where nobody named the task, config.json names a class that transformers does not have, and the file
     holds what no graph of this task reads: a head of that class."""
     known = architectures.SUPPORTED[config.model_type].tasks

@@ -16,6 +16,7 @@ from milbuild.layers.attention import HIDDEN
 from milbuild.layers.image import resized
 from milbuild.layers.linear import like
 from milbuild.tasks import TASKS
+from milbuild.weights.fields import Config
 
 Outputs = dict[str, Any]
 
@@ -50,7 +51,7 @@ TEXTS = {
 }
 
 
-def meanings(task: str, config: Any, checkpoint: Any) -> str:
+def meanings(task: str, config: Config, checkpoint: Any) -> str:
     """What the indices of a task's scores mean, as a sentence of their description."""
     if TASKS[task].labelled:
         return f" Labels: {', '.join(labels(config))}."
@@ -61,7 +62,7 @@ def meanings(task: str, config: Any, checkpoint: Any) -> str:
     return f" Tokens: {' '.join(found[i] for i in range(config.vocab_size))}" if complete else ""
 
 
-def labels(config: Any) -> list[str]:
+def labels(config: Config) -> list[str]:
     """The labels by their index; one that occurs twice gets a number appended, such that it equals no other.
 
     Raises `Error` where an index has no label: transformers' pipelines fail on it, and another label would take its place.
@@ -83,7 +84,7 @@ def labels(config: Any) -> list[str]:
     return found
 
 
-def text(name: str, task: str, config: Any) -> str:
+def text(name: str, task: str, config: Config) -> str:
     """The description of an output of a task."""
     if name != "logits" or not TASKS[task].classifies:
         return TEXTS[name]
@@ -94,7 +95,7 @@ def text(name: str, task: str, config: Any) -> str:
     return "Scores before sigmoid: rank by these, since probabilities near 1 are rounded to the same number."
 
 
-def preview(task: str, config: Any) -> dict[str, str]:
+def preview(task: str, config: Config) -> dict[str, str]:
     """The metadata by which Xcode previews what a package makes of an image."""
     if task != "semantic-segmentation":
         return {}
@@ -110,7 +111,7 @@ def preview(task: str, config: Any) -> dict[str, str]:
 def postprocessed(
     task: str,
     outputs: Outputs,
-    config: Any,
+    config: Config,
     size: tuple[int, int] | None = None,
     attention_mask: Var | None = None,
 ) -> Outputs:
@@ -129,7 +130,7 @@ def _classifier(task: str) -> Callable[[Outputs, Any], Outputs]:
     """A label with the probabilities of all as Core ML's classifiers give them; a batch's as an array; a regression's
     values stay. Where each label is true or not by itself, the scores stay beside the probabilities."""
 
-    def compute(outputs: Outputs, config: Any) -> Outputs:
+    def compute(outputs: Outputs, config: Config) -> Outputs:
         if config.problem_type == "regression":
             return outputs
         alone = _each_alone(task, config)
@@ -145,12 +146,12 @@ def _classifier(task: str) -> Callable[[Outputs, Any], Outputs]:
     return compute
 
 
-def _frames(outputs: Outputs, config: Any) -> Outputs:
+def _frames(outputs: Outputs, config: Config) -> Outputs:
     """Each label by itself: several people may speak at once (transformers documents its models so)."""
     return {"frame_scores": mb.sigmoid(x=outputs["logits"], name="frame_scores")}
 
 
-def _each_alone(task: str, config: Any) -> bool:
+def _each_alone(task: str, config: Config) -> bool:
     """Whether labels are true or not each by itself (sigmoid), else one of them is (softmax), as transformers' pipelines choose
     (pipelines/*_classification.py): that for audio takes softmax of a single label, too."""
     single = config.num_labels == 1 and task != "audio-classification"
@@ -164,7 +165,7 @@ def _chances(logits: Var, function: Callable[..., Var], name: str) -> Var:
     return function(x=logits, name=name)
 
 
-def _choice(outputs: Outputs, config: Any) -> Outputs:
+def _choice(outputs: Outputs, config: Config) -> Outputs:
     """The probabilities of a few that exclude each other."""
     return {PROBABILITIES: _chances(outputs["logits"], softmax, PROBABILITIES)}
 
@@ -176,7 +177,7 @@ def softmax(x: Var, name: str) -> Var:
 def _each(*pairs: tuple[str, str]) -> Callable[[Outputs, Any], Outputs]:
     """Softmax of single outputs, under other names; the others stay."""
 
-    def compute(outputs: Outputs, config: Any) -> Outputs:
+    def compute(outputs: Outputs, config: Config) -> Outputs:
         names = dict(pairs)
         return {
             names.get(name, name): softmax(var, names[name]) if name in names else var for name, var in outputs.items()

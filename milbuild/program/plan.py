@@ -19,6 +19,8 @@ from milbuild.program.options import NO_POOLING, POOLINGS, Output
 from milbuild.tasks import TASKS
 
 if TYPE_CHECKING:
+    from milbuild.architectures.family import Family
+    from milbuild.weights.fields import Config
     from milbuild.weights.sentence_transformers import Recipe
 
 # The input that takes an image as it is, with no processor before it.
@@ -78,7 +80,12 @@ class Plan:
 
     @classmethod
     def make(
-        cls, config: Any, family: Any, processor: Mapping[str, Any], recipe: "Recipe | None" = None, **options: Any
+        cls,
+        config: "Config",
+        family: "type[Family]",
+        processor: Mapping[str, Any],
+        recipe: "Recipe | None" = None,
+        **options: Any,
     ) -> "Plan":
         """Fills what was left open from the configuration of a `family`, the checkpoint's `processor` (its
         preprocessor_config.json) and its `recipe` for vectors, if it has one. Raises `Error` for what does not fit together."""
@@ -415,8 +422,8 @@ def _warn(text: str) -> None:
 
 def _of_kinds(
     options: Mapping[str, Any],
-    config: Any,
-    family: Any,
+    config: "Config",
+    family: "type[Family]",
     takes: tuple[str, ...],
     processor: Mapping[str, Any],
     whole: bool,
@@ -461,7 +468,7 @@ def _of_kinds(
     return found | {"attention_mask": mask}
 
 
-def _image_size(given: Any, config: Any, processor: Mapping[str, Any]) -> tuple[int, int]:
+def _image_size(given: Any, config: "Config", processor: Mapping[str, Any]) -> tuple[int, int]:
     """(height, width): what was asked for, else what the processor makes of images, else the configuration's."""
     if given is not None:
         return parse_size(given)
@@ -554,7 +561,7 @@ def _check_settled(options: Mapping[str, Any], settled: int | None) -> None:
         )
 
 
-def _limiting(config: Any) -> tuple[str, str]:
+def _limiting(config: "Config") -> tuple[str, str]:
     """The fields that limit what an encoder reads and what its decoder answers."""
     own = ("max_source_positions", "max_target_positions")
     return own if hasattr(config, own[0]) else ("max_position_embeddings", "max_position_embeddings")
@@ -562,7 +569,7 @@ def _limiting(config: Any) -> tuple[str, str]:
 
 def _answer(
     options: Mapping[str, Any],
-    family: Any,
+    family: "type[Family]",
     of_text: bool,
     limits: tuple[int | None, int | None],
     names: tuple[str, str],
@@ -605,7 +612,7 @@ def _samples(options: Mapping[str, Any], needed: int, processor: Mapping[str, An
     return length
 
 
-def _window(options: Mapping[str, Any], config: Any, family: Any, processor: Mapping[str, Any]) -> int:
+def _window(options: Mapping[str, Any], config: "Config", family: "type[Family]", processor: Mapping[str, Any]) -> int:
     """The samples of audio that is taken as a spectrogram, against the frames that the encoder has places for."""
     hop, (frames, _) = hop_length(processor), family.longest(config)
     length = parse_length(

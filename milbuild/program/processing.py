@@ -11,9 +11,10 @@ from milbuild.errors import Error
 from milbuild.layers.spectrogram import log_mel
 from milbuild.program.plan import IMAGE
 from milbuild.weights import Checkpoint, Cursor
+from milbuild.weights.fields import Config
 
 
-def pixel_values(image: Var, processor: Mapping[str, Any], config: Any, precision: str) -> Var:
+def pixel_values(image: Var, processor: Mapping[str, Any], config: Config, precision: str) -> Var:
     """float32 (B, C, height, width), pixels from 0 to 255 -> the model's pixel_values, scaled and normalized."""
     scale, shift = image_scaling(processor, config)
     # In float32, which an image is: in float16 a rounded scale would be wrong by the same share everywhere.
@@ -30,7 +31,7 @@ def input_features(audio: Var, checkpoint: Checkpoint, precision: str) -> Var:
     return log_mel(audio, checkpoint.processor, w)
 
 
-def image_scaling(processor: Mapping[str, Any], config: Any) -> tuple[np.ndarray, np.ndarray]:
+def image_scaling(processor: Mapping[str, Any], config: Config) -> tuple[np.ndarray, np.ndarray]:
     """(scale, shift) of each channel: what a checkpoint's image processor does to pixels from 0 to 255, as one product and
     one sum. Raises `Error` where it does not say."""
     if not processor:
