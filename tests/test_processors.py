@@ -99,7 +99,7 @@ def test_the_table_is_transformers_own() -> None:
 
 def test_a_class_that_is_not_known_must_say_how_it_normalizes(tmp_path: Path) -> None:
     with pytest.raises(
-        Error, match=r"OtherImageProcessor, which leaves out do_normalize, image_mean, image_std; known"
+        Error, match=r"OtherImageProcessor, which leaves out do_normalize, image_mean, image_std; milbuild has"
     ):
         processors.complete({"image_processor_type": "OtherImageProcessor", "size": 40}, "vit")
     whole = NORMAL | {"image_processor_type": "OtherImageProcessor", "size": 40}

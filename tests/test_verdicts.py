@@ -23,6 +23,7 @@ from milbuild.architectures import bert, vit
 from milbuild.layers.attention import split_heads
 from milbuild.tasks import TASKS
 from milbuild.validation import reference as hf
+from milbuild.validation.report import _above
 from milbuild.validation.figures import DEVIATIONS, MAGNITUDE, deviations, scale
 from tests.conftest import checkpoint, shared
 from tests.test_mutations import FORWARD, Patch, _layer, _no_residual, _replace
@@ -294,6 +295,12 @@ def test_the_way_out_of_an_error_that_is_too_large_is_one() -> None:
     bound = re.search(r"--max-error (\S+) ", " ".join(report.notes()))
     assert bound is not None
     assert milbuild.validate(model, checkpoint(), max_error=float(bound[1])).passed
+
+
+@pytest.mark.parametrize("error", [1e-12, 1.0251e-7, 9.97e-6, 0.1, 0.95, 3.0, 1234.5])
+def test_the_bound_that_a_failure_names_is_above_it(error: float) -> None:
+    """Of one digit, which rounding to the nearest would take below the error: 1.0251e-07 passes with 2e-07."""
+    assert error < float(_above(error)) <= 2.1 * error
 
 
 @pytest.mark.parametrize("name", ["babyllama105", "capp-gpt2", "misaki-bart-us"])

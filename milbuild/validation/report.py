@@ -128,7 +128,7 @@ class Report:
                 "otherwise build with --precision float32"
             )
         elif self.bar.max_error is not None:
-            lines.append(f"if that is precise enough for you, pass --max-error {most * 1.1:.1g} (max_error)")
+            lines.append(f"if that is precise enough for you, pass --max-error {_above(most)} (max_error)")
         return lines
 
     def _drifts(self) -> list[str]:
@@ -282,6 +282,12 @@ def _chosen(greedy: list[Greedy]) -> list[str]:
                 f"{each.ours} instead of {each.theirs}, whose logit is {each.margin:.2e} higher"
             )
     return lines
+
+
+def _above(error: float) -> str:
+    """A bound of one digit that the error keeps."""
+    power = 10.0 ** math.floor(math.log10(error))
+    return f"{math.ceil(error / power * 1.01) * power:.0e}"
 
 
 def _line(cells: list[str]) -> str:

@@ -328,13 +328,21 @@ def download(repository: str, revision: str | None) -> Path:
     from huggingface_hub.errors import (
         HFValidationError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    def fetched(**where: bool) -> Path:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES, **where))
+
     at = f" at revision {revision}" if revision else ""
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES))
+        try:
+            return fetched()
+        except OfflineModeIsEnabled:
+            # Releases up to 2.0 at least ask the hub which files a commit has, also where they may not.
+            return fetched(local_files_only=True)
     except LocalEntryNotFoundError as error:
         hint = "Check the spelling; without a network only what the local cache holds can be built."
         raise Error(
