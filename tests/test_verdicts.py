@@ -23,8 +23,8 @@ from milbuild.architectures import bert, vit
 from milbuild.layers.attention import split_heads
 from milbuild.tasks import TASKS
 from milbuild.validation import reference as hf
-from milbuild.validation.report import _above
 from milbuild.validation.figures import DEVIATIONS, MAGNITUDE, deviations, scale
+from milbuild.validation.report import _above
 from tests.conftest import checkpoint, shared
 from tests.test_mutations import FORWARD, Patch, _layer, _no_residual, _replace
 
