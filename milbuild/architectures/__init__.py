@@ -68,6 +68,7 @@ SUPPORTED = {
     "distilbert": Entry("distilbert:DistilBert", _ENCODER),
     "gemma3_text": Entry("gemma3_text:Gemma3", DECODER[:3], decoder=True),
     "gpt2": Entry("gpt2:GPT2", DECODER, decoder=True),
+    "gpt_neox": Entry("gpt_neox:GPTNeoX", DECODER, decoder=True),
     "hubert": Entry("hubert:Hubert", _SPEECH),
     "llama": Entry("llama:Llama", DECODER, decoder=True),
     "mistral": Entry("mistral:Mistral", DECODER, decoder=True),

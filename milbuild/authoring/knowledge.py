@@ -88,7 +88,11 @@ def tiny(model_type: str) -> dict[str, Any]:
     config = configuration(model_type)
     own = {field.name for field in dataclasses.fields(config)}
     given = {config.attribute_map.get(name, name): size for name, size in SIZES.items()}
-    return {name: size for name, size in given.items() if name in own or name == "num_labels"}
+    found = {name: size for name, size in given.items() if name in own or name == "num_labels"}
+    rope = getattr(config, "rope_parameters", None)
+    if rope and rope.get("partial_rotary_factor", 1.0) != 1.0:  # of 6 features 4, where a quarter would be one
+        found["rope_parameters"] = rope | {"partial_rotary_factor": 0.7}
+    return found
 
 
 def prefix(model_type: str) -> str:
@@ -193,7 +197,9 @@ def inputs(made: Any) -> dict[str, Any]:
     name = made.main_input_name
     if name == "input_ids":
         found = {"input_ids": tokens()}
-        found["input_ids"][..., -1] = config.eos_token_id if type(config.eos_token_id) is int else 2
+        found["input_ids"][..., -2] = config.eos_token_id if type(config.eos_token_id) is int else 2
+        if type(config.pad_token_id) is int:
+            found["input_ids"][0, ..., -1] = config.pad_token_id
     elif name == "pixel_values":
         size = getattr(config, "image_size", None) or 64
         size = tuple(size) if isinstance(size, list | tuple) else (size, size)
@@ -211,8 +217,8 @@ def inputs(made: Any) -> dict[str, Any]:
     return found
 
 
-def outputs(made: Any) -> list[Any]:
-    """Every tensor that it returns for `inputs`."""
+def outputs(made: Any, given: dict[str, Any]) -> list[Any]:
+    """Every tensor that it returns for such inputs."""
     import torch
 
     def tensors(value: Any) -> Iterator[Any]:
@@ -224,7 +230,7 @@ def outputs(made: Any) -> list[Any]:
 
     switches = {"use_cache": False} if hasattr(made.config, "use_cache") and made.main_input_name == "input_ids" else {}
     with torch.no_grad():
-        return list(tensors(list(made(**inputs(made), **switches, return_dict=True).values())))
+        return list(tensors(list(made(**given, **switches, return_dict=True).values())))
 
 
 def _perturbed(model_type: str, task: str, fields: dict[str, Any]) -> Any:
@@ -248,11 +254,12 @@ def unused(model_type: str, fields_: dict[str, Any]) -> tuple[str, ...]:
     left = {name: value for name, value in fields(model_type).items() if name not in read}
     for task in classes(model_type):
         made = _perturbed(model_type, task, fields_)
-        true = outputs(made)
+        given = inputs(made)
+        true = outputs(made, given)
         left = {
             name: value
             for name, value in left.items()
-            if not _matters(model_type, task, fields_, name, getattr(made.config, name, value), (made, true))
+            if not _matters(model_type, task, fields_, name, getattr(made.config, name, value), (made, given, true))
         }
     return tuple(left)
 
@@ -268,18 +275,23 @@ def others(value: Any) -> tuple[Any, ...]:
 
 
 def _matters(
-    model_type: str, task: str, fields: dict[str, Any], name: str, value: Any, truth: tuple[Any, list[Any]]
+    model_type: str,
+    task: str,
+    fields: dict[str, Any],
+    name: str,
+    value: Any,
+    truth: tuple[Any, dict[str, Any], list[Any]],
 ) -> bool:
     """Whether a field changes names, shapes or numbers, or cannot be changed: then it is not for us to say that it does not."""
     import torch
 
-    made, true = truth
+    made, given, true = truth
     tried = False
     for other in others(value):
         try:
             changed = model(model_type, task, fields | {name: other})
             changed.load_state_dict(made.state_dict())
-            found = outputs(changed)
+            found = outputs(changed, given)
         except Exception as error:  # whatever transformers or its checks of configurations raise
             if not isinstance(error, _RAISED) and not type(error).__name__.startswith("Strict"):
                 raise
@@ -317,7 +329,8 @@ def flags(model_type: str, fields_: dict[str, Any], without: tuple[str, ...] = (
 
 def _possible(model_type: str, fields: dict[str, Any]) -> bool:
     try:
-        outputs(model(model_type, "feature-extraction", fields))
+        made = model(model_type, "feature-extraction", fields)
+        outputs(made, inputs(made))
     except Exception:  # noqa: BLE001 -- of a configuration that transformers cannot run, whatever it says
         return False
     return True
