@@ -13,6 +13,7 @@ import milbuild
 from milbuild import architectures
 from milbuild.architectures.decoder import Decoder
 from milbuild.generation.session import Session
+from milbuild.layers import rope
 from milbuild.layers.rope import TYPES
 from milbuild.validation import reference as hf
 from tests.conftest import checkpoint, difference, inputs_of, psnr, tokens
@@ -205,6 +206,26 @@ def test_caches(model_type: str, name: str, build: str, monkeypatch: pytest.Monk
         assert sum(calls) == sum(parts)
         expected = cached(folder, ids, calls)
         assert difference(np.concatenate(found), expected) <= (1e-5 if session.plan.cache == "io" else 2e-3)
+
+
+@pytest.mark.filterwarnings("ignore:1 warning .state-flexible:milbuild.LintWarning")
+@pytest.mark.parametrize("build", ["none", "state", "io, fixed", "io, prefill", "io, growing"])
+@pytest.mark.parametrize("name", ["dynamic", "longrope"])
+def test_validate_calls_the_model_as_the_package_is_called(
+    name: str, build: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the trained context a correct package passes; one whose angles are those of the longest sequence does not."""
+    folder = checkpoint("llama", **flags("llama", name))
+    options = BUILDS.get(build, {"sequence_length": 3 * TRAINED}) | {"precision": "float32"}
+    report = milbuild.validate(milbuild.build(folder, **options), folder)
+    assert report.passed, report
+    assert max(row.max_rel for row in report.rows) < (2e-3 if build == "state" else 1e-5)
+    if build == "none":
+        return
+    with monkeypatch.context() as patch:
+        patch.setattr(rope, "settled", lambda parameters, config: None)
+        wrong = milbuild.build(folder, **options)
+    assert not milbuild.validate(wrong, folder).passed
 
 
 @pytest.mark.parametrize("name", ["dynamic", "longrope"])

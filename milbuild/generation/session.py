@@ -1,7 +1,7 @@
 """One sequence through a package: a prompt in as few calls as its functions allow, then token by token."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,18 @@ class Session:
             rows.append(self._feed(name, size, rest[:count]))
             rest = rest[count:]
         return np.concatenate(rows)
+
+    def calls_for(self, feeds: Iterable[int]) -> list[int]:
+        """How many tokens, padding apart, each call takes of such feeds to an empty sequence. Runs nothing."""
+        before, self.length, counts = self.length, 0, []
+        try:
+            for rest in feeds:
+                while rest:
+                    counts.append(self._next(rest)[2])
+                    self.length, rest = self.length + counts[-1], rest - counts[-1]
+        finally:
+            self.length = before
+        return counts
 
     def _next(self, rest: int) -> tuple[str, int, int]:
         """(function, tokens of the call, how many of them are not padding) for the next call."""

@@ -1,5 +1,6 @@
 """What belongs to one comparison: a package, what it was built by, and transformers' model of the checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +9,12 @@ import numpy as np
 from milbuild import architectures
 from milbuild.architectures.family import Family
 from milbuild.caches import Geometry
+from milbuild.generation.session import Session
 from milbuild.model import Model
 from milbuild.program.interfaces import INTERFACES, Interface
 from milbuild.program.lengths import Length
 from milbuild.program.plan import Plan
-from milbuild.weights.fields import looks_backwards
+from milbuild.weights.fields import Config, looks_backwards
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -84,6 +86,20 @@ class Comparison:
     def step(self) -> int:
         """The fewest tokens that can be fed: where a call of several scores the last only, a call must be full."""
         return self.plan.call if isinstance(self.plan.call, int) and self.plan.logits == "last" else 1
+
+    @property
+    def settled(self) -> int | None:
+        """The longest text up to which positions do not depend on its length; None for any."""
+        if self.family is None or self.encoder_decoder or self.main_input != "input_ids":
+            return None
+        return self.family.settled(Config(self.config, self.family.also))
+
+    def calls(self, feeds: Sequence[int]) -> list[int]:
+        """How many tokens at a time transformers' model must get so that its positions are those of this package with a cache,
+        which is fed so many: none where one call over the whole gives the same."""
+        if self.settled is None or self.plan.cache == "none" or sum(feeds) <= self.settled:
+            return []
+        return Session(self.model).calls_for(feeds)
 
     def usable(self, context: int) -> int:
         """How many tokens fit into a context where a call is padded to its length."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from milbuild.generation.session import Session
+from milbuild.generation.session import Session, shortest_call
 from milbuild.validation import reference, seq2seq
 from milbuild.validation.backend import Backend
 from milbuild.validation.comparison import Comparison
@@ -72,6 +72,12 @@ def continuation(comparison: Comparison, context: int) -> Continuation | None:
     if comparison.step > 1:
         return None  # a call of one length scores its last token only: no text grows in it
     context = comparison.usable(context)
+    settled = comparison.settled
+    if settled is not None and comparison.plan.cache == "none":
+        # Each token is a call over the whole, padded: of a longer call the positions are those of its length, not the text's.
+        context = min(context, settled)
+        if shortest_call(comparison.plan.call, context) > settled:
+            return None
     length = min(PROMPT, context // 2)
     most = min(TOKENS, context - length + 1)
     if length < 1:
@@ -80,7 +86,8 @@ def continuation(comparison: Comparison, context: int) -> Continuation | None:
 
     def scores(ids: list[int], rounded: tuple[bool, bool]) -> np.ndarray:
         inputs = {"input_ids": np.array([ids], np.int32)}
-        logits: np.ndarray = reference.forward(comparison.truth, inputs, rounded)["logits"][0]
+        calls = comparison.calls([length] + [1] * (len(ids) - length))
+        logits: np.ndarray = reference.forward(comparison.truth, inputs, rounded, calls)["logits"][0]
         return logits
 
     name = f"greedy, {most} after {length} tokens{comparison.samples.origin}"

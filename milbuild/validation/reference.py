@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,19 +66,23 @@ def load(source: str | os.PathLike[str], task: str, revision: str | None = None)
 
 
 def forward(
-    model: "PreTrainedModel", inputs: dict[str, np.ndarray], rounded: tuple[bool, bool] = (False, False)
+    model: "PreTrainedModel",
+    inputs: dict[str, np.ndarray],
+    rounded: tuple[bool, bool] = (False, False),
+    calls: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
     """One plain forward pass, without a cache; float32 outputs by transformers' names.
 
     `rounded`: keys and values are rounded to float16, as a state holds them: those of self-attention, those of an encoder's
-    states.
+    states. `calls`: how many tokens of a decoder's input_ids are given at a time, with transformers' own cache between the
+    calls; it matters where positions depend on how long the sequence is.
     """
     tensors: dict[str, Any] = {name: _tensor(np.asarray(value)) for name, value in inputs.items() if name != PROMPT}
     switches: dict[str, Any] = {"use_cache": False}
     if "pixel_values" in inputs and tuple(inputs["pixel_values"].shape[2:]) != _size(model.config):
         switches["interpolate_pos_encoding"] = True
     tensors |= {name: value for name, value in switches.items() if name in _parameters(model)}
-    if any(rounded):
+    if any(rounded) or calls:
         own, cross = (_Rounded(model.config) if each else transformers.DynamicCache() for each in rounded)
         both = transformers.EncoderDecoderCache(own, cross) if model.config.is_encoder_decoder else own
         # transformers 5.24 calls it cache.
@@ -91,8 +95,16 @@ def forward(
         "Is it the checkpoint that the package was built from?"
     )
     with torch.no_grad(), _fresh(model), _running(f"transformers' {kind} does not take what the package takes", again):
-        outputs = model(**tensors)
-    return {name: value.float().numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+        if not calls:
+            found = [model(**tensors)]
+        else:
+            parts = tensors["input_ids"].split(list(calls), dim=1)
+            found = [model(**tensors | {"input_ids": part}) for part in parts]
+    return {
+        name: torch.cat([each[name] for each in found], dim=1 if calls else 0).float().numpy()
+        for name, value in found[0].items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 class _Rounded(transformers.DynamicCache):  # type: ignore[misc]

@@ -333,16 +333,15 @@ def download(repository: str, revision: str | None) -> Path:
         RevisionNotFoundError,
     )
 
-    def fetched(**where: bool) -> Path:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES, **where))
+    fetch = functools.partial(snapshot_download, repository, revision=revision, allow_patterns=HUB_FILES)
 
     at = f" at revision {revision}" if revision else ""
     try:
         try:
-            return fetched()
+            return Path(fetch())
         except OfflineModeIsEnabled:
             # Releases up to 2.0 at least ask the hub which files a commit has, also where they may not.
-            return fetched(local_files_only=True)
+            return Path(fetch(local_files_only=True))
     except LocalEntryNotFoundError as error:
         hint = "Check the spelling; without a network only what the local cache holds can be built."
         raise Error(
