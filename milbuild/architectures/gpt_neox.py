@@ -18,11 +18,13 @@ from milbuild.layers.linear import linear
 from milbuild.layers.normalization import layer_norm
 from milbuild.layers.rope import Rotation, rotate_part, rotation
 from milbuild.weights import Cursor
+from milbuild.weights.fields import Config
 
 
 class GPTNeoX(Llama):
     prefix = "gpt_neox"
     tokens, last_norm, attn, out = "embed_in", "final_layer_norm", "attention", "dense"
+    also = ("head_dim",)  # of which transformers makes the angles, though the class has none
     unused_config = (
         *("attention_dropout", "hidden_dropout", "classifier_dropout"),  # training
         "is_decoder",  # it looks backwards whatever this says
@@ -38,9 +40,14 @@ class GPTNeoX(Llama):
         "question-answering": span("qa_outputs"),
     }
 
+    @staticmethod
+    def head_width(config: Config) -> int:
+        return int(config.hidden_size // config.num_attention_heads)
+
     def rotations(self, w: Cursor) -> list[Rotation | None]:
         config, cache = self.config, self.cache
-        width = int(self.head_width(config) * config.rope_parameters.get("partial_rotary_factor", 1.0))
+        head = getattr(config, "head_dim", None) or self.head_width(config)
+        width = int(head * config.rope_parameters.get("partial_rotary_factor", 1.0))
         one = rotation(config.rope_parameters, config, cache.query_positions, cache.longest, w, width)
         return [one] * config.num_hidden_layers
 

@@ -5,6 +5,7 @@ Needs PyTorch; nothing here is imported by a build.
 
 import dataclasses
 import functools
+import inspect
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -131,14 +132,14 @@ def model(model_type: str, task: str, fields: dict[str, Any], meta: bool = False
 
 def heads(model_type: str, fields: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """Of each task the modules beside the base model that have tensors, by the outermost name."""
-    start = f"{prefix(model_type)}."
     inside = set(model(model_type, "feature-extraction", fields, meta=True).state_dict())
     found = {}
     for task in classes(model_type):
         if task == "feature-extraction":
             found[task] = ()
             continue
-        names = model(model_type, task, fields, meta=True).named_parameters(remove_duplicate=False)
+        made = model(model_type, task, fields, meta=True)
+        names, start = made.named_parameters(remove_duplicate=False), f"{made.base_model_prefix}."
         own = [name for name, _ in names if not name.startswith(start) and name not in inside]
         found[task] = tuple(dict.fromkeys(name.partition(".")[0] for name in own))
     return found
@@ -152,20 +153,38 @@ def spellings(model_type: str, fields: dict[str, Any]) -> tuple[tuple[str, str],
     from milbuild.weights.checkpoint import RENAMES
 
     found: dict[tuple[str, str], None] = {}
-    for task in classes(model_type):
+    for task, kind in classes(model_type).items():
+        if kind.base_model_prefix != prefix(model_type):
+            found[rf"^{kind.base_model_prefix}\.", f"{prefix(model_type)}."] = None
         made = model(model_type, task, fields, meta=True)
-        for rename in get_model_conversion_mapping(made):
+        renames = get_model_conversion_mapping(made)
+        for rename in renames:
             if not isinstance(rename, WeightRenaming):
                 raise Error(f"transformers makes tensors of a {model_type} for {task} of others: {rename}")
-            back = rename.reverse_transform()
-            older = {back.rename_source_key(name)[0]: name for name in made.state_dict()}
-            # Many renames of the table are for other types: none of this one's names was ever called otherwise by them.
-            if not any(old != name and rename.rename_source_key(old)[0] == name for old, name in older.items()):
-                continue
+        for rename in _needed(renames, list(made.state_dict())):
             (new,) = rename.target_patterns
             found |= dict.fromkeys((str(old), str(new)) for old in rename.source_patterns)
     ours = {pattern.removesuffix("$").replace("\\", "") for pattern, _ in RENAMES}
     return tuple(pair for pair in found if pair[0].removesuffix("$").replace("\\", "") not in ours)
+
+
+def _needed(renames: list[Any], names: list[str]) -> list[Any]:
+    """Those by which a name was once another. Most of the table are for other types."""
+    needed = set()
+    for way in (renames, *([each] for each in renames)):
+        back = [each.reverse_transform() for each in reversed(way)]
+        for name in names:
+            key = name
+            for each in back:
+                key = each.rename_source_key(key)[0]
+            turns = set()
+            for each in way if key != name else ():
+                new = each.rename_source_key(key)[0]
+                turns |= {id(each)} if new != key else set()
+                key = new
+            if key == name:
+                needed |= turns
+    return [each for each in renames if id(each) in needed]
 
 
 def ignored(model_type: str, fields: dict[str, Any]) -> tuple[str, ...]:
@@ -187,12 +206,12 @@ def inputs(made: Any) -> dict[str, Any]:
     """Random ones that a tiny model takes."""
     import torch
 
+    takes = inspect.signature(made.forward).parameters
     config, generator = made.config, torch.Generator().manual_seed(0)
     choices = (1, 3) if type(made).__name__.endswith("ForMultipleChoice") else (2,)
 
     def tokens() -> Any:
-        ids = torch.randint(6, 60, (*choices, TOKENS), generator=generator)
-        return ids
+        return torch.randint(6, 60, (*choices, TOKENS), generator=generator)
 
     name = made.main_input_name
     if name == "input_ids":
@@ -204,7 +223,7 @@ def inputs(made: Any) -> dict[str, Any]:
         size = getattr(config, "image_size", None) or 64
         size = tuple(size) if isinstance(size, list | tuple) else (size, size)
         found = {name: torch.randn(2, getattr(config, "num_channels", 3), *size, generator=generator)}
-        if "bool_masked_pos" in type(made).forward.__code__.co_varnames:
+        if "bool_masked_pos" in takes:
             patch = config.patch_size if isinstance(config.patch_size, list | tuple) else (config.patch_size,) * 2
             count = (size[0] // patch[0]) * (size[1] // patch[1])
             found["bool_masked_pos"] = torch.arange(count).repeat(2, 1) % 2 == 0
@@ -212,7 +231,7 @@ def inputs(made: Any) -> dict[str, Any]:
         found = {name: torch.randn(2, config.num_mel_bins, 2 * config.max_source_positions, generator=generator)}
     else:
         found = {name: torch.randn(2, 1600, generator=generator)}
-    if config.is_encoder_decoder and "decoder_input_ids" in type(made).forward.__code__.co_varnames:
+    if config.is_encoder_decoder and "decoder_input_ids" in takes:
         found["decoder_input_ids"] = found["input_ids"] if name == "input_ids" else tokens()
     return found
 

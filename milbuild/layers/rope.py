@@ -181,7 +181,9 @@ def inverse_frequencies(
         raise Error(f"rope_type is {kind!r}; it must be one of {', '.join(TYPES)}")
     head = width or getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if head % 2:
-        said = "partial_rotary_factor or rotary_dim" if width else "head_dim, or hidden_size over num_attention_heads"
+        said = "head_dim, or hidden_size over num_attention_heads"
+        if width:
+            said = "partial_rotary_factor in rope_parameters, or rotary_dim"
         raise Error(
             f"a head has {head} features{' to rotate' if width else ''} ({said}), and rotary positions turn pairs",
             "Look into config.json.",
