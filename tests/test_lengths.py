@@ -43,7 +43,7 @@ ROPES = {
 }
 # Their angles change with the length of the call.
 CHANGING = ("dynamic", "longrope", "longrope, factor given")
-ROPED = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+ROPED = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gpt_neox")
 GEMMA3 = {
     "full dynamic": {"full_attention": DYNAMIC, "sliding_attention": _rope("default")},
     "sliding dynamic": {"full_attention": _rope("linear", factor=2.0), "sliding_attention": DYNAMIC},
@@ -56,8 +56,11 @@ def flags(model_type: str, name: str) -> dict[str, Any]:
     if model_type == "gemma3_text":
         return {"max_position_embeddings": TRAINED, "rope_parameters": GEMMA3[name]}
     parameters, wide = dict(ROPES[name]), TABLE[model_type].config.get("head_dim") is not None
+    pairs = 5 if wide else 3
+    if model_type == "gpt_neox":  # 4 features of 6
+        parameters, pairs = {"partial_rotary_factor": 0.7} | parameters, 2
     for factors in FACTORS.keys() & parameters.keys():
-        parameters[factors] = parameters[factors][: 5 if wide else 3]
+        parameters[factors] = parameters[factors][:pairs]
     trained = TRAINED if name == "dynamic" else 3 * TRAINED
     return {"max_position_embeddings": trained, "rope_parameters": parameters}
 

@@ -16,7 +16,7 @@ from milbuild.layers.attention import interleaved_heads
 from milbuild.layers.blocks import feed_forward, parallel
 from milbuild.layers.linear import linear
 from milbuild.layers.normalization import layer_norm
-from milbuild.layers.rope import Rotation, rotate_part, rotation
+from milbuild.layers.rope import Rotation, rotate_part, rotated_width, rotation
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
 
@@ -47,7 +47,7 @@ class GPTNeoX(Llama):
     def rotations(self, w: Cursor) -> list[Rotation | None]:
         config, cache = self.config, self.cache
         head = getattr(config, "head_dim", None) or self.head_width(config)
-        width = int(head * config.rope_parameters.get("partial_rotary_factor", 1.0))
+        width = rotated_width(config.rope_parameters, head)
         one = rotation(config.rope_parameters, config, cache.query_positions, cache.longest, w, width)
         return [one] * config.num_hidden_layers
 

@@ -46,6 +46,13 @@ def ropes(config: Config) -> list[dict[str, Any]]:
     return kinds or [parameters]
 
 
+def rotated_width(parameters: dict[str, Any], head: int) -> int:
+    """How many of a head's features are rotated, where the model has a `partial_rotary_factor`. Rope of type proportional rotates
+    all of them, those beyond its share by 0."""
+    share = 1.0 if parameters.get("rope_type") == "proportional" else parameters.get("partial_rotary_factor", 1.0)
+    return int(head * share)
+
+
 def settled(parameters: dict[str, Any], config: Config) -> int | None:
     """The longest sequence, in tokens, up to which the angles do not depend on its length; None where they never do."""
     kind = parameters.get("rope_type", "default")
