@@ -31,12 +31,14 @@ NOT_FOUND = {
     "convnext": {"_out_features", "_out_indices"},  # lists of a backbone, for which no other value is known
     "gpt2": {"summary_type", "summary_activation"},  # words, of which only those of activations are known
     "hubert": {"ctc_loss_reduction"},  # words again
+    "t5": {"feed_forward_proj"},  # words again
+    "whisper": {"begin_suppress_tokens", "suppress_tokens"},  # lists of tokens
     "wav2vec2": {"ctc_loss_reduction"},
     "smollm3": {"no_rope_layer_interval"},  # transformers' class makes no_rope_layers of it
 }
 # Candidates that are read: another field's value brings them to life, or what they change is too small for a tiny model.
 READ = {
-    "bart": {"is_decoder"},
+    "bart": {"is_decoder", "decoder_start_token_id"},  # for whoever generates
     "convnext": {"layer_scale_init_value"},  # 0 leaves the parameter out, which is not tried
     "gpt2": {"reorder_and_upcast_attn"},  # the type of scores, which are float32 here
     "mobilenet_v2": {"output_stride"},
@@ -96,6 +98,8 @@ def test_spellings_both_ways(model_type: str) -> None:
     for task, (now, older) in names(model_type).items():
         for name, old, _ in older:
             assert modern(old, derived) == modern(name, derived) == modern(old, ours), task
+        if model_type == "yolos":  # whose class is one over ViT's, and names all modules as that does
+            continue
         assert [name for name in now if modern(name, derived) != modern(name, ours)] == [], task
 
 
@@ -173,7 +177,7 @@ def test_what_is_written(written: dict[str, str], checkout: Path) -> None:
         'tokens = "wte"',
         'layer = "h.{}"',
         'first_norm = "ln_1"',
-        'unused_config = (\n        "',
+        '"attn_pdrop"',
         'tied("lm_head", to="wte")',
         'last_token("score")',
         'span("qa_outputs")',
@@ -202,16 +206,18 @@ def test_what_is_written_only_lacks_its_methods(written: dict[str, str], checkou
     """The tests of a type run over it, and each build fails with what is still to be written."""
     done = _run(
         checkout,
-        *("-m", "pytest", "-q", "-n", "0", "-x", "-p", "no:cacheprovider", "--maxfail", "4", "-m", "not all"),
+        *("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--maxfail", "2", "-m", "not all"),
         *("--model-type", "gptj", "tests/test_parity.py"),
     )
     errors = re.findall(r"^E   +(\w+(?:\.\w+)*(?:Error|Exception)\b.*)", done.stdout, re.MULTILINE)
-    assert len(errors) == 4, done.stdout[-3000:]
+    assert len(errors) == 2, done.stdout[-3000:]
     assert {error.partition(":")[0] for error in errors} == {"NotImplementedError"}
     assert all("gptj: norm, the norm of a state" in error for error in errors)
 
 
-@pytest.mark.parametrize("model_type", ["electra", "deit", "mbart", "regnet"])
+@pytest.mark.parametrize(
+    "model_type", ["deit", *(pytest.param(name, marks=pytest.mark.all) for name in ("electra", "mbart", "regnet"))]
+)
 def test_a_class_over_each_base(model_type: str) -> None:
     """Of an encoder, images, an encoder with a decoder, and anything else: Python, whose every method raises."""
     source = files.class_file(model_type)
