@@ -135,7 +135,7 @@ def model(model_type: str, task: str, fields: dict[str, Any], meta: bool = False
 def heads(model_type: str, fields: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """Of each task the modules beside the base model that have tensors, by the outermost name."""
     inside = set(model(model_type, "feature-extraction", fields, meta=True).state_dict())
-    found = {}
+    found: dict[str, tuple[str, ...]] = {}
     for task in classes(model_type):
         if task == "feature-extraction":
             found[task] = ()
