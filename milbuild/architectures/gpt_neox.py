@@ -1,6 +1,6 @@
 """GPT-NeoX, and every checkpoint with its config schema (Pythia, Dolly 2, RedPajama).
 
-A decoder with layer norms and partly rotated heads, whose attention and MLP read the same state (`use_parallel_residual`).
+A decoder with layer norms and partly rotated heads, whose attention and MLP may read the same state.
 Reference: transformers/models/gpt_neox/modeling_gpt_neox.py. Query, key and value are one product, head by head.
 
 Shapes: B batch, T tokens in this call, D hidden_size, H num_attention_heads, E = D / H.
@@ -10,13 +10,12 @@ from coremltools.converters.mil.mil import Var
 
 from milbuild.architectures.decoder import Layer
 from milbuild.architectures.llama import Llama
-from milbuild.heads.head import states
-from milbuild.heads.text import last_token, per_token, span, tied
+from milbuild.heads.text import per_token, tied
 from milbuild.layers.attention import interleaved_heads
 from milbuild.layers.blocks import feed_forward, parallel
 from milbuild.layers.linear import linear
 from milbuild.layers.normalization import layer_norm
-from milbuild.layers.rope import Rotation, rotate_part, rotated_width, rotation
+from milbuild.layers.rope import rotate_part, rotated_width
 from milbuild.weights import Cursor
 from milbuild.weights.fields import Config
 
@@ -25,49 +24,38 @@ class GPTNeoX(Llama):
     prefix = "gpt_neox"
     tokens, last_norm, attn, out = "embed_in", "final_layer_norm", "attention", "dense"
     also = ("head_dim",)  # of which transformers makes the angles, though the class has none
-    unused_config = (
-        *("attention_dropout", "hidden_dropout", "classifier_dropout"),  # training
-        "is_decoder",  # it looks backwards whatever this says
-    )
+    unused_config = ("attention_dropout", "hidden_dropout", "classifier_dropout", "is_decoder")  # it always is one
     spellings = ((r"^embed_out\.", "lm_head."),)
-    # tables of angles and causal masks of old checkpoints
     ignored_weights = (r"(layers\.\d+\.attention\.)?rotary_emb\.inv_freq", r"layers\.\d+\.attention\.(masked_)?bias")
-    heads = {
-        "feature-extraction": states(),
+    heads = Llama.heads | {
         "text-generation": tied("lm_head", to="embed_in"),
-        "text-classification": last_token("score"),
         "token-classification": per_token("classifier"),
-        "question-answering": span("qa_outputs"),
     }
 
     @staticmethod
     def head_width(config: Config) -> int:
         return int(config.hidden_size // config.num_attention_heads)
 
-    def rotations(self, w: Cursor) -> list[Rotation | None]:
-        config, cache = self.config, self.cache
-        head = getattr(config, "head_dim", None) or self.head_width(config)
-        width = rotated_width(config.rope_parameters, head)
-        one = rotation(config.rope_parameters, config, cache.query_positions, cache.longest, w, width)
-        return [one] * config.num_hidden_layers
+    def rotary_width(self) -> int:
+        head = getattr(self.config, "head_dim", None) or self.head_width(self.config)
+        return rotated_width(self.config.rope_parameters, head)
 
     def block(self, x: Var, w: Cursor, layer: Layer) -> Var:
         if not self.config.use_parallel_residual:
             return super().block(x, w, layer)
         norms = [lambda x, name=name: self.norm(x, w / name) for name in (self.first_norm, self.second_norm)]
-        attn, ffn = w / self.attn, w / self.ffn
-        return parallel(x, norms, lambda x: self.attention(x, attn, layer), lambda x: self.mlp(x, ffn), w)
+        attn, mlp = w / self.attn, w / self.ffn
+        return parallel(x, norms, lambda x: self.attention(x, attn, layer), lambda x: self.mlp(x, mlp), w)
 
     def norm(self, x: Var, w: Cursor) -> Var:
         return layer_norm(x, w, self.config.layer_norm_eps)
 
     def qkv(self, x: Var, w: Cursor, layer: Layer) -> tuple[Var, Var, Var]:
-        width, heads = self.config.hidden_size, self.config.num_attention_heads
-        x = linear(x, w / "query_key_value", 3 * width, self.bias("qkv"))
-        q, k, v = interleaved_heads(x, heads, [1, 1, 1], w)
+        x = linear(x, w / "query_key_value", 3 * self.width, self.bias("qkv"))
+        q, k, v = interleaved_heads(x, self.config.num_attention_heads, [1, 1, 1], w)
         assert layer.rotation is not None
         return rotate_part(q, layer.rotation, w / "query"), rotate_part(k, layer.rotation, w / "key"), v
 
     def mlp(self, x: Var, w: Cursor) -> Var:
-        sizes = self.config.intermediate_size, self.config.hidden_size
-        return feed_forward(x, w, *sizes, self.config.hidden_act, ("dense_h_to_4h", "act", "dense_4h_to_h"))
+        names = "dense_h_to_4h", "act", "dense_4h_to_h"
+        return feed_forward(x, w, self.config.intermediate_size, self.width, self.config.hidden_act, names)

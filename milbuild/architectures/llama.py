@@ -44,8 +44,12 @@ class Llama(Decoder):
 
     def rotations(self, w: Cursor) -> list[Rotation | None]:
         config, cache = self.config, self.cache
-        one = rotation(config.rope_parameters, config, cache.query_positions, cache.longest, w)
-        return [one] * config.num_hidden_layers
+        options = config.rope_parameters, config, cache.query_positions, cache.longest, w, self.rotary_width()
+        return [rotation(*options)] * config.num_hidden_layers
+
+    def rotary_width(self) -> int | None:
+        """How many features of a head are rotated; None for all."""
+        return None
 
     def norm(self, x: Var, w: Cursor) -> Var:
         return rms_norm(x, w, self.config.rms_norm_eps)
