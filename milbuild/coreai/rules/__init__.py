@@ -1,0 +1,31 @@
+"""All rules, imported for what they register. The files have the names of milbuild.runtime's, and so of coremltools' ops/defs."""
+
+from milbuild.coreai.rules import (
+    activation,
+    conv,
+    elementwise_binary,
+    elementwise_unary,
+    linear,
+    normalization,
+    pool,
+    reduction,
+    scatter_gather,
+    tensor_operation,
+    tensor_transformation,
+    transformers,
+)
+
+__all__ = [
+    "activation",
+    "conv",
+    "elementwise_binary",
+    "elementwise_unary",
+    "linear",
+    "normalization",
+    "pool",
+    "reduction",
+    "scatter_gather",
+    "tensor_operation",
+    "tensor_transformation",
+    "transformers",
+]
