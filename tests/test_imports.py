@@ -17,7 +17,7 @@ ROWS = [
     {"generation"},
     {"program", "authoring"},
     {"model", "architectures"},
-    {"inspection", "heads"},
+    {"inspection", "heads", "coreai"},
     {"linting", "runtime", "lowering", "caches"},
     {"layers", "package"},
     {"weights", "io", "tasks"},
@@ -37,6 +37,7 @@ ONLY = {
     "heads": {"heads", "caches", "layers", "weights", "errors"},
     "caches": {"caches", "layers", "weights", "errors"},
     "io": {"io", "errors"},
+    "coreai": {"coreai", "lowering", "package", "errors"},
     "tasks": {"errors"},
     "errors": set(),
 }

@@ -13,6 +13,7 @@ from milbuild.cli.lint import lint
 from milbuild.cli.list import list_
 from milbuild.cli.new import new
 from milbuild.cli.profile import profile
+from milbuild.cli.translate import translate
 from milbuild.cli.validate import validate
 
 app = typer.Typer(
@@ -52,5 +53,5 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
         raise typer.Exit
 
 
-for command in (build, validate, generate, inspect, lint, profile, list_, demo, new):
+for command in (build, validate, generate, translate, inspect, lint, profile, list_, demo, new):
     app.command(name=command.__name__.rstrip("_"))(command)

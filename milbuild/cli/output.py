@@ -7,22 +7,22 @@ from typing import Any
 
 from milbuild.cli.console import stderr
 from milbuild.errors import Error
-from milbuild.package import package_path
+from milbuild.package import SUFFIX, package_path
 
 
-def checked_output(path: Path, force: bool, source: str | None = None) -> Path:
+def checked_output(path: Path, force: bool, source: str | None = None, suffix: str = SUFFIX) -> Path:
     """The package's path, checked before any work is done. Raises `Error`."""
     path = path.expanduser()
     if path.name in ("", ".."):
-        raise Error("OUTPUT names no file", "Write where the package goes: out.mlpackage.")
-    path = package_path(path)
+        raise Error("OUTPUT names no file", f"Write where it goes: out{suffix}.")
+    path = package_path(path, suffix)
     from milbuild.lowering import temporary
 
     temporary.check(path, force)
     if os.path.lexists(path):
         checkpoint = None if source is None else Path(source).resolve()
         if checkpoint is not None and checkpoint.exists() and path.resolve() in [checkpoint, *checkpoint.parents]:
-            raise Error(f"{path} is where the checkpoint is", "Choose another place for the package.")
+            raise Error(f"{path} is where the checkpoint is", "Choose another place.")
     parent = path.parent
     if not parent.is_dir():
         raise Error(f"there is no folder {parent}", f"Make it first: mkdir -p {parent}")

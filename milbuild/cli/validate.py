@@ -58,6 +58,12 @@ def validate(
             show_default=False,
         ),
     ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="coreai", help="Translate it to Core AI, too, and run that in Apple's executor.", show_default=False
+        ),
+    ] = None,
     revision: Revision = None,
     seed: Annotated[int, typer.Option(help="Of random token ids, images and audio.")] = 0,
     plot: Annotated[
@@ -103,6 +109,7 @@ def validate(
             max_error=max_error,
             min_psnr=min_psnr,
             compute_units=compute_units,
+            backend=backend,
             revision=revision,
             seed=seed,
             progress=tell,

@@ -66,15 +66,16 @@ def rule(function: F) -> F:
     return function
 
 
-def arguments(
-    found: Rule, given: dict[str, list[Any]], graph_value: Callable[[Any], Value]
-) -> dict[str, Any]:
+def arguments(found: Rule, given: dict[str, list[Any]], graph_value: Callable[[Any], Value]) -> dict[str, Any]:
     """What a rule is called with, of an operation's inputs (arrays for constants). Raises `Refused`."""
     called: dict[str, Any] = {}
-    for name, values in given.items():
-        if name not in found.parameters:
-            raise Refused(f"it has the input {name}, which is not known")
-        parameter = found.parameters[name]
+    if unknown := sorted(given.keys() - found.parameters.keys()):
+        raise Refused(f"it has the input {', '.join(unknown)}, which is not known")
+    # In the rule's order: that of a protobuf's map is another in each process, and constants are written as they are met.
+    for name, parameter in found.parameters.items():
+        values = given.get(name)
+        if values is None:
+            continue
         if parameter.kind == list[Value]:
             called[parameter.name] = [graph_value(each) for each in values]
         elif len(values) != 1:

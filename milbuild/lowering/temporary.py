@@ -28,6 +28,8 @@ RENAME_SWAP = 2  # macOS' sys/stdio.h
 # What file systems and kernels answer that cannot exchange two names.
 UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 KEPT = "Only a package, or an empty folder, is replaced: move it away, or choose another name."
+# The file that tells a package from any other folder.
+MARKS = {".mlpackage": "Manifest.json", ".aimodel": "main.mlirb"}
 FORGOTTEN = 24 * 3600  # seconds without a write after which another machine's process is considered dead
 
 
@@ -89,8 +91,9 @@ def check(target: Path, replace: bool) -> None:
         raise Error(f"{target} exists", "Add --force (in Python: replace=True) to replace it.")
     if not target.is_dir():
         raise Error(f"{target} is not a package but a {'link to nothing' if target.is_symlink() else 'file'}", KEPT)
-    if not (target / "Manifest.json").is_file() and os.listdir(target):
-        raise Error(f"{target} is not a package: it has no Manifest.json, and other files are in it", KEPT)
+    mark = MARKS.get(target.suffix, MARKS[".mlpackage"])
+    if not (target / mark).is_file() and os.listdir(target):
+        raise Error(f"{target} is not a package: it has no {mark}, and other files are in it", KEPT)
 
 
 def put(made: Path, target: Path, replace: bool) -> None:
@@ -165,7 +168,7 @@ def _put_back(aside: Path, target: Path) -> None:
 
 def _sweep(folder: Path) -> None:
     """Removes what killed processes have left in a folder, and puts back what they had moved aside."""
-    pattern = re.compile(r"\.(.+\.mlpackage)\.([0-9a-f]{4})[0-9a-f]{8}\.(partial|replaced)")
+    pattern = re.compile(r"\.(.+\.(?:mlpackage|aimodel))\.([0-9a-f]{4})[0-9a-f]{8}\.(partial|replaced)")
     try:
         left = {entry.with_suffix(".partial") for entry in folder.iterdir() if pattern.fullmatch(entry.name)}
     except OSError:

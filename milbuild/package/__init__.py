@@ -12,10 +12,11 @@ SUFFIX = ".mlpackage"
 TARGETS = {"iOS15": 6, "iOS16": 7, "iOS17": 8, "iOS18": 9, "iOS26": 10}
 
 
-def package_path(path: Path) -> Path:
-    """Where a package is written: `.mlpackage` is added to a name without a suffix. Raises `Error` for another one."""
-    if path.suffix == SUFFIX:
+def package_path(path: Path, suffix: str = SUFFIX) -> Path:
+    """Where a package is written: its suffix is added to a name without one. Raises `Error` for another one."""
+    if path.suffix == suffix:
         return path
     if path.suffix:
-        raise Error(f"{path.name} does not end with {SUFFIX}", f"An ML Program is a folder called {path.stem}{SUFFIX}.")
-    return path.with_name(path.name + SUFFIX)
+        kind = "An ML Program" if suffix == SUFFIX else "A Core AI asset"
+        raise Error(f"{path.name} does not end with {suffix}", f"{kind} is a folder called {path.stem}{suffix}.")
+    return path.with_name(path.name + suffix)

@@ -31,6 +31,7 @@ def validate(
     max_error: float | None = None,
     min_psnr: float | None = None,
     compute_units: "ct.ComputeUnit | str | None" = None,
+    backend: str | None = None,
     revision: str | None = None,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
@@ -60,6 +61,8 @@ def validate(
             40, unless max_error or min_psnr is given.
         compute_units: on macOS what Core ML may run on, as for `milbuild.build`; by default cpu_only, cpu_and_gpu and
             cpu_and_ne, one after the other.
+        backend: "coreai" translates the package to Core AI besides, in float32, and runs it in Apple's executor: a second
+            judge, which proves operations, shapes and the graph, not a device's arithmetic. It needs coreai-core.
         seed: of random token ids, images or audio.
         progress: called with what is being done, and the share of the work (0 to 1) that is done.
 
@@ -83,6 +86,14 @@ def validate(
     if compute_units is not None and not core_ml:
         hint = "Leave it out: milbuild's runtime predicts here, on the CPU."
         raise Error("compute_units is for Core ML, which runs on macOS only", hint)
+    if backend not in (None, "coreai"):
+        raise Error(
+            f"backend is {backend!r}; it must be coreai", "milbuild's runtime, and Core ML on macOS, always run."
+        )
+    if backend is not None:
+        from milbuild import coreai
+
+        coreai.needed()
     return compare(
         package if isinstance(package, Model) else Model(Path(package)),
         SampleInputs.of(source, revision, seed, text, image, audio),
@@ -91,5 +102,6 @@ def validate(
         encoder if encoder is None or isinstance(encoder, Model) else Model(Path(encoder)),
         core_ml,
         None if compute_units is None else units_of(compute_units).name.lower(),
+        backend is not None,
         progress or (lambda text, share: None),
     )

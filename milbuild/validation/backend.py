@@ -10,11 +10,13 @@ import numpy as np
 
 from milbuild import runtime
 from milbuild.generation.session import Session
+from milbuild.io import cleanup
 from milbuild.model import Model
-from milbuild.package.reader import Operation, Package
+from milbuild.package.reader import Operation, Package, color_name
 
 RUNTIME = ("float32", "declared")
 CORE_ML = "Core ML"
+CORE_AI = "Core AI"
 # Core ML chooses for itself with "all": each of these says what one unit makes of a package.
 UNITS = ("cpu_only", "cpu_and_gpu", "cpu_and_ne")
 
@@ -23,7 +25,7 @@ Note = Callable[[Operation, tuple[Any, ...]], None]
 
 
 class Backend:
-    """`name` is "float32" or "declared" (how the runtime rounds), or "Core ML" followed by the compute units."""
+    """`name` is "float32" or "declared" (how the runtime rounds), "Core ML" followed by the compute units, or "Core AI"."""
 
     def __init__(self, package: Path, encoder: Path | None, name: str) -> None:
         self.package, self.name = package, name
@@ -32,15 +34,24 @@ class Backend:
         self.encoder = None if encoder is None else Model(encoder, compute_units=units)
         self.note: Note | None = None
         self._loaded: dict[tuple[str, str | None], _Loaded] = {}
+        self._assets: dict[str, Any] = {}
 
     def loaded(self, model: Model | None = None) -> "_Loaded":
         """A function of the package, ready to predict; the default one without `model`."""
         model = model or self.model
         key = (model.package_path, model.function_name)
         if key not in self._loaded:
-            core_ml = self.name.startswith(CORE_ML)
-            self._loaded[key] = _Loaded(model.core_ml() if core_ml else runtime.load(*key, self.name), self)
+            self._loaded[key] = _Loaded(self._function(model), self)
         return self._loaded[key]
+
+    def _function(self, model: Model) -> Any:
+        if self.name.startswith(CORE_ML):
+            return model.core_ml()
+        if self.name == CORE_AI:
+            if model.package_path not in self._assets:
+                self._assets[model.package_path] = _asset(model)
+            return _CoreAI(model, self._assets[model.package_path])
+        return runtime.load(model.package_path, model.function_name, self.name)
 
     def predict(self, data: dict[str, Any]) -> dict[str, np.ndarray]:
         """Outputs by name; of a classifier the probabilities in the order of its labels, without the label."""
@@ -80,6 +91,46 @@ class Backend:
             each.use(self.loaded(each))
         session.reset()
         return session
+
+
+def _asset(model: Model) -> Any:
+    """A package in Apple's executor of Core AI, as float32."""
+    from milbuild import coreai
+    from milbuild.coreai.executor import Executor
+
+    translation = coreai.translate(model, "float32")
+    folder = cleanup.temporary_folder()
+    try:
+        return Executor(translation.save(folder / "translated.aimodel"))
+    finally:
+        cleanup.remove(folder)
+
+
+class _CoreAI:
+    """A function of an asset as a function of the package it was translated from: images are images."""
+
+    def __init__(self, model: Model, executor: Any) -> None:
+        self._function = executor.functions[model.function_name or next(iter(executor.functions))]
+        self._images = {
+            each.name: color_name(each.type.imageType)
+            for each in model.interface.input
+            if each.type.WhichOneof("Type") == "imageType"
+        }
+
+    def predict(self, data: dict[str, Any], state: Any = None) -> dict[str, np.ndarray]:
+        pixels = {name: self._pixels(data[name], space) for name, space in self._images.items() if name in data}
+        found: dict[str, np.ndarray] = self._function.predict(data | pixels, state)
+        return found
+
+    def make_state(self) -> Any:
+        return self._function.make_state()
+
+    @staticmethod
+    def _pixels(image: Any, space: str) -> np.ndarray:
+        """(1, channels, height, width) of 0 to 255."""
+        array = np.array(image, np.float32)
+        planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        return np.ascontiguousarray(planes[::-1] if space == "BGR" else planes)[None]
 
 
 class _Loaded:

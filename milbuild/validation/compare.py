@@ -17,7 +17,7 @@ from milbuild.program.plan import METADATA_KEY, Plan
 from milbuild.program.whisperkit import alignment_heads
 from milbuild.tasks import TASKS, resolve
 from milbuild.validation import cases, drift, greedy, reference, third_party, whisperkit
-from milbuild.validation.backend import CORE_ML, RUNTIME, UNITS, Backend
+from milbuild.validation.backend import CORE_AI, CORE_ML, RUNTIME, UNITS, Backend
 from milbuild.validation.bar import Bar
 from milbuild.validation.cases import Case
 from milbuild.validation.comparison import Comparison
@@ -38,13 +38,16 @@ def compare(
     encoder: Model | None = None,
     core_ml: bool = False,
     units: str | None = None,
+    core_ai: bool = False,
     tell: Progress = lambda text, share: None,
 ) -> Report:
-    """See `milbuild.validate`. `core_ml`: it is available; `units` of it, by default each."""
+    """See `milbuild.validate`. `core_ml`: it is available; `units` of it, by default each. `core_ai`: the package
+    is translated, too, and run by Apple's executor."""
     path = Path(model.package_path)
     check_program(path.name, model.get_spec())
     other = None if encoder is None else Path(encoder.package_path)
     names = [*RUNTIME, *([f"{CORE_ML} {unit}" for unit in ([units] if units else UNITS)] if core_ml else [])]
+    names += [CORE_AI] if core_ai else []
     backends = {name: Backend(path, other, name) for name in names}
     progress = _Steps(tell)
     progress("loading transformers' model")
@@ -64,7 +67,7 @@ def compare(
                     report.strange.add(output)  # transformers' model has no output of its shape
                     continue
                 row = _row(case, name, output, expected[output], value, terms.get(output, 0.0))
-                if rounded is not None and name != "float32":
+                if rounded is not None and name not in ("float32", CORE_AI):
                     row = _with_rounding(row, expected[output], rounded[output], value)
                 report.rows.append(row)
     if ours and TASKS[plan.task].generates:
@@ -77,7 +80,7 @@ def compare(
             greedy_, expected_scores, rounded_scores = continued.compare(name, tokens)
             report.greedy.append(greedy_)
             row = measure(continued.name, name, "logits", expected_scores, scores)
-            if rounded_scores is not None and name != "float32":
+            if rounded_scores is not None and name not in ("float32", CORE_AI):
                 row = _with_rounding(row, expected_scores, rounded_scores, scores)
             report.rows.append(row)
     progress("comparing module outputs")

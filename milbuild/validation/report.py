@@ -8,7 +8,7 @@ from typing import Any
 from milbuild.errors import Error
 from milbuild.io.tables import Table
 from milbuild.program.plan import Plan
-from milbuild.validation.backend import CORE_ML, RUNTIME
+from milbuild.validation.backend import CORE_AI, CORE_ML, RUNTIME
 from milbuild.validation.bar import Bar
 from milbuild.validation.drift import LARGEST_FLOAT16, Drift
 from milbuild.validation.figures import Row
@@ -106,6 +106,11 @@ class Report:
                 f"milbuild did not build this package; its outputs are matched by name, then by shape: {matched}"
             )
         lines += self._drifts()
+        if CORE_AI in self.backends:
+            lines.append(
+                f"{CORE_AI}: Apple's executor ran the translation in float32 on the CPU, which proves operations, shapes and the "
+                "graph, not a device's arithmetic"
+            )
         return lines + ([] if self.unproved is None else [self.unproved])
 
     def missed(self) -> list[str]:

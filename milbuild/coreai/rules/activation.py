@@ -98,13 +98,9 @@ def softsign(x: Value) -> Value:
 
 @rule
 def thresholded_relu(x: Value, alpha: float) -> Value:
-    reached = ai.broadcasting_or(
-        ai.broadcasting_greater(x, like(x, alpha)), ai.broadcasting_equal(x, like(x, alpha))
-    )
+    reached = ai.broadcasting_or(ai.broadcasting_greater(x, like(x, alpha)), ai.broadcasting_equal(x, like(x, alpha)))
     return where(reached, x, like(x, 0))
 
 
 def _where_positive(x: Value, positive: Value, negative: Value) -> Value:
     return where(ai.broadcasting_greater(x, like(x, 0)), positive, negative)
-
-

@@ -59,5 +59,3 @@ def padded(x: Value, around: list[tuple[int, int]], value: float) -> Value:
     if min(whole) < 0:
         raise Refused(f"the padding is {around}")
     return ai.pad(x, unsigned(whole), like(x, value), "constant") if any(whole) else x
-
-

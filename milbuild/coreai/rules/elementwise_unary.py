@@ -1,6 +1,5 @@
 """Of one value (coremltools: ops/defs/iOS15/elementwise_unary.py)."""
 
-
 import numpy as np
 from coreai import authoring as ai
 from coreai.authoring import Value
@@ -172,5 +171,3 @@ def identity(x: Value) -> Value:
 
 def _negative(x: Value) -> Value:
     return ai.broadcasting_sub(like(x, -0.0 if is_float(x) else 0), x)
-
-

@@ -1,6 +1,7 @@
 """Pooling (coremltools: ops/defs/iOS15/pool.py). Core AI's has two axes, and no padding of its own."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from coreai import authoring as ai
@@ -34,7 +35,9 @@ def avg_pool(
     ceil_mode: bool = False,
     exclude_padding_from_average: bool = False,
 ) -> Value:
-    if exclude_padding_from_average and any(padding(pad_type, pad, x, kernel_sizes, strides or [1] * len(kernel_sizes))[0]):
+    if exclude_padding_from_average and any(
+        padding(pad_type, pad, x, kernel_sizes, strides or [1] * len(kernel_sizes))[0]
+    ):
         raise Refused("exclude_padding_from_average is true")
     total = _pooled(x, kernel_sizes, pad_type, strides, pad, ceil_mode, 0.0, _total)
     return ai.broadcasting_divide(total, like(total, math.prod(kernel_sizes)))
@@ -53,7 +56,16 @@ def l2_pool(
     return ai.sqrt(_pooled(squares, kernel_sizes, pad_type, strides, pad, ceil_mode, 0.0, _total))
 
 
-def _pooled(x, kernel_sizes, pad_type, strides, pad, ceil_mode, value, pool):  # type: ignore[no-untyped-def]
+def _pooled(
+    x: Value,
+    kernel_sizes: list[int],
+    pad_type: str,
+    strides: list[int] | None,
+    pad: list[int] | None,
+    ceil_mode: bool,
+    value: float,
+    pool: Callable[[Value, list[int], list[int]], Value],
+) -> Value:
     if len(kernel_sizes) > 2:
         raise Refused("it has three axes")
     if ceil_mode:
@@ -75,9 +87,8 @@ def _total(x: Value, kernel: list[int], strides: list[int]) -> Value:
 def _largest(x: Value, kernel: list[int], strides: list[int]) -> Value:
     found = shape(x)
     ends = [
-        -1 if size is None else (size - k) // stride + 1 for size, k, stride in zip(found[2:], kernel, strides, strict=True)
+        -1 if size is None else (size - k) // stride + 1
+        for size, k, stride in zip(found[2:], kernel, strides, strict=True)
     ]
     kind = TensorType([-1 if each is None else each for each in found[:2]] + ends, dtype(x).type)
     return ai.maxpool2d(kind, x, unsigned(kernel), unsigned(strides), unsigned([1, 1]), np.array(False))
-
-

@@ -36,9 +36,7 @@ def gather_nd(x: Value, indices: Value, batch_dims: int = 0, validate_indices: b
 
 
 @rule
-def scatter_nd(
-    data: Value, indices: Value, updates: Value, mode: str = "add", validate_indices: bool = False
-) -> Value:
+def scatter_nd(data: Value, indices: Value, updates: Value, mode: str = "add", validate_indices: bool = False) -> Value:
     if mode != "update":
         raise Refused(f"mode is {mode}")
     return ai.scatter_nd(data, _signed(indices), updates)

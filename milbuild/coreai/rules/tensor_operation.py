@@ -10,6 +10,8 @@ from coreai.authoring import Value
 from milbuild.coreai.registry import Refused, rule
 from milbuild.coreai.rules.values import dtype, like, rank, reshaped, sizes, unsigned, where
 
+ZERO, ON, OFF = np.float32(0), np.int32(1), np.int32(0)
+
 
 @rule
 def concat(values: list[Value], axis: int, interleave: bool = False) -> Value:
@@ -31,9 +33,7 @@ def stack(values: list[Value], axis: int) -> Value:
 
 
 @rule
-def split(
-    x: Value, axis: int, num_splits: int | None = None, split_sizes: list[int] | None = None
-) -> list[Value]:
+def split(x: Value, axis: int, num_splits: int | None = None, split_sizes: list[int] | None = None) -> list[Value]:
     axis %= rank(x)
     if split_sizes is None:
         (length,) = sizes(x, [axis], "the parts' size")
@@ -48,7 +48,7 @@ def cumsum(x: Value, axis: int = 0, exclusive: bool = False, reverse: bool = Fal
 
 
 @rule
-def fill(shape: Any, value: Any = np.float32(0)) -> Value:
+def fill(shape: Any, value: Any = ZERO) -> Value:
     number = value if isinstance(value, Value) else np.asarray(value).reshape(())
     if isinstance(shape, Value):
         return ai.broadcast_to(number, ai.cast(shape, np.uint32))
@@ -56,8 +56,10 @@ def fill(shape: Any, value: Any = np.float32(0)) -> Value:
 
 
 @rule
-def fill_like(ref_tensor: Value, value: Any = np.float32(0)) -> Value:
-    return ai.broadcast_to(value if isinstance(value, Value) else np.asarray(value).reshape(()), ai.get_shape(ref_tensor))
+def fill_like(ref_tensor: Value, value: Any = ZERO) -> Value:
+    return ai.broadcast_to(
+        value if isinstance(value, Value) else np.asarray(value).reshape(()), ai.get_shape(ref_tensor)
+    )
 
 
 @rule
@@ -68,7 +70,7 @@ def flatten2d(x: Value, axis: int = 1) -> Value:
 
 @rule
 def one_hot(
-    indices: Value, one_hot_vector_size: int, axis: int = -1, on_value: Any = np.int32(1), off_value: Any = np.int32(0)
+    indices: Value, one_hot_vector_size: int, axis: int = -1, on_value: Any = ON, off_value: Any = OFF
 ) -> Value:
     places = np.arange(one_hot_vector_size, dtype=dtype(indices))
     hot = ai.broadcasting_equal(ai.expand_dims(indices, unsigned([rank(indices)])), places)
@@ -150,5 +152,3 @@ def topk(
     values = ai.gather_along_axis(x, index, np.int32(axis))
     kind = {"int32": np.int32, "uint16": np.uint16, "int16": np.int16}[output_indices_dtype]
     return [values, ai.cast(index, kind)] if return_indices else [values]
-
-

@@ -65,7 +65,9 @@ def slice_by_size(x: Value, begin: Any, size: Any) -> Value:
         start = ai.cast(begin, np.int32)
         if -1 in counts:
             raise Refused("size has -1, and begin is computed by the program")
-        return _sized(ai.slice_(x, start, ai.broadcasting_add(start, _numbers(counts)), _numbers([1] * rank(x))), counts)
+        return _sized(
+            ai.slice_(x, start, ai.broadcasting_add(start, _numbers(counts)), _numbers([1] * rank(x))), counts
+        )
     first = _known(begin, "begin")
     ends = []
     for start, count, length in zip(first, counts, shape(x), strict=True):
@@ -94,6 +96,8 @@ def slice_by_index(
 ) -> Value:
     squeezed = squeeze_mask or [False] * rank(x)
     y = ai.slice_(x, *_corners(x, begin, end, stride, begin_mask, end_mask, squeezed))
+    if turned := _backwards(stride, squeezed):
+        y = ai.reverse(y, signed(turned))
     if isinstance(begin, Value) or isinstance(end, Value):
         # Of corners that are computed Core AI knows no lengths; the program declares them.
         declared, axes = list(results[0].shape or ()), iter(results[0].shape or ())
@@ -118,6 +122,8 @@ def slice_update(
     squeezed = squeeze_mask or [False] * rank(x)
     once = [axis for axis, each in enumerate(squeezed) if each]
     update = ai.expand_dims(update, unsigned(once)) if once else update
+    if turned := _backwards(stride, squeezed):
+        update = ai.reverse(update, signed(turned))
     start, stop, step = _corners(x, begin, end, stride, begin_mask, end_mask, squeezed)
     return ai.slice_update(x, start, stop, step, update)
 
@@ -135,22 +141,40 @@ def _corners(
     none = [False] * rank(x)
     steps = [1 if once else step for step, once in zip(stride or [1] * rank(x), squeezed, strict=True)]
     from_start, to_end = begin_mask or none, end_mask or none
-    first = [0 if step > 0 else LAST for step in steps]
-    last = [LAST if step > 0 else -LAST for step in steps]
-    starts = _masked(begin, from_start, first)
-    if isinstance(starts, np.ndarray) and not isinstance(end, Value):
-        numbers = [int(each) for each in np.asarray(end).reshape(-1)]
-        ends = [
-            (LAST if start == -1 else start + 1) if once else (edge if free else number)
-            for start, number, free, once, edge in zip(starts.tolist(), numbers, to_end, squeezed, last, strict=True)
-        ]
-        return starts, _numbers(ends), _numbers(steps)
-    stops = _masked(end, to_end, last)
+    if not isinstance(begin, Value) and not isinstance(end, Value):
+        corners = zip(_known(begin, "begin"), _known(end, "end"), steps, from_start, to_end, squeezed, strict=True)
+        found = [_corner(x, axis, *each) for axis, each in enumerate(corners)]
+        starts, ends, strides = (_numbers([each[part] for each in found]) for part in range(3))
+        return starts, ends, strides
+    if min(steps) < 0:
+        raise Refused("a stride is negative, and its corners are computed by the program")
+    starts = _masked(begin, from_start, [0] * rank(x))
+    stops = _masked(end, to_end, [LAST] * rank(x))
     if any(squeezed):
         one = _numbers([1] * rank(x))
         after = ai.broadcasting_add(starts, one) if isinstance(starts, Value) else starts + one
         stops = ai.broadcasting_where(np.array(squeezed), after, stops)
     return starts, stops, _numbers(steps)
+
+
+def _corner(
+    x: Value, axis: int, begin: int, end: int, step: int, free: bool, open_: bool, once: bool
+) -> tuple[int, int, int]:
+    """Begin, end and a positive stride along an axis. Backwards, Core AI's slices do not reach the first entry (coreai-core
+    1.0.0b3: no end says so): the same entries are taken forwards, and reversed by whoever asked."""
+    if once:
+        start = 0 if free else begin
+        return start, LAST if start == -1 else start + 1, 1
+    if step > 0:
+        return 0 if free else begin, LAST if open_ else end, step
+    (size,) = sizes(x, [axis], "where a slice of negative stride ends")
+    places = range(size)[slice(None if free else begin, None if open_ else end, step)][::-1]
+    return places.start, places.stop, places.step
+
+
+def _backwards(stride: list[int] | None, squeezed: list[bool]) -> list[int]:
+    """The axes that are taken from the end."""
+    return [axis for axis, step in enumerate(stride or []) if step < 0 and not squeezed[axis]]
 
 
 def _masked(given: Any, mask: list[bool], instead: list[int]) -> Any:

@@ -19,7 +19,8 @@ def rank(x: Value) -> int:
 
 
 def dtype(x: Value) -> np.dtype:
-    return np.dtype(x.type.dtype.numpy)
+    found: np.dtype = np.dtype(x.type.dtype.numpy)
+    return found
 
 
 def is_float(x: Value) -> bool:

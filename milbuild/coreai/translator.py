@@ -4,19 +4,21 @@ Names of inputs, outputs and states stay; a constant of the package is one of th
 The shapes and types that Core AI infers must be those that the package declares.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from coreai import authoring
 from coreai.authoring import Module, TensorType, Value
 
-from milbuild.coreai import private
+from milbuild.coreai import asset, private
+from milbuild.coreai import rules as _rules  # noqa: F401 -- registers them
 from milbuild.coreai.registry import RULES, Refused, arguments
-from milbuild.coreai import rules  # noqa: F401 -- registers them
 from milbuild.errors import Error
-from milbuild.package.reader import Function, Operation, Package
+from milbuild.package.reader import Function, Operation, Package, color_name
 from milbuild.package.reader import Value as Declared
 
 DTYPES = {
@@ -34,17 +36,25 @@ OPSETS = {f"CoreML{number}": number for number in (5, 6, 7, 8, 9)}
 
 @dataclass
 class Translation:
-    """A Core AI program of a package, and what of the package it does not have."""
+    """A Core AI program of a package. `functions`: its entry points; `notes`: what of the package Core AI has no counterpart for,
+    a sentence each; `metadata`: the package's own, by Core ML's names."""
 
     module: Module
     functions: list[str]
+    name: str
     notes: list[str] = field(default_factory=list)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike[str], replace: bool = True) -> Path:
+        """Writes the asset; `.aimodel` is added to a name without a suffix. The same package gives the same bytes. An asset that
+        is there is replaced when done, unless `replace` is False. Raises `Error`, and then nothing has changed."""
+        return asset.write(self, asset.asset_path(Path(path).expanduser()), replace)
 
 
-def translate(package: Package, functions: Iterable[str] | None = None) -> Translation:
-    """All functions of a package, or those named. Raises `Error` that lists every operation without a rule, or names the first
-    one whose form has none."""
-    names = list(functions or package.function_names)
+def translated(package: Package, float32: bool = False) -> Translation:
+    """All functions of a package, with float32 in float16's place if asked for. Raises `Error` that lists every operation without
+    a rule, or names the first one whose form has none."""
+    names = sorted(package.function_names, key=lambda name: name != package.default_function)
     found = [package.function(name) for name in names]
     unknown: dict[str, str] = {}
     for function in found:
@@ -55,14 +65,21 @@ def translate(package: Package, functions: Iterable[str] | None = None) -> Trans
         raise Error(
             f"{package.path.name} has operations that have no rule for Core AI: {', '.join(sorted(unknown))}\n  "
             + "\n  ".join(unknown.values()),
-            "Core ML runs them; a package without them is translated.",
+            "docs/coreai.md lists the operations that have one.",
         )
-    constants = _Constants()
+    constants, notes = _Constants(), dict[str, None]()
     module = Module.create()
     with module:
         for function in found:
-            _Graph(function, constants, package.path.name).write()
-    return Translation(module, names)
+            notes |= dict.fromkeys(_Graph(function, constants, package, float32).write())
+    return Translation(module, names, package.path.name, list(notes), _metadata(package.spec))
+
+
+def _metadata(spec: Any) -> dict[str, str]:
+    told = spec.description.metadata
+    own = {"author": told.author, "license": told.license, "description": told.shortDescription}
+    own |= {"version": told.versionString} | dict(told.userDefined)
+    return {name: text for name, text in own.items() if text}
 
 
 def _all(operations: Iterable[Operation]) -> Iterable[Operation]:
@@ -74,10 +91,11 @@ def _all(operations: Iterable[Operation]) -> Iterable[Operation]:
 
 def line(operation: Operation) -> str:
     """An operation as its line of MIL."""
-    inputs = ", ".join(
-        f"{name}={', '.join(each if isinstance(each, str) else f'{np.asarray(each).dtype}{list(np.shape(each))}' for each in values)}"
-        for name, values in operation.inputs.items()
-    )
+
+    def said(value: Any) -> str:
+        return value if isinstance(value, str) else f"{np.asarray(value).dtype}{list(np.shape(value))}"
+
+    inputs = ", ".join(f"{name}={', '.join(map(said, values))}" for name, values in operation.inputs.items())
     return f"{', '.join(f'%{output.name}' for output in operation.outputs)} = {operation.type}({inputs})"
 
 
@@ -95,13 +113,18 @@ class _Constants:
 
 
 class _Graph:
-    def __init__(self, function: Function, constants: _Constants, name: str) -> None:
-        self.function, self.constants, self.where = function, constants, name
+    def __init__(self, function: Function, constants: _Constants, package: Package, float32: bool) -> None:
+        self.function, self.constants, self.where = function, constants, package.path.name
+        self.description = package.description(function.name)
         self.opset = OPSETS.get(function.opset, 9)
+        self.types = DTYPES | ({"FLOAT16": np.float32} if float32 else {})
         self.values: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self.left_out: set[str] = set()
         self.written: dict[int, Value] = {}
 
-    def write(self) -> None:
+    def write(self) -> list[str]:
+        """Writes the graph; returns what Core AI has no counterpart for."""
         function = self.function
         inputs = {each.name: self.type(each) for each in function.inputs if not each.is_state}
         states = {each.name: self.type(each) for each in function.inputs if each.is_state}
@@ -111,16 +134,34 @@ class _Graph:
             self.values |= graph.inputs | graph.states
             for operation in function.operations:
                 self.operation(operation)
-            graph.outputs([(name, self.output(name)) for name in function.outputs])
+            told = [name for name in function.outputs if name not in self.left_out]
+            graph.outputs([(name, self.value(self.values[name])) for name in told])
+        return [*self._inputs(), *self.notes]
+
+    def _inputs(self) -> Iterable[str]:
+        """What is lost of the described inputs."""
+        for each in self.description.input:
+            if each.type.WhichOneof("Type") == "imageType":
+                image = each.type.imageType
+                yield (
+                    f"{each.name}: an image in Core ML, here its pixels, {color_name(image)} of 0 to 255, as a tensor "
+                    f"(1, channels, {image.height}, {image.width})"
+                )
+            flexible = each.type.multiArrayType.WhichOneof("ShapeFlexibility")
+            if flexible is not None:
+                yield f"{each.name}: Core AI keeps no bounds of its lengths"
+            if each.type.isOptional:
+                yield f"{each.name}: may be left out in Core ML, and must be given here"
+        for each in self.description.output:
+            if each.type.WhichOneof("Type") == "imageType":
+                yield f"{each.name}: an image in Core ML, here a tensor of its pixels"
 
     def type(self, declared: Declared) -> TensorType:
-        if declared.shape is None or declared.dtype not in DTYPES:
-            raise Error(f"{self.where}: {declared.name} of {self.function.name} is a {declared.dtype.lower()}, no tensor")
-        return TensorType([-1 if each is None else each for each in declared.shape], DTYPES[declared.dtype])
-
-    def output(self, name: str) -> Value:
-        value = self.value(self.values[name])
-        return value
+        if declared.shape is None or declared.dtype not in self.types:
+            raise Error(
+                f"{self.where}: {declared.name} of {self.function.name} is a {declared.dtype.lower()}, no tensor"
+            )
+        return TensorType([-1 if each is None else each for each in declared.shape], self.types[declared.dtype])
 
     def value(self, found: Any) -> Value:
         """A value of the graph: of an array a constant, written once in each graph."""
@@ -137,15 +178,29 @@ class _Graph:
             )
         return self.written[id(found)]
 
+    def constant(self, array: Any) -> Any:
+        """A constant of the package in the type that it has here."""
+        halves = isinstance(array, np.ndarray) and array.dtype == np.float16
+        return array.astype(self.types["FLOAT16"], copy=False) if halves else array
+
     def operation(self, operation: Operation) -> None:
         if operation.type == "const":
-            self.values[operation.outputs[0].name] = operation.attributes["val"]
+            self.values[operation.outputs[0].name] = self.constant(operation.attributes["val"])
             return
         given = {
-            name: [self.values[each] if isinstance(each, str) else each for each in values]
+            name: [self.values[each] if isinstance(each, str) else self.constant(each) for each in values]
             for name, values in operation.inputs.items()
         }
+        if (
+            operation.type == "cast"
+            and self.types["FLOAT16"] is np.float32
+            and str(np.ravel(given["dtype"][0])[0]) == "fp16"
+        ):
+            given["dtype"] = ["fp32"]
         try:
+            if operation.type == "classify":
+                self.classified(operation, given)
+                return
             if operation.type == "read_state":
                 results = [given["input"][0].read()]
             elif operation.type == "write_state":
@@ -173,6 +228,15 @@ class _Graph:
             self.check(operation, declared, value)
             self.values[declared.name] = value
 
+    def classified(self, operation: Operation, given: dict[str, list[Any]]) -> None:
+        """Core AI has no classifiers: the probabilities stay as a tensor, the best label is left to the caller."""
+        label, probabilities = (output.name for output in operation.outputs)
+        self.values[probabilities] = self.value(given["probabilities"][0])
+        self.left_out.add(label)
+        self.notes.append(
+            f"{label}: left out, since Core AI has no classifiers; {probabilities} is a tensor in the order of the labels"
+        )
+
     def check(self, operation: Operation, declared: Declared, value: Any) -> None:
         """Core AI infers what the package declares, lengths that are known only at the call apart."""
         if declared.shape is None or not isinstance(value, Value):
@@ -181,11 +245,11 @@ class _Graph:
         shape = [None if each < 0 else each for each in kind.shape]
         wanted = list(declared.shape)
         same = len(shape) == len(wanted) and all(a == b or None in (a, b) for a, b in zip(shape, wanted, strict=True))
-        if not same or kind.dtype != TensorType([1], DTYPES[declared.dtype]).dtype:
+        if not same or kind.dtype != TensorType([1], self.types[declared.dtype]).dtype:
             raise Error(
                 f"{self.where}, {self.function.name}: {operation.type} gives {declared.dtype} {wanted} in Core ML and "
                 f"{kind} in Core AI\n  {line(operation)}"
             )
 
 
-_OWN = ("const", "read_state", "write_state", "coreml_update_state")
+_OWN = ("const", "classify", "read_state", "write_state", "coreml_update_state")
