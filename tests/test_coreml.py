@@ -86,7 +86,7 @@ def check(unit: str, value: np.ndarray, expected: np.ndarray, what: str) -> None
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("model_type", [name for name in TABLE if not hasattr(architectures.find(name), "encode")])
+@pytest.mark.parametrize("model_type", [name for name in TABLE if architectures.find(name).encode is None])
 def test_every_family(model_type: str, unit: str) -> None:
     task, tiny = TASKS[model_type], TABLE[model_type]
     folder = checkpoint(model_type, task)
@@ -156,7 +156,7 @@ def test_an_image_and_its_label(model_type: str, unit: str, tmp_path: Path) -> N
 
 @new_enough
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("model_type", [name for name in TABLE if hasattr(architectures.find(name), "encode")])
+@pytest.mark.parametrize("model_type", [name for name in TABLE if architectures.find(name).encode is not None])
 @pytest.mark.parametrize("cache", ["io", "state"])
 def test_an_encoder_and_a_decoder(model_type: str, cache: str, unit: str) -> None:
     """What an encoder read, and an answer that is fed token by token."""

@@ -101,7 +101,7 @@ def forward(
             parts = tensors["input_ids"].split(list(calls), dim=1)
             found = [model(**tensors | {"input_ids": part}) for part in parts]
     return {
-        name: torch.cat([each[name] for each in found], dim=1 if calls else 0).float().numpy()
+        name: (torch.cat([each[name] for each in found], dim=1) if calls else value).float().numpy()
         for name, value in found[0].items()
         if isinstance(value, torch.Tensor)
     }
