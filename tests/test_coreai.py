@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,15 @@ pytest.importorskip("coreai.authoring", reason="coreai-core is not installed (th
 from milbuild.coreai.executor import Executor
 from milbuild.coreai.registry import RULES
 
+PROCESSOR = json.dumps(
+    {
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.2] * 3,
+    }
+)
 ENCODED = {"text2text-generation", "speech-seq2seq"}
 PAIRS = [(name, task) for name in TABLE for task in architectures.SUPPORTED[name].tasks if task not in ENCODED]
 FIRST = {name: next(task for each, task in PAIRS if each == name) for name in TABLE}
@@ -97,7 +107,8 @@ def test_an_encoder_and_a_decoder(model_type: str) -> None:
 
 def test_an_image_classifier(tmp_path: Path) -> None:
     """What Core AI has no counterpart for is said; the rest is the same."""
-    folder = checkpoint("vit", "image-classification")
+    folder = shutil.copytree(checkpoint("vit", "image-classification"), tmp_path / "c")
+    (folder / "preprocessor_config.json").write_text(PROCESSOR)
     model = milbuild.build(folder, task="image-classification", precision="float32", lint=False)
     translation = coreai.translate(model)
     assert [note.partition(":")[0] for note in translation.notes] == ["image", "classLabel"]

@@ -69,9 +69,16 @@ def translated(package: Package, float32: bool = False) -> Translation:
         )
     constants, notes = _Constants(), dict[str, None]()
     module = Module.create()
-    with module:
-        for function in found:
-            notes |= dict.fromkeys(_Graph(function, constants, package, float32).write())
+    try:
+        with module:
+            for function in found:
+                notes |= dict.fromkeys(_Graph(function, constants, package, float32).write())
+    except RuntimeError as error:  # of Apple's passes over the whole, which run at the end of the block
+        said = " ".join(str(error).split())[:600]
+        raise Error(
+            f"Core AI refuses the program of {package.path.name}: {said}",
+            "It is a fault of milbuild's rules: report it.",
+        ) from error
     return Translation(module, names, package.path.name, list(notes), _metadata(package.spec))
 
 

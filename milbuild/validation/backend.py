@@ -107,7 +107,8 @@ def _asset(model: Model) -> Any:
 
 
 class _CoreAI:
-    """A function of an asset as a function of the package it was translated from: images are images."""
+    """A function of an asset as a function of the package it was translated from: images are images, and a classifier's
+    probabilities, a tensor there, those of one input."""
 
     def __init__(self, model: Model, executor: Any) -> None:
         self._function = executor.functions[model.function_name or next(iter(executor.functions))]
@@ -117,10 +118,14 @@ class _CoreAI:
             if each.type.WhichOneof("Type") == "imageType"
         }
 
+        self._scores = {
+            each.name for each in model.interface.output if each.type.WhichOneof("Type") == "dictionaryType"
+        }
+
     def predict(self, data: dict[str, Any], state: Any = None) -> dict[str, np.ndarray]:
         pixels = {name: self._pixels(data[name], space) for name, space in self._images.items() if name in data}
-        found: dict[str, np.ndarray] = self._function.predict(data | pixels, state)
-        return found
+        found = self._function.predict(data | pixels, state)
+        return {name: value.reshape(1, -1) if name in self._scores else value for name, value in found.items()}
 
     def make_state(self) -> Any:
         return self._function.make_state()

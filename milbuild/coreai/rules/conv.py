@@ -5,7 +5,7 @@ from coreai import authoring as ai
 from coreai.authoring import Value
 
 from milbuild.coreai.registry import Refused, rule
-from milbuild.coreai.rules.values import along, like, rank, sizes, unsigned
+from milbuild.coreai.rules.values import along, like, rank, signed, sizes, unsigned
 
 
 @rule
@@ -27,10 +27,10 @@ def conv(
     extents = [(k - 1) * dilation + 1 for k, dilation in zip(kernel, dilations, strict=True)]
     x = padded(x, padding(pad_type, pad, x, extents, strides), 0.0)
     if count == 1:
-        x, weight = ai.expand_dims(x, unsigned([2])), ai.expand_dims(weight, unsigned([2]))
+        x, weight = ai.expand_dims(x, signed([2])), ai.expand_dims(weight, signed([2]))
         strides, dilations = [1, *strides], [1, *dilations]
     y = ai.conv2d(x, weight, unsigned(strides), unsigned(dilations), np.uint32(groups))
-    y = ai.shrink_dims(y, unsigned([2])) if count == 1 else y
+    y = ai.shrink_dims(y, signed([2])) if count == 1 else y
     return y if bias is None else ai.broadcasting_add(y, along(bias, 1, y))
 
 

@@ -4,7 +4,7 @@ from coreai import authoring as ai
 from coreai.authoring import Value
 
 from milbuild.coreai.registry import Refused, rule
-from milbuild.coreai.rules.values import rank, reshaped, shape, unsigned
+from milbuild.coreai.rules.values import rank, reshaped, shape, signed, unsigned
 
 
 @rule
@@ -32,7 +32,7 @@ def _product(x: Value, y: Value) -> Value:
         raise Refused("both factors are vectors")
     if rank(x) == 1:
         found = ai.broadcasting_batch_matmul(reshaped(x, [1, -1]), y)
-        return ai.shrink_dims(found, unsigned([rank(found) - 2]))
+        return ai.shrink_dims(found, signed([rank(found) - 2]))
     return ai.broadcasting_batch_matmul(x, y)
 
 

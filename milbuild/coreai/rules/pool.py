@@ -10,7 +10,7 @@ from coreai.authoring.constant import constant
 
 from milbuild.coreai.registry import Refused, rule
 from milbuild.coreai.rules.conv import padded, padding
-from milbuild.coreai.rules.values import dtype, like, shape, unsigned
+from milbuild.coreai.rules.values import dtype, like, shape, signed, unsigned
 
 
 @rule
@@ -74,9 +74,9 @@ def _pooled(
     x = padded(x, padding(pad_type.lower(), pad, x, kernel_sizes, strides), value)
     one = len(kernel_sizes) == 1
     if one:
-        x, kernel_sizes, strides = ai.expand_dims(x, unsigned([2])), [1, *kernel_sizes], [1, *strides]
+        x, kernel_sizes, strides = ai.expand_dims(x, signed([2])), [1, *kernel_sizes], [1, *strides]
     y = pool(x, kernel_sizes, strides)
-    return ai.shrink_dims(y, unsigned([2])) if one else y
+    return ai.shrink_dims(y, signed([2])) if one else y
 
 
 def _total(x: Value, kernel: list[int], strides: list[int]) -> Value:

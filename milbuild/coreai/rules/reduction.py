@@ -8,11 +8,11 @@ from coreai import authoring as ai
 from coreai.authoring import Value
 
 from milbuild.coreai.registry import rule
-from milbuild.coreai.rules.values import axes_of, like, rank, signed, unsigned, where
+from milbuild.coreai.rules.values import axes_of, like, rank, signed, where
 
 
 def _ended(y: Value, axes: list[int], keep_dims: bool) -> Value:
-    return y if keep_dims else ai.shrink_dims(y, unsigned(axes))
+    return y if keep_dims else ai.shrink_dims(y, signed(axes))
 
 
 def _reduction(name: str, reduce: Callable[[Value, Any], Value]) -> None:

@@ -5,7 +5,7 @@ from coreai import authoring as ai
 from coreai.authoring import Value
 
 from milbuild.coreai.registry import Refused, rule
-from milbuild.coreai.rules.values import dtype, rank, unsigned
+from milbuild.coreai.rules.values import dtype, rank, signed, unsigned
 
 
 @rule
@@ -15,7 +15,7 @@ def gather(x: Value, indices: Value, axis: int = 0, batch_dims: int = 0, validat
         raise Refused(f"batch_dims is {batch_dims}")
     # The axis that is chosen from comes first, and goes back to its place behind those before it.
     first = x if axis == 0 else ai.transpose(x, unsigned([axis, *(each for each in range(rank(x)) if each != axis)]))
-    taken = ai.gather_nd(first, ai.expand_dims(_signed(indices), unsigned([rank(indices)])))
+    taken = ai.gather_nd(first, ai.expand_dims(_signed(indices), signed([rank(indices)])))
     if axis == 0:
         return taken
     count = rank(indices)

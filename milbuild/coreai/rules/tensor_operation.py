@@ -8,7 +8,7 @@ from coreai import authoring as ai
 from coreai.authoring import Value
 
 from milbuild.coreai.registry import Refused, rule
-from milbuild.coreai.rules.values import dtype, like, rank, reshaped, sizes, unsigned, where
+from milbuild.coreai.rules.values import dtype, like, rank, reshaped, signed, sizes, unsigned, where
 
 ZERO, ON, OFF = np.float32(0), np.int32(1), np.int32(0)
 
@@ -19,7 +19,7 @@ def concat(values: list[Value], axis: int, interleave: bool = False) -> Value:
     axis %= rank(values[0])
     if interleave:
         lengths = sizes(values[0], range(rank(values[0])), "the result's shape")
-        wide = ai.concat(np.int32(axis + 1), [ai.expand_dims(value, unsigned([axis + 1])) for value in values])
+        wide = ai.concat(np.int32(axis + 1), [ai.expand_dims(value, signed([axis + 1])) for value in values])
         lengths[axis] *= len(values)
         return reshaped(wide, lengths)
     return values[0] if len(values) == 1 else ai.concat(np.int32(axis), list(values))
@@ -28,7 +28,7 @@ def concat(values: list[Value], axis: int, interleave: bool = False) -> Value:
 @rule
 def stack(values: list[Value], axis: int) -> Value:
     axis %= rank(values[0]) + 1
-    wide = [ai.expand_dims(value, unsigned([axis])) for value in values]
+    wide = [ai.expand_dims(value, signed([axis])) for value in values]
     return wide[0] if len(wide) == 1 else ai.concat(np.int32(axis), list(wide))
 
 
@@ -73,7 +73,7 @@ def one_hot(
     indices: Value, one_hot_vector_size: int, axis: int = -1, on_value: Any = ON, off_value: Any = OFF
 ) -> Value:
     places = np.arange(one_hot_vector_size, dtype=dtype(indices))
-    hot = ai.broadcasting_equal(ai.expand_dims(indices, unsigned([rank(indices)])), places)
+    hot = ai.broadcasting_equal(ai.expand_dims(indices, signed([rank(indices)])), places)
     found = where(hot, _scalar(on_value), _scalar(off_value))
     end = rank(indices)
     axis %= end + 1

@@ -15,7 +15,7 @@ LAST = np.iinfo(np.int32).max
 @rule
 def expand_dims(x: Value, axes: list[int]) -> Value:
     end = rank(x) + len(axes)
-    return ai.expand_dims(x, unsigned(sorted(axis % end for axis in axes)))
+    return ai.expand_dims(x, signed(sorted(axis % end for axis in axes)))
 
 
 @rule
@@ -26,7 +26,7 @@ def squeeze(x: Value, axes: list[int] | None = None) -> Value:
     if axes is None and None in found:
         raise Refused("which axes have one entry is known only at the call")
     once = [axis for axis in asked if found[axis] == 1]
-    return ai.shrink_dims(x, unsigned(once)) if once else x
+    return ai.shrink_dims(x, signed(once)) if once else x
 
 
 @rule
@@ -105,7 +105,7 @@ def slice_by_index(
         if declared and lengths.count(None) <= 1:
             y = reshaped(y, [-1 if each is None else each for each in lengths])
     once = [axis for axis, each in enumerate(squeezed) if each]
-    return ai.shrink_dims(y, unsigned(once)) if once else y
+    return ai.shrink_dims(y, signed(once)) if once else y
 
 
 @rule
@@ -121,7 +121,7 @@ def slice_update(
 ) -> Value:
     squeezed = squeeze_mask or [False] * rank(x)
     once = [axis for axis, each in enumerate(squeezed) if each]
-    update = ai.expand_dims(update, unsigned(once)) if once else update
+    update = ai.expand_dims(update, signed(once)) if once else update
     if turned := _backwards(stride, squeezed):
         update = ai.reverse(update, signed(turned))
     start, stop, step = _corners(x, begin, end, stride, begin_mask, end_mask, squeezed)
