@@ -362,7 +362,8 @@ def test_command(tmp_path: Path, torch_command: CommandLine) -> None:
 
 
 def test_every_rule_is_one_of_the_runtimes_operations() -> None:
-    from milbuild.runtime import operations  # noqa: F401
+    from milbuild.coreai import rules  # noqa: F401 -- registers them
+    from milbuild.runtime import operations  # noqa: F401 -- registers them
     from milbuild.runtime.registry import OPERATIONS as KNOWN
 
     assert not RULES.keys() - KNOWN.keys()
