@@ -36,7 +36,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands() -> None:
-    assert set(COMMANDS) == {"build", "validate", "generate", "inspect", "lint", "profile", "list", "demo", "new"}
+    assert set(COMMANDS) == {
+        "build",
+        "validate",
+        "generate",
+        "inspect",
+        "lint",
+        "profile",
+        "translate",
+        "list",
+        "demo",
+        "new",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

@@ -49,7 +49,9 @@ def test_the_python_of_the_readme_runs(hub: Path, tmp_path: Path, monkeypatch: p
 def test_the_commands_of_the_readme_exist() -> None:
     blocks = "".join(re.findall(r"^```\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
     commands = re.findall(r"^milbuild (\w+)(.*)$", blocks, re.MULTILINE)
-    assert {name for name, _ in commands} == {*"build validate generate inspect lint profile list demo".split()}
+    assert {name for name, _ in commands} == {
+        *"build validate generate inspect lint profile translate list demo".split()
+    }
     runner = CliRunner()
     for name, rest in commands:
         help_ = runner.invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output
