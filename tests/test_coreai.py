@@ -289,6 +289,15 @@ def test_what_has_no_rule_is_refused_by_its_line(tmp_path: Path) -> None:
         coreai.translate(tmp_path / "q.mlpackage")
 
 
+def test_padding_that_an_average_leaves_out_is_refused(tmp_path: Path) -> None:
+    """Along whichever axis it is."""
+    how = {"kernel_sizes": [2, 2], "pad_type": "custom", "exclude_padding_from_average": True}
+    _, model = program(lambda x: mb.avg_pool(x=x, pad=[0, 0, 1, 1], **how), x=IMAGE)
+    model.save(str(tmp_path / "p.mlpackage"))
+    with pytest.raises(milbuild.Error, match="exclude_padding_from_average is true"):
+        coreai.translate(tmp_path / "p.mlpackage")
+
+
 def test_the_same_bytes_in_two_processes(tmp_path: Path) -> None:
     milbuild.build(checkpoint(), cache="state", prefill_length=4, lint=False).save(tmp_path / "p.mlpackage")
     sums = []

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from coreai import authoring
 from coreai._compiler.dialects import coreai as dialect
 from coreai._compiler.ir import DenseResourceElementsAttr
 from coreai.authoring import AIProgram, Module, TensorType, Value
@@ -75,9 +74,3 @@ def resource(array: np.ndarray, name: str) -> Value:
 def save_bytecode(module: Module, path: Path) -> None:
     """The program in MLIR's bytecode, constants inside."""
     AIProgram(module)._save_bytecode(path)
-
-
-def version() -> str:
-    from importlib.metadata import version as of
-
-    return of(authoring.__name__.replace("coreai.authoring", "coreai-core"))

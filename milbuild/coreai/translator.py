@@ -137,7 +137,6 @@ class _Graph:
         states = {each.name: self.type(each) for each in function.inputs if each.is_state}
         graph = private.Graph(function.name, inputs, states)
         with graph:
-            self.graph = graph
             self.values |= graph.inputs | graph.states
             for operation in function.operations:
                 self.operation(operation)

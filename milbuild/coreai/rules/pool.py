@@ -35,9 +35,8 @@ def avg_pool(
     ceil_mode: bool = False,
     exclude_padding_from_average: bool = False,
 ) -> Value:
-    if exclude_padding_from_average and any(
-        padding(pad_type, pad, x, kernel_sizes, strides or [1] * len(kernel_sizes))[0]
-    ):
+    around = padding(pad_type.lower(), pad, x, kernel_sizes, strides or [1] * len(kernel_sizes))
+    if exclude_padding_from_average and any(size for pair in around for size in pair):
         raise Refused("exclude_padding_from_average is true")
     total = _pooled(x, kernel_sizes, pad_type, strides, pad, ceil_mode, 0.0, _total)
     return ai.broadcasting_divide(total, like(total, math.prod(kernel_sizes)))

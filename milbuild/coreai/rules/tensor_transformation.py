@@ -70,7 +70,7 @@ def slice_by_size(x: Value, begin: Any, size: Any) -> Value:
         )
     first = _known(begin, "begin")
     ends = []
-    for start, count, length in zip(first, counts, shape(x), strict=True):
+    for start, count in zip(first, counts, strict=True):
         if count == -1:
             ends.append(LAST)
         elif start < 0:
@@ -78,7 +78,6 @@ def slice_by_size(x: Value, begin: Any, size: Any) -> Value:
             ends.append(LAST if start + count == 0 else start + count)
         else:
             ends.append(start + count)
-        del length
     return ai.slice_(x, _numbers(first), _numbers(ends), _numbers([1] * rank(x)))
 
 
